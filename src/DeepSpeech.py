@@ -1,0 +1,196 @@
+"""The DeepSpeech2 network, its CTC loss and its prediction, as MindSpore cells.
+
+Axes: N batch, T spectrogram frame, T' output frame, F frequency bin, C channel or class, H hidden unit, U label.
+The architecture is that of deepspeech.pytorch, `deepspeech_pytorch/model.py`.
+"""
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from src.config import ModelConfig
+
+CONV1_KERNEL = (41, 11)              # (frequency, time); the kernel of conv 2 is a setting
+CONV_STRIDES = ((2, 2), (2, 1))      # of conv 1 and conv 2
+
+
+def conv_output_size(size, kernel: int, stride: int):
+    """The output size of a convolution padded by half its (odd) kernel; for whole numbers and tensors."""
+    return (size + 2 * (kernel // 2) - kernel) // stride + 1
+
+
+def output_lengths(input_length):
+    """(N,) spectrogram frames -> (N,) output frames T'. Half-kernel padding leaves only the strides in time."""
+    for _, stride in CONV_STRIDES:
+        input_length = (input_length - 1) // stride + 1
+    return input_length
+
+
+class MaskConv(nn.Cell):
+    """The two convolutions, each followed by batch norm and Hardtanh(0, 20), with padding zeroed after every step.
+
+    Source: deepspeech.pytorch, `MaskConv`: without the zeros an utterance would hear what it is batched with.
+
+    Inputs: (N, 1, F, T) spectrograms, (N,) frame counts.
+    Outputs: (N, C, F', T') features, (N,) output lengths.
+    """
+
+    def __init__(self, model: ModelConfig):
+        super().__init__()
+        channels = model.conv_channels
+        self.conv1 = self._conv(1, channels, CONV1_KERNEL, CONV_STRIDES[0])
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = self._conv(channels, channels, model.conv2_kernel, CONV_STRIDES[1])
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    @staticmethod
+    def _conv(in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Conv2d:
+        f, t = kernel[0] // 2, kernel[1] // 2
+        return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="pad", padding=(f, f, t, t), has_bias=True)
+
+    def construct(self, inputs, input_length):
+        lengths = output_lengths(input_length)
+        x = self.conv1(inputs)
+        mask = length_mask(x.shape[3], lengths).reshape(x.shape[0], 1, 1, x.shape[3])
+        x = ops.clamp(self.norm1(x * mask) * mask, 0.0, 20.0)
+        x = self.conv2(x) * mask
+        return ops.clamp(self.norm2(x) * mask, 0.0, 20.0), lengths
+
+
+class SequenceWise(nn.Cell):
+    """Apply a cell that takes and gives (rows, H) to (T', N, H): one row a frame of an utterance, padding included."""
+
+    def __init__(self, cell: nn.Cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, x):
+        t, n, h = x.shape
+        return self.cell(x.reshape(t * n, h)).reshape(t, n, h)
+
+
+class MaskedLSTM(nn.Cell):
+    """An LSTM in one or both directions over sequences of different lengths, the directions summed.
+
+    The backward direction runs forward over sequences reversed within their lengths, which gives what PyTorch's packed
+    sequences give and keeps MindSpore's fused kernel (`nn.LSTM` with `seq_length` falls back to a Python loop).
+
+    Inputs: (T', N, H) zero or not past the lengths, (N,) lengths, (T', N, 1) mask.
+    Outputs: (T', N, H), zero past the lengths.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bidirectional: bool):
+        super().__init__()
+        self.forward_lstm = nn.LSTM(input_size, hidden_size)
+        self.backward_lstm = nn.LSTM(input_size, hidden_size) if bidirectional else None
+        self.reverse = ops.ReverseSequence(seq_dim=0, batch_dim=1)
+
+    def construct(self, x, lengths, mask):
+        y = self.forward_lstm(x)[0]
+        if self.backward_lstm is not None:
+            y = y + self.reverse(self.backward_lstm(self.reverse(x, lengths))[0], lengths)
+        return y * mask
+
+
+class Lookahead(nn.Cell):
+    """Each feature's weighted sum over the next `context` frames (Wang et al. 2016), then Hardtanh(0, 20).
+
+    Inputs: (T', N, H), zero past the lengths. Outputs: (T', N, H).
+    """
+
+    def __init__(self, hidden_size: int, context: int):
+        super().__init__()
+        self.conv = nn.Conv2d(hidden_size, hidden_size, (1, context), pad_mode="pad",
+                              padding=(0, 0, 0, context - 1), group=hidden_size)
+
+    def construct(self, x):
+        t, n, h = x.shape
+        x = x.transpose(1, 2, 0).reshape(n, h, 1, t)
+        return ops.clamp(self.conv(x).reshape(n, h, t).transpose(2, 0, 1), 0.0, 20.0)
+
+
+class DeepSpeech(nn.Cell):
+    """Two convolutions, recurrent layers, a projection to the classes.
+
+    Args:
+        model: sizes and kinds of the layers.
+        num_bins: F, frequency bins of the spectrogram.
+        num_classes: C, characters including the CTC blank.
+
+    Inputs: (N, 1, F, T) float32 spectrograms, zero past their ends; (N,) int32 frame counts.
+    Outputs: (T', N, C) logits; (N,) int32 output lengths.
+    """
+
+    def __init__(self, model: ModelConfig, num_bins: int, num_classes: int):
+        super().__init__()
+        self.conv = MaskConv(model)
+        bins = num_bins
+        for kernel, stride in zip((CONV1_KERNEL, model.conv2_kernel), CONV_STRIDES, strict=True):
+            bins = conv_output_size(bins, kernel[0], stride[0])
+        hidden = model.hidden_size
+        widths = [model.conv_channels * bins] + [hidden] * (model.hidden_layers - 1)
+        self.rnns = nn.CellList([MaskedLSTM(width, hidden, model.bidirectional) for width in widths])
+        self.norms = nn.CellList([SequenceWise(nn.BatchNorm1d(hidden)) for _ in widths[1:]])
+        self.lookahead = None if model.bidirectional else Lookahead(hidden, model.lookahead_context)
+        self.fc_norm = SequenceWise(nn.BatchNorm1d(hidden))
+        self.fc = nn.Dense(hidden, num_classes, has_bias=False)
+
+    def construct(self, inputs, input_length):
+        x, lengths = self.conv(inputs, input_length)
+        n, c, f, t = x.shape
+        x = x.reshape(n, c * f, t).transpose(2, 0, 1)      # (N, C, F', T') -> (T', N, C*F')
+        mask = length_mask(t, lengths).transpose(1, 0).reshape(t, n, 1)
+        x = self.rnns[0](x, lengths, mask)
+        for i in range(len(self.norms)):
+            x = self.rnns[i + 1](self.norms[i](x), lengths, mask)
+        if self.lookahead is not None:
+            x = self.lookahead(x)
+        return self.fc(self.fc_norm(x)), lengths
+
+
+class PredictCell(nn.Cell):
+    """(N, 1, F, T), (N,) -> (N, T', C) class probabilities, (N,) output lengths: what is exported and evaluated."""
+
+    def __init__(self, network: DeepSpeech):
+        super().__init__(auto_prefix=False)    # parameters keep the network's names
+        self.network = network
+
+    def construct(self, inputs, input_length):
+        logits, lengths = self.network(inputs, input_length)
+        return ops.softmax(logits.transpose(1, 0, 2), -1), lengths
+
+
+class LossCell(nn.Cell):
+    """The CTC loss of a batch: the sum over its utterances, divided by `normalizer`.
+
+    An utterance whose labels do not fit in its frames contributes nothing (zero_infinity).
+
+    Inputs: (N, 1, F, T), (N,), (N, U) int32 class indices, (N,) label counts, () float32 normalizer.
+    Outputs: () float32.
+    """
+
+    def __init__(self, network: DeepSpeech, blank_index: int):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.blank_index = blank_index
+
+    def construct(self, inputs, input_length, targets, target_length, normalizer):
+        logits, lengths = self.network(inputs, input_length)
+        log_probs = ops.log_softmax(logits, -1)
+        losses, _ = ops.ctc_loss(log_probs, targets, lengths, target_length, self.blank_index, "none", True)
+        return losses.sum() / normalizer
+
+
+def length_mask(size: int, lengths):
+    """(N,) lengths -> (N, size) float32: one at valid positions, zero after them."""
+    return (ops.arange(size).reshape(1, -1) < lengths.reshape(-1, 1)).astype(ms.float32)
+
+
+def dynamic_inputs(num_bins: int) -> tuple[Tensor, Tensor]:
+    """Placeholders for `set_inputs` and export: any batch size and any number of frames in one compiled graph."""
+    return (Tensor(shape=[None, 1, num_bins, None], dtype=ms.float32), Tensor(shape=[None], dtype=ms.int32))
+
+
+def dynamic_targets() -> tuple[Tensor, Tensor, Tensor]:
+    """Placeholders for the other inputs of `LossCell`."""
+    return (Tensor(shape=[None, None], dtype=ms.int32), Tensor(shape=[None], dtype=ms.int32),
+            Tensor(shape=[], dtype=ms.float32))

@@ -1,0 +1,1 @@
+"""DeepSpeech2 on MindSpore: configuration, data, network, training and evaluation."""

@@ -1,0 +1,282 @@
+"""Every setting of the recipe, its default, its allowed values, and how YAML files and overrides change it.
+
+The names and defaults are those of the model-zoo document. A setting is addressed as GROUP.FIELD, for example
+`TrainingConfig.epochs` or `DataConfig.SpectConfig.window_size`.
+"""
+
+import contextlib
+import dataclasses
+import math
+import operator
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, of the wrong type or out of range; the message names the field."""
+
+
+def _setting(default, *, minimum=None, above=None, below=None, choices=None, not_yet=False):
+    """A dataclass field with its range; `not_yet` refuses any other value until the feature exists."""
+    limits = {"minimum": minimum, "above": above, "below": below, "choices": choices, "not_yet": not_yet}
+    return field(default=default, metadata=limits)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    epochs: int = _setting(70, minimum=1)
+    seed: int = _setting(0, minimum=0)
+    max_steps: int = _setting(0, minimum=0)                    # optimizer steps of the whole run; 0: no limit
+    max_grad_norm: float = _setting(400.0, above=0)            # global L2 norm
+    eval_interval: int = _setting(1, minimum=1)                # epochs
+    save_interval: int = _setting(1, minimum=1)                # epochs
+    log_dir: str = _setting("logs")
+
+
+@dataclass(frozen=True)
+class SpectConfig:
+    sample_rate: int = _setting(16000, minimum=1)              # Hz
+    window_size: float = _setting(0.02, above=0)               # seconds
+    window_stride: float = _setting(0.01, above=0)             # seconds
+    window: str = _setting("hamming", choices=("hamming", "hann", "blackman", "bartlett"))
+
+    @property
+    def n_fft(self) -> int:
+        """Samples per window."""
+        return round(self.sample_rate * self.window_size)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples between the starts of two frames."""
+        return round(self.sample_rate * self.window_stride)
+
+    @property
+    def num_bins(self) -> int:
+        """Frequency bins of one frame."""
+        return self.n_fft // 2 + 1
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    speed_volume_perturb: bool = _setting(False, not_yet=True)
+    spec_augment: bool = _setting(False, not_yet=True)
+    noise_dir: str = _setting("", not_yet=True)
+    noise_prob: float = _setting(0.4, not_yet=True)
+    noise_min: float = _setting(0.0, not_yet=True)
+    noise_max: float = _setting(0.5, not_yet=True)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train_manifest: str = _setting("data/libri_train_manifest.csv")
+    val_manifest: str = _setting("data/libri_val_manifest.csv")
+    test_manifest: str = _setting("data/libri_test_clean_manifest.csv")
+    batch_size: int = _setting(8, minimum=1)                   # of all ranks together it is ranks times this
+    labels_path: str = _setting("./labels.json")
+    num_workers: int = _setting(1, minimum=1)                  # processes that load audio; 1: a thread
+    SpectConfig: SpectConfig = field(default_factory=SpectConfig)
+    AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    rnn_type: str = _setting("LSTM", choices=("LSTM",))
+    hidden_size: int = _setting(1024, minimum=1)
+    hidden_layers: int = _setting(5, minimum=1)
+    lookahead_context: int = _setting(20, minimum=1)           # frames; used when bidirectional is False
+    bidirectional: bool = _setting(True)
+    conv_channels: int = _setting(32, minimum=1)
+    conv2_kernel: tuple[int, int] = _setting((41, 11), minimum=1)    # (frequency, time)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    optimizer: str = _setting("adam", choices=("adam", "sgd"))
+    learning_rate: float = _setting(3e-4, above=0)
+    learning_anneal: float = _setting(1.1, above=0)            # the rate is divided by it after each epoch
+    anneal_start_epoch: int = _setting(0, minimum=0)           # epochs at the initial rate before that
+    weight_decay: float = _setting(1e-5, minimum=0)
+    momentum: float = _setting(0.9, minimum=0, below=1)        # sgd
+    eps: float = _setting(1e-8, above=0)                       # adam
+    betas: tuple[float, float] = _setting((0.9, 0.999), minimum=0, below=1)    # adam
+    loss_scale: float = _setting(1024.0, above=0)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    ckpt_file_name_prefix: str = _setting("DeepSpeech")
+    ckpt_path: str = _setting("checkpoints")
+    keep_checkpoint_max: int = _setting(10, minimum=1)
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    decoder_type: str = _setting("greedy", not_yet=True)
+    lm_path: str = _setting("", not_yet=True)
+    top_paths: int = _setting(1, not_yet=True)
+    alpha: float = _setting(1.818182, not_yet=True)
+    beta: float = _setting(0.0, not_yet=True)
+    cutoff_top_n: int = _setting(40, not_yet=True)
+    cutoff_prob: float = _setting(1.0, not_yet=True)
+    beam_width: int = _setting(1024, not_yet=True)
+    lm_workers: int = _setting(4, not_yet=True)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All groups. `explicit` holds the addresses that somebody wrote: only these may contradict a checkpoint."""
+
+    TrainingConfig: TrainingConfig = field(default_factory=TrainingConfig)
+    DataConfig: DataConfig = field(default_factory=DataConfig)
+    ModelConfig: ModelConfig = field(default_factory=ModelConfig)
+    OptimConfig: OptimConfig = field(default_factory=OptimConfig)
+    CheckpointConfig: CheckpointConfig = field(default_factory=CheckpointConfig)
+    LMConfig: LMConfig = field(default_factory=LMConfig)
+    explicit: frozenset[str] = frozenset()
+
+    def with_settings(self, settings: dict[str, Any], explicit: bool) -> "Config":
+        """A copy with {address: value} changed and checked. Raises ConfigError naming the address."""
+        config = self
+        for address, value in settings.items():
+            config = _replace(config, address.split("."), value, address)
+        names = config.explicit | settings.keys() if explicit else config.explicit
+        return dataclasses.replace(config, explicit=frozenset(names))
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The defaults, changed by a YAML file, then by `GROUP.FIELD=VALUE` strings.
+
+    Raises:
+        ConfigError: naming the file or the override, and the field, for a wrong name, type or range.
+    """
+    config = Config()
+    if path:
+        try:
+            config = config.with_settings(_flatten(_read_yaml(path)), explicit=True)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    settings = {}
+    for override in overrides:
+        address, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"{override!r} is not of the form GROUP.FIELD=VALUE")
+        settings[address] = _parse(address, text)
+    config = config.with_settings(settings, explicit=True)
+    spect = config.DataConfig.SpectConfig
+    if spect.n_fft < 2 or spect.hop_length < 1:
+        raise ConfigError(f"DataConfig.SpectConfig: a window of {spect.n_fft} samples every {spect.hop_length} samples "
+                          "is too short: window_size and window_stride are in seconds")
+    return config
+
+
+def settings_of(group: Any, prefix: str) -> dict[str, Any]:
+    """{PREFIX.FIELD: value} of one group, the form that `Config.with_settings` takes; tuples as lists for JSON."""
+    return {f"{prefix}.{name}": list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(group).items()}
+
+
+def lookup(config: Config, address: str) -> Any:
+    """The value at an address that exists; tuples as lists, as `settings_of` gives them."""
+    value: Any = config
+    for name in address.split("."):
+        value = getattr(value, name)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read_yaml(path: str | Path) -> dict:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError("expected groups of settings at the top level")
+    return content
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{'A': {'b': 1}} -> {'A.b': 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        address = f"{prefix}{name}"
+        flat.update(_flatten(value, address + ".") if isinstance(value, dict) else {address: value})
+    return flat
+
+
+def _parse(address: str, text: str) -> Any:
+    """The value of an override: text for text fields, YAML for all others."""
+    if _field_type(address) is str:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _field_type(address: str) -> type:
+    group: Any = Config
+    for name in address.split("."):
+        names = {f.name: f for f in dataclasses.fields(group)} if dataclasses.is_dataclass(group) else {}
+        if name not in names or name == "explicit":
+            known = [n for n in names if n != "explicit"]
+            raise ConfigError(f"unknown setting `{address}`: `{name}` is none of {', '.join(known) or '(no group)'}")
+        # a group's field has the group's own name, so its class is found in this module
+        group = globals()[name] if dataclasses.is_dataclass(globals().get(name)) else names[name].type
+    return group
+
+
+def _replace(group: Any, names: list[str], value: Any, address: str) -> Any:
+    kind = _field_type(address)
+    if dataclasses.is_dataclass(kind):
+        raise ConfigError(f"`{address}` is a group: set its fields")
+    if len(names) > 1:
+        value = _replace(getattr(group, names[0]), names[1:], value, address)
+    else:
+        setting = next(f for f in dataclasses.fields(group) if f.name == names[0])
+        value = _convert(address, value, kind)
+        _check(address, value, setting)
+    return dataclasses.replace(group, **{names[0]: value})
+
+
+def _convert(address: str, value: Any, kind: Any) -> Any:
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            raise ConfigError(f"`{address}` (={value!r}) must be a list of {len(kinds)} numbers")
+        return tuple(_convert(address, v, k) for v, k in zip(value, kinds, strict=True))
+    if kind is float and isinstance(value, str):    # YAML reads 3e-4, without a dot, as text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or kind is float and not math.isfinite(value):
+        raise ConfigError(f"`{address}` (={value!r}) must be {_describe(kind)}")
+    return value
+
+
+def _describe(kind: type) -> str:
+    return {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}[kind]
+
+
+def _check(address: str, value: Any, setting: dataclasses.Field) -> None:
+    limits = setting.metadata
+    if limits["not_yet"] and value != setting.default:
+        raise ConfigError(f"`{address}` (={value!r}) cannot be changed yet: what it controls is not built; "
+                          f"leave it at {setting.default!r}")
+    if limits["choices"] and value not in limits["choices"]:
+        raise ConfigError(f"`{address}` (={value!r}) must be one of {', '.join(limits['choices'])}")
+    rules = {"minimum": (operator.ge, "at least"), "above": (operator.gt, "above"), "below": (operator.lt, "below")}
+    for name, (holds, words) in rules.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if limits[name] is not None and not all(holds(number, limits[name]) for number in numbers):
+            raise ConfigError(f"`{address}` (={value!r}) must be {words} {limits[name]}")
+    if address == "ModelConfig.conv2_kernel" and (value[0] % 2 == 0 or value[1] % 2 == 0):
+        raise ConfigError(f"`{address}` (={value!r}) must be two odd numbers: the padding is half the kernel")

@@ -1,0 +1,26 @@
+"""Outputs are written under a temporary name and renamed, so that a final name always holds a whole file."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it onto `path` on success, remove it on any failure.
+
+    The temporary name keeps the suffix of `path`, because several writers choose or append a format by it.
+    Parent folders are made. The content is flushed to disk before the rename, so a power cut cannot leave an
+    empty file under the final name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

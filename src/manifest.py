@@ -1,0 +1,205 @@
+"""Which recordings and transcripts make a data set: the manifest, its checks, and the index kept beside it.
+
+A manifest is a CSV without header: `audio_path,transcript_path` a line, absolute or relative to the manifest.
+Its index (`NAME.index.npz`) keeps what sorting by length and checking need, one row an utterance, so that nothing
+is decoded twice: a row is believed as long as both files have the size and time of change that it recorded.
+"""
+
+import csv
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from src.features import read_audio
+from src.files import atomic_path
+from src.labels import Labels
+
+logger = logging.getLogger(__name__)
+
+INDEX_VERSION = 1
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used; `problems` lists everything that is wrong as `file:line: message`."""
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The utterances of a data set, in the order of the file; line i + 1 is row i of every member."""
+
+    path: Path
+    audio_paths: list[str]
+    transcript_paths: list[str]
+    samples: np.ndarray         # (rows,) int64, per channel at the file's own rate
+    sample_rates: np.ndarray    # (rows,) int64, Hz
+    label_counts: np.ndarray    # (rows,) int64, characters of the transcript
+    repeats: np.ndarray         # (rows,) int64, characters equal to the one before
+
+    def __len__(self) -> int:
+        return len(self.audio_paths)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """(rows,) float64 durations."""
+        return self.samples / self.sample_rates
+
+    @property
+    def required_frames(self) -> np.ndarray:
+        """(rows,) output frames that CTC needs: one a label and a blank between equal ones."""
+        return self.label_counts + self.repeats
+
+
+def read_transcript(path: str | Path, labels: Labels) -> tuple[str, list[int]]:
+    """The text of a transcript (upper case, single spaces) and its (U,) class indices.
+
+    Raises:
+        ValueError: naming the file when it is missing, not UTF-8, empty, or has characters without a class.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read the transcript: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the transcript is not UTF-8: {error.reason} at byte {error.start}") from None
+    text = " ".join(text.upper().split())
+    if not text:
+        raise ValueError(f"{path}: the transcript is empty")
+    try:
+        return text, labels.encode(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_manifest(path: str | Path, labels: Labels, jobs: int | None = None) -> Manifest:
+    """Read a manifest and make sure that every file in it can be used, decoding only what the index does not know.
+
+    Raises:
+        ManifestError: with every problem of the manifest and its files.
+    """
+    manifest, problems = inspect_manifest(path, labels, jobs, trust_index=True)
+    if problems:
+        raise ManifestError(problems)
+    assert manifest is not None
+    return manifest
+
+
+def write_manifest(path: str | Path, rows: Sequence[tuple[str | Path, str | Path]], labels: Labels,
+                   jobs: int | None = None) -> tuple[Manifest | None, list[str]]:
+    """Write (audio, transcript) rows as a manifest of absolute paths, and its index; returns as `inspect_manifest`."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows((os.path.abspath(a), os.path.abspath(t)) for a, t in rows)
+    return inspect_manifest(path, labels, jobs, trust_index=True)
+
+
+def inspect_manifest(path: str | Path, labels: Labels, jobs: int | None = None,
+                     trust_index: bool = False) -> tuple[Manifest | None, list[str]]:
+    """Check every line and file of a manifest in one pass with `jobs` threads (None: one a core).
+
+    Returns the manifest (None if it has problems) and the list of problems as `file:line: message`. With
+    `trust_index`, files that have not changed since the index was written are not read again.
+    """
+    path = Path(path)
+    rows, digest, problems = _parse(path)
+    if not rows:
+        return None, problems or [f"{path}: the manifest is empty"]
+    audio_paths, transcript_paths = [r[1] for r in rows], [r[2] for r in rows]
+    stamps = np.array([_stamp(a) + _stamp(t) for a, t in zip(audio_paths, transcript_paths, strict=True)], np.int64)
+    known = _load_index(index_path(path), digest, labels) if trust_index and not problems else None
+    if known is not None and len(known["stamps"]) == len(rows):
+        facts = known["facts"].copy()
+        stale = np.flatnonzero((known["stamps"] != stamps).any(axis=1))
+    else:
+        facts, stale = np.zeros((len(rows), 4), np.int64), np.arange(len(rows))
+    if len(stale):
+        with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+            checked = pool.map(_inspect, (audio_paths[i] for i in stale), (transcript_paths[i] for i in stale),
+                               repeat(labels))
+            quiet = len(stale) < 2000 or None    # None: shown on a terminal only
+            for i, (fact, wrong) in zip(stale, tqdm(checked, f"checking {path.name}", len(stale), disable=quiet),
+                                        strict=True):
+                facts[i] = fact
+                problems += [f"{path}:{rows[i][0]}: {message}" for message in wrong]
+    if problems:
+        return None, problems
+    if len(stale):
+        _save_index(index_path(path), digest, labels, facts, stamps)
+    return Manifest(path, audio_paths, transcript_paths, *facts.T), []
+
+
+def index_path(manifest: str | Path) -> Path:
+    """Where the index of a manifest is kept."""
+    return Path(manifest).with_suffix(".index.npz")
+
+
+def _parse(path: Path) -> tuple[list[tuple[int, str, str]], str, list[str]]:
+    """(line number, audio, transcript) rows, the digest of the file, and the problems of its lines."""
+    try:
+        content = path.read_bytes()
+        lines = content.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        return [], "", [f"{path}: cannot read the manifest: {error.strerror}"]
+    except UnicodeDecodeError as error:
+        return [], "", [f"{path}: the manifest is not UTF-8: {error.reason} at byte {error.start}"]
+    rows, problems = [], []
+    folder = path.resolve().parent
+    for number, cells in enumerate(csv.reader(lines), 1):
+        if len(cells) != 2 or not all(cell.strip() for cell in cells):
+            problems.append(f"{path}:{number}: expected `audio_path,transcript_path`, found {','.join(cells)[:80]!r}")
+        else:
+            rows.append((number, *(os.path.join(folder, cell.strip()) for cell in cells)))
+    return rows, hashlib.sha256(content).hexdigest(), problems
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size in bytes and time of change in ns; (-1, -1) for a missing file, which no index ever holds."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _inspect(audio: str, transcript: str, labels: Labels) -> tuple[tuple[int, int, int, int], list[str]]:
+    """(samples, sample rate, labels, repeats) of one utterance, and what is wrong with it."""
+    samples, rate, indices, problems = np.zeros(0), 0, [], []
+    try:
+        samples, rate = read_audio(audio)
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        _, indices = read_transcript(transcript, labels)
+    except ValueError as error:
+        problems.append(str(error))
+    repeats = sum(a == b for a, b in zip(indices, indices[1:], strict=False))
+    return (len(samples), rate, len(indices), repeats), problems
+
+
+def _load_index(path: Path, digest: str, labels: Labels) -> dict[str, np.ndarray] | None:
+    """The index, or None when it is missing, unreadable, or of another manifest, alphabet or version."""
+    try:
+        with np.load(path, allow_pickle=False) as index:
+            if str(index["key"]) == f"{INDEX_VERSION} {digest} {labels}":
+                return {name: index[name] for name in ("facts", "stamps")}
+    except (OSError, ValueError, KeyError, EOFError):
+        pass
+    return None
+
+
+def _save_index(path: Path, digest: str, labels: Labels, facts: np.ndarray, stamps: np.ndarray) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            np.savez(temporary, key=f"{INDEX_VERSION} {digest} {labels}", facts=facts, stamps=stamps)
+    except OSError as error:
+        logger.warning("%s: the index could not be kept (%s); the files will be checked again next time", path, error)

@@ -1,0 +1,109 @@
+"""One training step: gradients, their checks and clipping, and the update of the weights."""
+
+from collections.abc import Sequence
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from src.config import OptimConfig
+
+STATE_PREFIX = "optimizer."    # of the names of all optimizer state in a checkpoint
+
+
+class AdamW(nn.Cell):
+    """Adam with bias correction and decoupled weight decay (Loshchilov & Hutter 2019), as PyTorch's AdamW.
+
+    MindSpore's `nn.AdamWeightDecay` corrects no bias. The fused `ops.Adam` does, but adds eps before it takes the
+    correction of the second moment out of the root; handing it eps times that correction gives PyTorch's formula.
+
+    Inputs: gradients in the order of `parameters`, () learning rate.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], optim: OptimConfig):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.moment1 = _state(parameters, "moment1")
+        self.moment2 = _state(parameters, "moment2")
+        self.updates = Parameter(Tensor(0, ms.int32), STATE_PREFIX + "updates", requires_grad=False)
+        self.beta1, self.beta2 = (Tensor(beta, ms.float32) for beta in optim.betas)
+        self.eps, self.weight_decay = optim.eps, optim.weight_decay
+        self.adam = ops.Adam()
+
+    def construct(self, gradients, learning_rate):
+        updates = self.updates + 1
+        ops.assign(self.updates, updates)
+        power1, power2 = ops.pow(self.beta1, updates), ops.pow(self.beta2, updates)
+        eps = self.eps * ops.sqrt(1 - power2)
+        keep = 1 - learning_rate * self.weight_decay
+        for i, parameter in enumerate(self.parameters):
+            if self.weight_decay > 0:
+                ops.assign(parameter, parameter * keep)
+            self.adam(parameter, self.moment1[i], self.moment2[i], power1, power2, learning_rate,
+                      self.beta1, self.beta2, eps, gradients[i])
+        return True
+
+
+class SGD(nn.Cell):
+    """Stochastic gradient descent with Nesterov momentum and L2 decay, as in deepspeech.pytorch.
+
+    Inputs: gradients in the order of `parameters`, () learning rate.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], optim: OptimConfig):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.velocity = _state(parameters, "velocity")
+        self.momentum = Tensor(optim.momentum, ms.float32)
+        self.weight_decay = optim.weight_decay
+        self.apply = ops.ApplyMomentum(use_nesterov=True)
+
+    def construct(self, gradients, learning_rate):
+        for i, parameter in enumerate(self.parameters):
+            gradient = gradients[i] + self.weight_decay * parameter
+            self.apply(parameter, self.velocity[i], learning_rate, gradient, self.momentum)
+        return True
+
+
+def create_optimizer(parameters: Sequence[Parameter], optim: OptimConfig) -> AdamW | SGD:
+    """The optimizer that the configuration names."""
+    return {"adam": AdamW, "sgd": SGD}[optim.optimizer](parameters, optim)
+
+
+class TrainStep(nn.Cell):
+    """Forward, backward and update in one graph; a step whose loss or gradients are not finite changes no weight.
+
+    The loss is multiplied by `loss_scale` before the backward pass and the gradients divided by it, then their global
+    norm is clipped to `max_grad_norm`.
+
+    Inputs: those of the loss cell, () float32 learning rate.
+    Outputs: () loss, () global gradient norm before clipping, () bool whether the weights were updated.
+    """
+
+    def __init__(self, loss_cell: nn.Cell, optimizer: AdamW | SGD, loss_scale: float, max_grad_norm: float):
+        super().__init__(auto_prefix=False)
+        self.loss_cell, self.optimizer = loss_cell, optimizer
+        self.loss_scale, self.max_grad_norm = loss_scale, max_grad_norm
+        self.value_and_grad = ms.value_and_grad(self._scaled_loss, None, optimizer.parameters)
+
+    def _scaled_loss(self, *inputs):
+        return self.loss_cell(*inputs) * self.loss_scale
+
+    def construct(self, inputs, input_length, targets, target_length, normalizer, learning_rate):
+        loss, gradients = self.value_and_grad(inputs, input_length, targets, target_length, normalizer)
+        squares = ops.zeros((), ms.float32)
+        for gradient in gradients:
+            squares = squares + ops.square(gradient).sum()
+        norm = ops.sqrt(squares) / self.loss_scale
+        finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(norm))
+        if finite:
+            factor = ops.minimum(self.max_grad_norm / (norm + 1e-6), Tensor(1.0, ms.float32)) / self.loss_scale
+            clipped = ()
+            for gradient in gradients:
+                clipped += (gradient * factor,)
+            self.optimizer(clipped, learning_rate)
+        return loss / self.loss_scale, norm, finite
+
+
+def _state(parameters: Sequence[Parameter], kind: str) -> ParameterTuple:
+    return ParameterTuple([Parameter(ops.zeros_like(p), f"{STATE_PREFIX}{kind}.{p.name}", requires_grad=False)
+                           for p in parameters])

@@ -1,0 +1,245 @@
+"""deepspeech_pytorch/decoder.py against a per-frame loop, a table of edit distances, and logits made by hand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepspeech_pytorch.decoder import Decoder, GreedyDecoder, char_distance, word_distance
+
+ENGLISH = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"
+
+
+def edit_distance(a, b):
+    """Plain dynamic programming: table[i][j] turns the first i items of `a` into the first j of `b`."""
+    table = [[max(i, j) if i == 0 or j == 0 else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)]
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            substituted = table[i - 1][j - 1] + (a[i - 1] != b[j - 1])
+            table[i][j] = min(substituted, table[i - 1][j] + 1, table[i][j - 1] + 1)
+    return table[-1][-1]
+
+
+def collapse(classes, size, labels, blank, remove_repetitions):
+    """One utterance, frame by frame."""
+    text, offsets = "", []
+    for frame in range(size):
+        repeated = frame > 0 and classes[frame] == classes[frame - 1]
+        if classes[frame] == blank or (remove_repetitions and repeated):
+            continue
+        text += labels[classes[frame]]
+        offsets.append(frame)
+    return text, offsets
+
+
+def frames(path, labels=ENGLISH):
+    """A path such as "AA_B" -> (1, T, C) logits whose best class per frame it is."""
+    return np.eye(len(labels), dtype=np.float32)[[labels.index(symbol) for symbol in path]][None]
+
+
+def unpack(decoded):
+    """([[str]], [[offsets]]) -> [(str, list)], with the nesting and the type of the offsets checked."""
+    strings, offsets = decoded
+    assert len(strings) == len(offsets)
+    for text, of_text in zip(strings, offsets, strict=True):
+        assert len(text) == len(of_text) == 1
+        assert isinstance(of_text[0], np.ndarray) and of_text[0].dtype == np.int32
+    return [(text[0], of_text[0].tolist()) for text, of_text in zip(strings, offsets, strict=True)]
+
+
+# --- Decoder ---------------------------------------------------------------------------------------------------------
+
+def test_alphabet_attributes():
+    decoder = Decoder(ENGLISH)
+    assert decoder.labels == ENGLISH
+    assert decoder.int_to_char == dict(enumerate(ENGLISH))
+    assert (decoder.blank_index, decoder.space_index) == (28, 27)
+    assert Decoder(list(ENGLISH), blank_index=0).blank_index == 0
+    assert Decoder(["_", "A"]).space_index == 2                      # no space: an index that no class has
+
+
+@pytest.mark.parametrize(("labels", "blank_index", "message"), [
+    ("AB ", None, "lack the CTC blank '_'"),
+    ("", None, "lack the CTC blank '_'"),
+    ("AB_", 3, r"`blank_index` \(=3\) must be the index of one of the 3 labels"),
+    ("AB_", -1, r"`blank_index` \(=-1\)"),
+    ("ABA_", None, r"repeated: \['A'\]"),
+])
+def test_bad_alphabet_is_refused(labels, blank_index, message):
+    with pytest.raises(ValueError, match=message):
+        Decoder(labels, blank_index)
+
+
+def test_base_class_does_not_decode():
+    with pytest.raises(NotImplementedError, match="Decoder"):
+        Decoder(ENGLISH).decode(frames("A"))
+
+
+@pytest.mark.parametrize(("a", "b", "words", "chars"), [
+    ("", "", 0, 0),
+    ("", "ONE TWO", 2, 6),
+    ("ONE TWO", "", 2, 6),
+    ("ONE TWO", "ONE TWO", 0, 0),
+    ("ONE TWO", "ONETWO", 2, 0),                                     # spaces are no characters
+    ("ONE TWO", "  ONE\t TWO\n", 0, 0),
+    ("ONE TWO THREE", "TWO THREE FOUR", 2, 7),
+    ("THE CAT", "THE CAT CAT", 1, 3),
+    ("ÜBER ŁÓDŹ 語", "UBER ŁÓDŹ 话", 2, 2),
+])
+def test_distances_by_hand(a, b, words, chars):
+    decoder = Decoder(ENGLISH)
+    assert word_distance(a, b) == decoder.wer(a, b) == words
+    assert char_distance(a, b) == decoder.cer(a, b) == chars
+    assert isinstance(decoder.wer(a, b), int) and isinstance(decoder.cer(a, b), int)
+
+
+def test_distances_equal_dynamic_programming():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        a, b = ("".join(rng.choice(list("AB  "), rng.integers(0, 25))) for _ in range(2))
+        assert word_distance(a, b) == edit_distance(a.split(), b.split())
+        assert char_distance(a, b) == edit_distance(a.replace(" ", ""), b.replace(" ", ""))
+
+
+# --- GreedyDecoder.decode --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("path", "text", "offsets"), [
+    ("CAT", "CAT", [0, 1, 2]),
+    ("CCAAT_", "CAT", [0, 2, 4]),
+    ("BOO_OKK", "BOOK", [0, 1, 4, 5]),                               # a double letter needs a blank between
+    ("BOOK", "BOK", [0, 1, 3]),
+    (" _A  ", " A ", [0, 2, 3]),                                     # spaces at either end stay
+    ("A _ B", "A  B", [0, 1, 3, 4]),                                 # so do two with a blank between
+    ("A   B", "A B", [0, 1, 4]),
+    ("____", "", []),
+    ("", "", []),
+    ("__'__", "'", [2]),                                             # class 0 is a letter like any other
+])
+def test_decode_by_hand(path, text, offsets):
+    assert unpack(GreedyDecoder(ENGLISH).decode(frames(path))) == [(text, offsets)]
+
+
+@pytest.mark.parametrize(("size", "text", "offsets"), [
+    (0, "", []), (1, "A", [0]), (2, "A", [0]), (4, "AB", [0, 3]), (5, "ABC", [0, 3, 4]),
+])
+def test_frames_past_size_do_not_count(size, text, offsets):
+    decoder = GreedyDecoder(ENGLISH)
+    for sizes in ([size], np.array([size]), np.array([size], np.uint8)):
+        assert unpack(decoder.decode(frames("AA_BC"), sizes)) == [(text, offsets)]
+
+
+@pytest.mark.parametrize("blank", [0, 4, 28])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_decode_equals_the_loop(blank, dtype):
+    rng = np.random.default_rng(blank)
+    labels = ENGLISH.replace("_", "#")                               # blank by index, not by name
+    n, t = 16, 40
+    logits = rng.normal(size=(n, t, 29)) * [1 + 2 * (c % 7 == 0) for c in range(29)]   # many repetitions
+    sizes = rng.integers(0, t + 1, n)
+    sizes[:2] = 0, t
+    logits = logits.astype(dtype)
+    decoder = GreedyDecoder(labels, blank)
+    for given, used in ((sizes, sizes), (sizes.tolist(), sizes), (None, [t] * n)):
+        expected = [collapse(logits[i].argmax(-1), used[i], labels, blank, True) for i in range(n)]
+        assert unpack(decoder.decode(logits, given)) == expected
+
+
+def test_decode_takes_any_memory_layout():
+    logits = np.random.default_rng(0).normal(size=(7, 3, 29))        # (T, N, C), as the network makes them
+    swapped = logits.transpose(1, 0, 2)
+    decoder = GreedyDecoder(ENGLISH)
+    assert unpack(decoder.decode(swapped)) == unpack(decoder.decode(np.ascontiguousarray(swapped)))
+
+
+def test_alphabets_other_than_english():
+    labels = ["_", "SCH", "Ü", "語", " "]                            # labels of several characters, not ASCII
+    logits = np.eye(5)[[[1, 1, 0, 1, 4, 2, 3, 0]]]
+    assert unpack(GreedyDecoder(labels).decode(logits)) == [("SCHSCH Ü語", [0, 3, 4, 5, 6])]
+    assert unpack(GreedyDecoder("AB_").decode(frames("AAB", "AB_"))) == [("AB", [0, 2])]     # no space
+    assert unpack(GreedyDecoder("_").decode(np.zeros((2, 3, 1)))) == [("", []), ("", [])]    # the blank alone
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 29), (2, 0, 29)])
+def test_empty_batch_or_time(shape):
+    assert unpack(GreedyDecoder(ENGLISH).decode(np.zeros(shape))) == [("", [])] * shape[0]
+
+
+@pytest.mark.parametrize(("shape", "sizes", "message"), [
+    ((5, 29), None, r"`probs` has shape \(5, 29\), needed is \(N, T, 29\)"),
+    ((2, 5, 28), None, r"`probs` has shape \(2, 5, 28\), needed is \(N, T, 29\)"),
+    ((2, 5, 29), [5], r"`sizes` has shape \(1,\), needed is \(2,\)"),
+    ((2, 5, 29), [[5, 5]], r"`sizes` has shape \(1, 2\), needed is \(2,\)"),
+    ((2, 5, 29), [5, 6], r"`sizes\[1\]` \(=6\) must lie between 0 and the 5 frames"),
+    ((2, 5, 29), [-1, 5], r"`sizes\[0\]` \(=-1\) must lie"),
+    ((2, 5, 29), [0.5, 1.0], "`sizes` has dtype float64, needed are integers"),   # fractions of the longest, say
+])
+def test_decode_refuses(shape, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        GreedyDecoder(ENGLISH).decode(np.zeros(shape), sizes)
+
+
+# --- GreedyDecoder.convert_to_strings, process_string ----------------------------------------------------------------
+
+@pytest.mark.parametrize("remove_repetitions", [False, True])
+def test_convert_to_strings_equals_the_loop(remove_repetitions):
+    rng = np.random.default_rng(0)
+    labels, blank = "AB _", 3
+    lengths = rng.integers(0, 20, 12)
+    ragged = [rng.integers(0, 4, length) for length in lengths]
+    sizes = [rng.integers(0, length + 1) for length in lengths]
+    decoder = GreedyDecoder(labels)
+    for given, used in ((None, lengths), (sizes, sizes)):
+        expected = [collapse(ragged[i], used[i], labels, blank, remove_repetitions) for i in range(12)]
+        for sequences in (ragged, [row.tolist() for row in ragged], tuple(ragged)):
+            result = decoder.convert_to_strings(sequences, given, remove_repetitions, return_offsets=True)
+            assert unpack(result) == expected
+            assert decoder.convert_to_strings(sequences, given, remove_repetitions) == [[text] for text, _ in expected]
+
+
+def test_convert_to_strings_keeps_repetitions_unless_told():
+    decoder = GreedyDecoder("BOK_")
+    assert decoder.convert_to_strings(np.array([[0, 1, 1, 2], [3, 2, 2, 3]])) == [["BOOK"], ["KK"]]
+    assert decoder.convert_to_strings(np.array([[0, 1, 1, 2], [3, 2, 2, 3]]), None, True) == [["BOK"], ["K"]]
+
+
+def test_padding_past_size_may_hold_anything():
+    decoder = GreedyDecoder("AB_")
+    assert decoder.convert_to_strings(np.array([[0, -1, 99], [0, 1, 0]]), [1, 3]) == [["A"], ["ABA"]]
+
+
+def test_no_sequences():
+    assert GreedyDecoder(ENGLISH).convert_to_strings([]) == []
+    assert GreedyDecoder(ENGLISH).convert_to_strings([], [], return_offsets=True) == ([], [])
+
+
+@pytest.mark.parametrize(("size", "remove_repetitions", "text", "offsets"), [
+    (6, True, "BOOK", [0, 1, 4, 5]), (6, False, "BOOOK", [0, 1, 2, 4, 5]), (3, True, "BO", [0, 1]), (0, True, "", []),
+])
+def test_process_string(size, remove_repetitions, text, offsets):
+    result = GreedyDecoder("BOK_").process_string(np.array([0, 1, 1, 3, 1, 2]), size, remove_repetitions)
+    assert (result[0], result[1].tolist()) == (text, offsets)
+    assert result[1].dtype == np.int32
+
+
+@pytest.mark.parametrize(("sequences", "sizes", "message"), [
+    (np.array([0, 1]), None, r"`sequences` has shape \(2,\), needed is \(N, T\)"),
+    ([0, 1], None, r"`sequences\[0\]` has shape \(\), needed is \(T,\)"),
+    ([[0], [[1]]], None, r"`sequences\[1\]` has shape \(1, 1\), needed is \(T,\)"),
+    (np.array([[0.5]]), None, "`sequences` has dtype float64, needed are integers"),
+    ([[0], [0.5]], None, r"`sequences\[1\]` has dtype float64, needed are integers"),
+    ([[0, 1], [0]], [2, 2], r"`sizes\[1\]` \(=2\) must lie between 0 and the 1 frames"),
+    ([[0, 3]], None, r"class 3 in `sequences` has no label, needed is 0 … 2"),
+    ([[0, -1]], None, "class -1 in `sequences` has no label"),
+])
+def test_convert_to_strings_refuses(sequences, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        GreedyDecoder("AB_").convert_to_strings(sequences, sizes)
+
+
+def test_package_needs_no_framework():
+    code = "import sys, deepspeech_pytorch.decoder; print({'mindspore', 'torch', 'six'} & set(sys.modules))"
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
