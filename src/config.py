@@ -16,8 +16,10 @@ from typing import Any
 
 import yaml
 
+from src.errors import InputError
 
-class ConfigError(ValueError):
+
+class ConfigError(InputError):
     """A setting that is unknown, of the wrong type or out of range; the message names the field."""
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import mindspore.dataset as ds
 import numpy as np
-from mindspore import Tensor
 
 from src.config import SpectConfig
 from src.features import load_audio, spectrogram
@@ -24,11 +23,11 @@ PREFETCHED_BATCHES = 4    # a batch of the largest size is 20 to 40 MB
 class Batch:
     """One padded batch; `missing` are planned rows whose files went bad since they were checked."""
 
-    inputs: Tensor           # (N, 1, F, T) float32, zero past each length
-    input_length: Tensor     # (N,) int32 frames
-    targets: Tensor          # (N, U) int32 class indices, zero past each length
-    target_length: Tensor    # (N,) int32
-    rows: list[int]          # (N,) of the manifest
+    inputs: np.ndarray           # (N, 1, F, T) float32, zero past each length
+    input_length: np.ndarray     # (N,) int32 frames
+    targets: np.ndarray          # (N, U) int32 class indices, zero past each length
+    target_length: np.ndarray    # (N,) int32
+    rows: list[int]              # (N,) of the manifest
     missing: list[int]
 
 
@@ -88,7 +87,7 @@ def iterate_batches(source: BatchSource, num_workers: int = 1) -> Iterator[Batch
     """One pass over `source`, loading ahead of the caller. Workers start here: they know this epoch's batches."""
     if not len(source):
         return
-    columns = create_dataset(source, num_workers).create_tuple_iterator(num_epochs=1)
-    for planned, (*tensors, rows) in zip(source.batches, columns, strict=True):
-        delivered = [row for row in rows.asnumpy().tolist() if row != NO_ROW]
-        yield Batch(*tensors, delivered, sorted(set(planned.tolist()) - set(delivered)))
+    columns = create_dataset(source, num_workers).create_tuple_iterator(num_epochs=1, output_numpy=True)
+    for planned, (*arrays, rows) in zip(source.batches, columns, strict=True):
+        delivered = [row for row in rows.tolist() if row != NO_ROW]
+        yield Batch(*arrays, delivered, sorted(set(planned.tolist()) - set(delivered)))

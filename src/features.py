@@ -8,13 +8,14 @@ import numpy as np
 import soundfile
 
 from src.config import SpectConfig
+from src.errors import InputError
 
 # libsndfile clamps a cut WAV to what is there and mentions it only in its log
 _CLAMPED = re.compile(r"data : (\d+) \(should be (\d+)\)")
 _STREAMED = 0x7FFFF000    # sizes from here on are written by programs that stream and do not know the length
 
 
-class AudioError(ValueError):
+class AudioError(InputError):
     """An audio file that cannot be used; the message names the file."""
 
 

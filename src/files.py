@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from src.errors import InputError
 
 
 @contextlib.contextmanager
@@ -24,3 +27,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def ensure_writable(folder: str | Path) -> None:
+    """Make `folder` and try a file in it, so that a long run does not fail at its first output.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write there: {error.strerror}") from None

@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.errors import InputError
+
 BLANK = "_"
 SPACE = " "
 
@@ -12,52 +14,52 @@ class Labels:
     """The characters of a model's output classes, in class order, with `_` as the CTC blank.
 
     Raises:
-        ValueError: without exactly one `_`, with duplicates, or with entries that are not single characters.
+        InputError: without exactly one `_`, with duplicates, or with entries that are not single characters.
     """
 
     def __init__(self, characters: Sequence[str]):
         self.characters = tuple(characters)
         wrong = [c for c in self.characters if not isinstance(c, str) or len(c) != 1]
         if wrong:
-            raise ValueError(f"labels must be single characters, found {wrong[0]!r}")
+            raise InputError(f"labels must be single characters, found {wrong[0]!r}")
         duplicates = sorted({c for c in self.characters if self.characters.count(c) > 1})
         if duplicates:
-            raise ValueError(f"labels must be unique, found more than once: {' '.join(map(repr, duplicates))}")
+            raise InputError(f"labels must be unique, found more than once: {' '.join(map(repr, duplicates))}")
         if BLANK not in self.characters:
-            raise ValueError(f"labels must contain {BLANK!r}, the CTC blank")
+            raise InputError(f"labels must contain {BLANK!r}, the CTC blank")
         lower = [c for c in self.characters if c != c.upper()]
         if lower:
-            raise ValueError(f"labels must be upper case like the transcripts, found {lower[0]!r}")
+            raise InputError(f"labels must be upper case like the transcripts, found {lower[0]!r}")
         self.blank_index = self.characters.index(BLANK)
         self.space_index = self.characters.index(SPACE) if SPACE in self.characters else len(self.characters)
         self._index = {c: i for i, c in enumerate(self.characters) if c != BLANK}
 
     @classmethod
     def load(cls, path: str | Path) -> "Labels":
-        """Read a JSON list of characters. Raises ValueError naming the file for anything else."""
+        """Read a JSON list of characters. Raises InputError naming the file for anything else."""
         try:
             characters = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ValueError(f"{path}: cannot read the labels: {error.strerror}") from None
+            raise InputError(f"{path}: cannot read the labels: {error.strerror}") from None
         except ValueError as error:
-            raise ValueError(f"{path}: not a JSON list of characters: {error}") from None
+            raise InputError(f"{path}: not a JSON list of characters: {error}") from None
         if not isinstance(characters, list):
-            raise ValueError(f"{path}: not a JSON list of characters but a {type(characters).__name__}")
+            raise InputError(f"{path}: not a JSON list of characters but a {type(characters).__name__}")
         try:
             return cls(characters)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise InputError(f"{path}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
         """Class indices of `text`, upper-cased, with runs of white space as one space.
 
         Raises:
-            ValueError: naming the characters that have no class; nothing is ever dropped in silence.
+            InputError: naming the characters that have no class; nothing is ever dropped in silence.
         """
         text = SPACE.join(text.upper().split())
         unknown = sorted(set(text) - self._index.keys())
         if unknown:
-            raise ValueError(f"unknown characters {' '.join(map(repr, unknown))} in {text[:60]!r}")
+            raise InputError(f"unknown characters {' '.join(map(repr, unknown))} in {text[:60]!r}")
         return [self._index[c] for c in text]
 
     def decode(self, indices: Sequence[int]) -> str:

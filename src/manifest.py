@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from src.errors import InputError
 from src.features import read_audio
 from src.files import atomic_path
 from src.labels import Labels
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 INDEX_VERSION = 1
 
 
-class ManifestError(ValueError):
+class ManifestError(InputError):
     """A manifest that cannot be used; `problems` lists everything that is wrong as `file:line: message`."""
 
     def __init__(self, problems: Sequence[str]):
@@ -65,21 +66,21 @@ def read_transcript(path: str | Path, labels: Labels) -> tuple[str, list[int]]:
     """The text of a transcript (upper case, single spaces) and its (U,) class indices.
 
     Raises:
-        ValueError: naming the file when it is missing, not UTF-8, empty, or has characters without a class.
+        InputError: naming the file when it is missing, not UTF-8, empty, or has characters without a class.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{path}: cannot read the transcript: {error.strerror}") from None
+        raise InputError(f"{path}: cannot read the transcript: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: the transcript is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise InputError(f"{path}: the transcript is not UTF-8: {error.reason} at byte {error.start}") from None
     text = " ".join(text.upper().split())
     if not text:
-        raise ValueError(f"{path}: the transcript is empty")
+        raise InputError(f"{path}: the transcript is empty")
     try:
         return text, labels.encode(text)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
 
 
 def read_manifest(path: str | Path, labels: Labels, jobs: int | None = None) -> Manifest:

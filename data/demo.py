@@ -1,0 +1,210 @@
+"""The demo corpus: short commands, digits and spelled words, spoken by espeak-ng. `python -m data.demo`
+
+Made here from nothing but the `espeakng-loader` wheel, so that the whole recipe can be tried without a download.
+All three splits draw sentences from the grammar below; some sentences occur in several of them. The voices are
+disjoint: no voice of val or test is ever heard in training. Rates, pitches and silences vary from utterance to
+utterance. Equal settings give equal bytes, whatever --jobs.
+
+Writes TARGET/demo_dataset/{train,val,test}/{wav,txt}/ and TARGET/demo_{train,val,test}_manifest.csv.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import random
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import librosa
+import numpy as np
+
+from data import espeak
+from data.common import (
+    LABELS_PATH,
+    SAMPLE_RATE,
+    add_common_arguments,
+    parallel,
+    save_manifest,
+    to_pcm16,
+    whole_number,
+    write_text,
+    write_wav,
+)
+from src import cli
+from src.files import atomic_path, ensure_writable
+from src.labels import Labels
+from src.manifest import Manifest, ManifestError, read_manifest
+
+# Variants of one American speaker model that sound like people: no robots, whispers, or near copies across splits.
+VOICES = {
+    "train": ("m1", "m3", "m4", "m6", "Alex", "Denis", "Mario", "f1", "f3", "f5", "Annie", "linda"),
+    "val": ("f2", "robert", "Michael"),
+    "test": ("f4", "m2", "m7"),
+}
+DEFAULT_COUNTS = {"train": 600, "val": 60, "test": 60}
+MAX_COUNT = 10000               # the grammar has more sentences than that, so that drawing new ones ends
+
+WORDS = {
+    "move": "GO MOVE WALK RUN",
+    "way": "FORWARD BACK LEFT RIGHT UP DOWN",
+    "side": "LEFT RIGHT",
+    "digit": "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE",
+    "several": "TWO THREE FIVE TEN",
+    "unit": "METERS STEPS",
+    "act": "STOP GO MOVE TURN RUN",
+    "when": "NOW AGAIN PLEASE",
+    "part": "DOOR WINDOW GATE BOX",
+    "device": "LIGHT RADIO FAN",
+    "color": "RED GREEN BLUE YELLOW",
+    "object": "BOX BALL BOOK",
+    "place": "HOME BACK",
+    "spelled": "STOP BOX JAM KEY QUIZ VAN WIND FIG HELP CAR",
+}
+# (weight, template); {spelled} is read letter by letter
+TEMPLATES = (
+    (4, "{move} {way}"), (8, "{move} {way} {several} {unit}"), (4, "TURN {side} {when}"),
+    (4, "DON'T {act}"), (3, "DON'T {act} {when}"), (3, "LET'S GO {place}"), (2, "THAT'S THE {color} {object}"),
+    (4, "OPEN THE {part}"), (4, "CLOSE THE {part}"), (3, "TURN ON THE {device}"), (3, "TURN OFF THE {device}"),
+    (4, "TAKE THE {color} {object}"), (10, "{digit} {digit} {digit}"), (4, "{digit} {digit} {digit} {digit}"),
+    (6, "CALL {digit} {digit} {digit}"), (12, "{spelled}"), (8, "SPELL {spelled}"),
+    (2, "STOP {when}"), (2, "YES {when}"), (2, "HELP {when}"),
+)
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording: the speech, and the silence around it in samples at `SAMPLE_RATE`."""
+
+    name: str
+    speech: espeak.Speech
+    before: int
+    after: int
+
+
+def draw_sentence(rng: random.Random) -> str:
+    """A sentence of the grammar, as its transcript."""
+    template = rng.choices([t for _, t in TEMPLATES], [weight for weight, _ in TEMPLATES])[0]
+    words = []
+    for part in template.split():
+        word = rng.choice(WORDS[part[1:-1]].split()) if part.startswith("{") else part
+        words += list(word) if part == "{spelled}" else [word]
+    return " ".join(words)
+
+
+def plan_split(split: str, count: int, seed: int) -> list[Utterance]:
+    """The first `count` utterances of a split: voices in turn, no sentence twice by one voice."""
+    rng = random.Random(f"{seed} {split}")      # a string seeds the same way in every process and version
+    said: set[tuple[str, str]] = set()
+    utterances = []
+    for number in range(count):
+        variant = VOICES[split][number % len(VOICES[split])]
+        text = draw_sentence(rng)
+        while (variant, text) in said:
+            text = draw_sentence(rng)
+        said.add((variant, text))
+        speech = espeak.Speech(text, f"en-us+{variant}", rate=rng.randint(120, 160), pitch=rng.randint(40, 60),
+                               pitch_range=rng.randint(35, 65), volume=70, seed=rng.randint(1, 2**31 - 1))
+        before, after = (rng.randint(SAMPLE_RATE // 20, SAMPLE_RATE // 8) for _ in range(2))    # 50 to 125 ms
+        utterances.append(Utterance(f"{split}-{number:05d}-{variant.lower()}", speech, before, after))
+    return utterances
+
+
+def render(utterance: Utterance) -> np.ndarray:
+    """(n,) int16 samples at `SAMPLE_RATE`."""
+    spoken = espeak.synthesize(utterance.speech).astype(np.float32) / 32768
+    spoken = librosa.resample(spoken, orig_sr=espeak.SAMPLE_RATE, target_sr=SAMPLE_RATE)
+    return to_pcm16(np.pad(spoken, (utterance.before, utterance.after)))
+
+
+def write_utterance(folder: Path, utterance: Utterance) -> tuple[Path, Path]:
+    """Write one utterance below `folder`; returns the paths of its audio and transcript."""
+    audio, transcript = folder / "wav" / f"{utterance.name}.wav", folder / "txt" / f"{utterance.name}.txt"
+    write_wav(audio, render(utterance))
+    write_text(transcript, utterance.speech.text)
+    return audio, transcript
+
+
+def prepare(target: Path, counts: dict[str, int], seed: int, jobs: int) -> dict[str, Manifest]:
+    """Make the corpus below `target`, unless the same one is there already; returns the manifests by split.
+
+    Raises:
+        InputError: if espeak-ng cannot be used, or `target` not be written to.
+        RunError: if espeak-ng stops working, or what it made cannot be read back.
+    """
+    espeak.find_library()
+    ensure_writable(target)
+    labels = Labels.load(LABELS_PATH)
+    plan = {split: plan_split(split, counts[split], seed) for split in VOICES}
+    stamp, settings = target / "demo_dataset" / "made.json", describe(plan, counts, seed)
+    manifests = find_made(target, stamp, settings, labels, jobs)
+    if manifests:
+        print(f"demo: already made in {target / 'demo_dataset'}")
+        return manifests
+    stamp.unlink(missing_ok=True)       # whatever happens below, a half-made corpus does not count as made
+    for split, utterances in plan.items():
+        folder = target / "demo_dataset" / split
+        clear(folder)
+        rows = parallel(partial(write_utterance, folder), utterances, jobs, f"demo {split}")
+        manifests[split] = save_manifest(manifest_path(target, split), rows, labels, jobs)
+    with atomic_path(stamp) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return manifests
+
+
+def describe(plan: dict[str, list[Utterance]], counts: dict[str, int], seed: int) -> dict[str, object]:
+    """What the bytes of the corpus depend on; kept beside it to see whether it has to be made again."""
+    everything = json.dumps([asdict(utterance) for utterances in plan.values() for utterance in utterances])
+    return {"seed": seed, "utterances": counts, "plan": hashlib.sha256(everything.encode()).hexdigest(),
+            "espeakng-loader": importlib.metadata.version("espeakng-loader")}
+
+
+def find_made(target: Path, stamp: Path, settings: dict, labels: Labels, jobs: int) -> dict[str, Manifest]:
+    """The manifests of a complete corpus with these settings, or nothing."""
+    try:
+        if json.loads(stamp.read_text(encoding="utf-8")) != settings:
+            return {}
+        return {split: read_manifest(manifest_path(target, split), labels, jobs) for split in VOICES}
+    except (OSError, ValueError, ManifestError):
+        return {}
+
+
+def manifest_path(target: Path, split: str) -> Path:
+    """Where the manifest of a split is written."""
+    return target / f"demo_{split}_manifest.csv"
+
+
+def clear(folder: Path) -> None:
+    """Remove the utterances of an earlier plan, and nothing that somebody else may have put there."""
+    for pattern in ("wav/*.wav", "txt/*.txt"):
+        for path in folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m data.demo", description="Make the synthetic demo corpus.")
+    add_common_arguments(parser)
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N",
+                        help="of sentences and prosody (default: %(default)s)")
+    for split, count in DEFAULT_COUNTS.items():
+        parser.add_argument(f"--{split}", type=whole_number(1, MAX_COUNT), default=count, metavar="N",
+                            help=f"utterances of the {split} split (default: %(default)s)")
+    args = parser.parse_args(argv)
+
+    def command() -> int:
+        counts = {split: getattr(args, split) for split in DEFAULT_COUNTS}
+        for split, manifest in prepare(args.target, counts, args.seed, args.jobs).items():
+            print(f"demo: {split:5s} {len(manifest)} utterances, {manifest.seconds.sum() / 60:.1f} min, "
+                  f"{len(VOICES[split])} voices -> {manifest.path}")
+        return 0
+
+    return cli.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Archives of corpora: downloading them with resume and checksum, and unpacking them inside a folder."""
+
+import gzip
+import hashlib
+import http.client
+import logging
+import lzma
+import os
+import re
+import shutil
+import ssl
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src.errors import InputError, RunError
+from src.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 30            # s without a byte before a connection counts as broken
+ATTEMPTS = 3            # in a row without a byte before a download counts as failed
+CHUNK = 1 << 20         # bytes
+UNPACKED = ".unpacked"  # names the archive that a folder was unpacked from
+
+
+class DownloadError(RunError):
+    """A file could not be fetched whole; what arrived is kept for the next attempt."""
+
+
+class ArchiveError(InputError):
+    """An archive is broken, or holds something that may not be unpacked."""
+
+
+def partial_path(path: Path) -> Path:
+    """Where the bytes of an unfinished download of `path` wait."""
+    return path.with_name(f"partial-{path.name}")
+
+
+def download(url: str, path: Path, md5: str | None = None, pause: float = 2.0) -> Path:
+    """Fetch `url` to `path`, going on where an earlier attempt ended; a file that is there already is kept.
+
+    Broken connections are tried again after `pause` seconds, as long as bytes arrive. `path` appears only once it is
+    whole, and has the `md5` sum if one is given.
+
+    Raises:
+        DownloadError: naming the address and the reason.
+    """
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
+    failures = 0
+    while True:
+        before = _size(partial)
+        try:
+            if _fetch(url, partial, path.name):
+                break
+            reason = "the connection ended early"
+        except urllib.error.HTTPError as error:
+            raise DownloadError(f"{url}: the server answers {error.code} {error.reason}") from None
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError,
+                ssl.SSLError) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        failures = 0 if _size(partial) > before else failures + 1
+        if failures == ATTEMPTS:
+            raise DownloadError(f"{url}: {reason} (got {_size(partial)} bytes; the same command goes on from there)")
+        logger.warning("%s: %s; trying again", url, reason)
+        time.sleep(pause)
+    found = file_md5(partial) if md5 else None
+    if found != md5:
+        partial.unlink()
+        raise DownloadError(f"{url}: the file has MD5 sum {found} where {md5} is published; it was removed")
+    os.replace(partial, path)
+    return path
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch(url: str, partial: Path, name: str) -> bool:
+    """One request for what `partial` lacks; whether the file is whole now."""
+    start = _size(partial)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:       # "range not satisfiable": nothing is missing, or the file on the server changed
+            raise
+        if error.headers.get("Content-Range", "").strip() == f"bytes */{start}":
+            return True
+        partial.unlink()
+        return False
+    with response:
+        resumed = re.match(rf"bytes {start}-", response.headers.get("Content-Range", ""))
+        if response.status != 206 or not resumed:
+            start = 0               # a server that ignores ranges sends the whole file again
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with (open(partial, "ab" if start else "wb") as file,
+              tqdm(desc=name, initial=start, total=total, unit="B", unit_scale=True, disable=None) as bar):
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    return total is None or _size(partial) == total
+
+
+def file_md5(path: Path) -> str:
+    """The MD5 sum of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def extract(archive: Path, folder: Path) -> Path:
+    """Unpack a tar archive into `folder`, which appears only once it is whole; unpacks the same archive only once.
+
+    What `folder` held from another archive is replaced; a folder that was not made here is left alone.
+
+    Raises:
+        ArchiveError: if the archive is missing or broken, has a member that would end up outside `folder` or that is
+            neither file, folder nor link, or if `folder` is in the way. Nothing is left behind.
+    """
+    stamp = folder / UNPACKED
+    if not archive.is_file():
+        raise ArchiveError(f"{archive}: no such archive")
+    status = archive.stat()
+    identity = f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}"
+    if stamp.exists():
+        if stamp.read_text(encoding="utf-8") == identity:
+            return folder
+    elif folder.exists():
+        raise ArchiveError(f"{folder} is in the way of unpacking {archive}: remove it")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        _unpack(archive, temporary)
+        with atomic_path(temporary / UNPACKED) as path:
+            path.write_text(identity, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack into an empty folder in one pass, because the archives of large corpora take minutes to read."""
+    # Python has had this filter since 3.11.4 and insists on one from 3.14; ours does not depend on it.
+    options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    links: set[str] = set()
+    try:
+        with (open(archive, "rb") as file, tarfile.open(fileobj=file) as tar,
+              tqdm(desc=f"unpacking {archive.name}", total=archive.stat().st_size, unit="B", unit_scale=True,
+                   disable=None) as bar):
+            for member in tar:
+                reason = _refusal(member, links)
+                if reason:
+                    raise ArchiveError(f"{archive}: member {member.name!r} {reason}; the archive is refused")
+                member.mode |= 0o700 if member.isdir() else 0o600      # or its content could not be written, or removed
+                tar.extract(member, folder, **options)
+                bar.update(file.tell() - bar.n)
+            while tar.fileobj.read(CHUNK):      # the check sum of gzip comes after the end of the tar
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ArchiveError(f"{archive}: broken or not a tar archive: {error}") from None
+    for link in links:      # once more for real: a link may have been bent by a later one
+        if not (folder / link).resolve().is_relative_to(folder.resolve()):
+            raise ArchiveError(f"{archive}: member {link!r} is a link out of the target folder; the archive is refused")
+
+
+def _refusal(member: tarfile.TarInfo, links: set[str]) -> str:
+    """Why a member may not be unpacked, or nothing; notes it in `links` if it is a symbolic link."""
+    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+        return "is neither file, folder nor link"
+    place = _walk(member.name, [], links)
+    if place is None:
+        return "would leave the target folder"
+    if member.issym() and _walk(member.linkname, place[:-1], links) is None:
+        return f"is a link out of the target folder, to {member.linkname!r}"
+    if member.islnk() and _walk(member.linkname, [], links) is None:
+        return f"is a link out of the target folder, to {member.linkname!r}"
+    if member.issym():
+        links.add("/".join(place))
+    return ""
+
+
+def _walk(path: str, start: list[str], links: set[str]) -> list[str] | None:
+    """The place, as parts below the target folder, that `path` leads to from `start`.
+
+    None if it is absolute, leaves the target folder on its way, or meets a symbolic link.
+    """
+    place = list(start)
+    if path.startswith("/"):
+        return None
+    for part in path.split("/"):
+        if part == ".." and not place:
+            return None
+        if part == "..":
+            place.pop()
+        elif part not in ("", "."):
+            place.append(part)
+        if "/".join(place) in links:
+            return None
+    return place

@@ -1,0 +1,148 @@
+"""Checkpoint files: written whole or not at all, checked when read, matched with the network by name and shape."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, nn
+
+from src.config import CheckpointConfig
+from src.errors import InputError, RunError
+from src.files import atomic_path
+from src.model_info import ModelInfo
+from src.optimizer import STATE_PREFIX
+
+logger = logging.getLogger(__name__)
+
+_INFO, _PROGRESS = "deepspeech2_info", "deepspeech2_progress"    # strings that a checkpoint carries beside the arrays
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory. `info` is None and `progress` empty where another program wrote the file."""
+
+    path: Path
+    parameters: dict[str, Parameter]
+    info: ModelInfo | None
+    progress: dict[str, Any]
+
+    def network_parameters(self) -> dict[str, Parameter]:
+        """The parameters without the optimizer's state."""
+        return {name: p for name, p in self.parameters.items() if not name.startswith(STATE_PREFIX)}
+
+
+def save_checkpoint(path: str | Path, parameters: Iterable[Parameter], info: ModelInfo,
+                    progress: dict[str, Any] | None = None) -> None:
+    """Write parameters, settings and (JSON-serialisable) training progress; `path` ends in `.ckpt`.
+
+    Raises:
+        RunError: naming the file when it could not be written; a file of that name from before is left as it was.
+    """
+    arrays = [{"name": p.name, "data": p} for p in parameters]
+    strings = {_INFO: info.to_json(), _PROGRESS: json.dumps(progress or {})}
+    try:
+        with atomic_path(path) as temporary:
+            ms.save_checkpoint(arrays, str(temporary), append_dict=strings, crc_check=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RunError(f"{path}: the checkpoint could not be written: {_first_line(error)}") from None
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        InputError: naming the file when it is missing, empty or corrupt.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    if path.suffix != ".ckpt":
+        raise InputError(f"{path}: a MindSpore checkpoint ends in .ckpt")
+    try:
+        content = ms.load_checkpoint(str(path), crc_check=True)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: not a whole MindSpore checkpoint: {_first_line(error)}") from None
+    info, progress = content.pop(_INFO, None), content.pop(_PROGRESS, None)
+    return Checkpoint(path, {name: value for name, value in content.items() if isinstance(value, Parameter)},
+                      ModelInfo.from_json(str(info), str(path)) if info else None,
+                      json.loads(str(progress)) if progress else {})
+
+
+def load_parameters(cell: nn.Cell, parameters: dict[str, Parameter], source: Path, strict: bool = True) -> None:
+    """Copy `parameters` into the parameters of `cell` with the same names.
+
+    With `strict`, each must have its counterpart; otherwise those without one are named in a warning.
+
+    Raises:
+        InputError: naming `source` and the parameters that differ in shape, are missing (strict), or when none fits.
+    """
+    own = {p.name: p for p in cell.get_parameters()}
+    differing = [f"{name} has shape {tuple(parameters[name].shape)}, the network needs {tuple(own[name].shape)}"
+                 for name in own.keys() & parameters.keys() if own[name].shape != parameters[name].shape]
+    missing, unexpected = sorted(own.keys() - parameters.keys()), sorted(parameters.keys() - own.keys())
+    problems = []
+    if not own.keys() & parameters.keys():
+        raise InputError(f"{source}: not a checkpoint of this network: no parameter has a name that the network knows")
+    if missing:
+        problems.append(f"not in the checkpoint: {', '.join(missing)}")
+    if unexpected:
+        problems.append(f"not in the network: {', '.join(unexpected)}")
+    if differing or (strict and problems):
+        raise InputError(f"{source}: does not fit the network: " + "; ".join(sorted(differing)[:8] + problems))
+    for problem in problems:
+        logger.warning("%s: %s", source, problem)
+    for name in own.keys() & parameters.keys():
+        own[name].set_data(parameters[name].value())
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: numbered `PREFIX-EPOCH_STEP.ckpt`, `PREFIX-last.ckpt` and `PREFIX-best.ckpt`.
+
+    `last` and `best` are further names (hard links) of numbered files: they cost neither time nor space, and stay
+    when the numbered file is deleted.
+    """
+
+    def __init__(self, config: CheckpointConfig):
+        self.folder, self.prefix = Path(config.ckpt_path), config.ckpt_file_name_prefix
+        self.keep = config.keep_checkpoint_max
+        self.last, self.best = (self.folder / f"{self.prefix}-{name}.ckpt" for name in ("last", "best"))
+
+    def save(self, parameters: Iterable[Parameter], info: ModelInfo, progress: dict[str, Any], best: bool) -> Path:
+        """Save the state after `progress["epoch"]` whole epochs and `progress["step"]` steps. Raises RunError."""
+        path = self.folder / f"{self.prefix}-{progress['epoch']}_{progress['step']}.ckpt"
+        save_checkpoint(path, parameters, info, progress)
+        for name in [self.last, self.best] if best else [self.last]:
+            self._link(path, name)
+        for old in self.numbered()[:-self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def numbered(self) -> list[Path]:
+        """The numbered checkpoints, oldest first."""
+        pattern = re.compile(re.escape(self.prefix) + r"-(\d+)_(\d+)\.ckpt")
+        found = [(tuple(map(int, match.groups())), path) for path in self.folder.glob("*.ckpt")
+                 if (match := pattern.fullmatch(path.name))]
+        return [path for _, path in sorted(found)]
+
+    @staticmethod
+    def _link(path: Path, name: Path) -> None:
+        temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+        try:
+            temporary.unlink(missing_ok=True)
+            os.link(path, temporary)
+            os.replace(temporary, name)
+        except OSError as error:
+            raise RunError(f"{name}: the checkpoint could not be written: {error.strerror}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,71 @@
+"""What the commands share: argument types, the choice of the device, messages and exit codes."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from src.errors import InputError, RunError
+
+DEVICES = ("GPU", "CPU")
+
+
+def boolean(text: str) -> bool:
+    """`True` or `False` in any case, for options that take a value."""
+    values = {"true": True, "false": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} must be True or False")
+    return values[text.lower()]
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that choose settings: a file, and overrides at the end of the line."""
+    parser.add_argument("--config", metavar="FILE", default="",
+                        help="YAML file with settings that differ from the defaults")
+    parser.add_argument("overrides", nargs="*", metavar="GROUP.FIELD=VALUE",
+                        help="settings that differ from the defaults and the file, e.g. TrainingConfig.epochs=5")
+
+
+def add_device_argument(parser: argparse.ArgumentParser, default: str = "GPU") -> None:
+    parser.add_argument("--device_target", choices=DEVICES, default=default,
+                        help=f"device where the code runs: GPU or CPU, default is {default}")
+
+
+def add_bidirectional_argument(parser: argparse.ArgumentParser) -> None:
+    """None stands for not written: then the configuration, or the checkpoint, decides."""
+    parser.add_argument("--bidirectional", type=boolean, default=None, metavar="BOOL",
+                        help="whether to use bidirectional recurrent layers, default is True")
+
+
+def direction_override(bidirectional: bool | None) -> list[str]:
+    """`--bidirectional` as an override."""
+    return [] if bidirectional is None else [f"ModelConfig.bidirectional={bidirectional}"]
+
+
+def set_device(target: str) -> None:
+    """Select graph mode and the device. Raises InputError when MindSpore cannot use it here."""
+    import mindspore as ms
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        ms.set_device(target)
+        ms.ops.ones(1, ms.float32).asnumpy()    # a missing driver shows only when something runs
+    except (RuntimeError, ValueError, AttributeError):
+        raise InputError(f"--device_target {target}: MindSpore {ms.__version__} finds no usable {target} here; "
+                         + ("use --device_target CPU, or see Environment Requirements in README.md for what a GPU needs"
+                            if target == "GPU" else "see Environment Requirements in README.md")) from None
+
+
+def run(command: Callable[[], int]) -> int:
+    """Run a command with logging set up; its exit code, 2 for the user's mistake, 1 for a failed run."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        return command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 128 + getattr(error, "signal_number", -127)
+    except (OSError, MemoryError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1

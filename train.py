@@ -1,0 +1,44 @@
+"""Train DeepSpeech2: `python train.py --help` lists the options, src/config.py the settings."""
+
+import argparse
+import sys
+
+from src import cli
+from src.config import load_config
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of training."""
+    result = argparse.ArgumentParser(prog="train.py", description="Train DeepSpeech2.")
+    result.add_argument("--pre_trained_model_path", default="",
+                        help="checkpoint whose weights to begin with, default is ''")
+    result.add_argument("--is_distributed", type=cli.boolean, default=False, metavar="BOOL",
+                        help="train on several devices, default is False")
+    cli.add_bidirectional_argument(result)
+    cli.add_device_argument(result)
+    result.add_argument("--resume", default="", metavar="CKPT",
+                        help="go on from a checkpoint, or from this run's last one (auto), default is ''")
+    cli.add_config_arguments(result)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train as the command line says; returns the exit code."""
+    args = parser().parse_intermixed_args(argv)
+
+    def command() -> int:
+        config = load_config(args.config, cli.direction_override(args.bidirectional) + args.overrides)
+        cli.set_device(args.device_target)
+        from src.training import train
+        monitor = train(config, args.resume, args.pre_trained_model_path)
+        if monitor.history:
+            last = monitor.history[-1]
+            print(f"Trained {last.epoch} epochs, {last.step} steps; logs in {monitor.log_dir}, "
+                  f"checkpoints in {config.CheckpointConfig.ckpt_path}")
+        return 0
+
+    return cli.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
