@@ -5,6 +5,7 @@ import sys
 
 from src import cli
 from src.config import load_config
+from src.errors import InputError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
 
     def command() -> int:
+        if args.is_distributed:
+            raise InputError("--is_distributed True: training in several processes is not built yet; train in one")
         config = load_config(args.config, cli.direction_override(args.bidirectional) + args.overrides)
         cli.set_device(args.device_target)
         from src.training import train

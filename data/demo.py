@@ -16,7 +16,7 @@ import json
 import random
 import sys
 from dataclasses import asdict, dataclass
-from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import librosa
@@ -120,8 +120,9 @@ def render(utterance: Utterance) -> np.ndarray:
     return to_pcm16(np.pad(spoken, (utterance.before, utterance.after)))
 
 
-def write_utterance(folder: Path, utterance: Utterance) -> tuple[Path, Path]:
-    """Write one utterance below `folder`; returns the paths of its audio and transcript."""
+def write_utterance(task: tuple[Path, Utterance]) -> tuple[Path, Path]:
+    """Write one utterance below a folder; returns the paths of its audio and transcript."""
+    folder, utterance = task
     audio, transcript = folder / "wav" / f"{utterance.name}.wav", folder / "txt" / f"{utterance.name}.txt"
     write_wav(audio, render(utterance))
     write_text(transcript, utterance.speech.text)
@@ -145,11 +146,14 @@ def prepare(target: Path, counts: dict[str, int], seed: int, jobs: int) -> dict[
         print(f"demo: already made in {target / 'demo_dataset'}")
         return manifests
     stamp.unlink(missing_ok=True)       # whatever happens below, a half-made corpus does not count as made
-    for split, utterances in plan.items():
-        folder = target / "demo_dataset" / split
+    folders = {split: target / "demo_dataset" / split for split in plan}
+    for folder in folders.values():
         clear(folder)
-        rows = parallel(partial(write_utterance, folder), utterances, jobs, f"demo {split}")
-        manifests[split] = save_manifest(manifest_path(target, split), rows, labels, jobs)
+    tasks = [(folders[split], utterance) for split, utterances in plan.items() for utterance in utterances]
+    rows = iter(parallel(write_utterance, tasks, jobs, "demo"))
+    for split, utterances in plan.items():
+        path = manifest_path(target, split)
+        manifests[split] = save_manifest(path, list(islice(rows, len(utterances))), labels, jobs)
     with atomic_path(stamp) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return manifests
@@ -200,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         counts = {split: getattr(args, split) for split in DEFAULT_COUNTS}
         for split, manifest in prepare(args.target, counts, args.seed, args.jobs).items():
             print(f"demo: {split:5s} {len(manifest)} utterances, {manifest.seconds.sum() / 60:.1f} min, "
-                  f"{len(VOICES[split])} voices -> {manifest.path}")
+                  f"{min(len(manifest), len(VOICES[split]))} voices -> {manifest.path}")
         return 0
 
     return cli.run(command)

@@ -169,7 +169,9 @@ def _unpack(archive: Path, folder: Path) -> None:
             while tar.fileobj.read(CHUNK):      # the check sum of gzip comes after the end of the tar
                 pass
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ArchiveError(f"{archive}: broken or not a tar archive: {error}") from None
+        # tarfile adds a line for every format that it tried
+        reason = f"{error}:".partition(":")[0] or type(error).__name__
+        raise ArchiveError(f"{archive}: broken or not a tar archive: {reason}") from None
     for link in links:      # once more for real: a link may have been bent by a later one
         if not (folder / link).resolve().is_relative_to(folder.resolve()):
             raise ArchiveError(f"{archive}: member {link!r} is a link out of the target folder; the archive is refused")

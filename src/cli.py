@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -44,6 +45,7 @@ def direction_override(bidirectional: bool | None) -> list[str]:
 
 def set_device(target: str) -> None:
     """Select graph mode and the device. Raises InputError when MindSpore cannot use it here."""
+    os.environ.setdefault("GLOG_v", "3")    # MindSpore's log: errors only, its compiler warns of harmless things
     import mindspore as ms
     ms.set_context(mode=ms.GRAPH_MODE)
     try:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from src.errors import InputError
 
+_UMASK = os.umask(0)    # it can only be read by setting it
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -24,6 +27,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)    # some writers make their files read-only
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -46,6 +46,8 @@ class AdamW(nn.Cell):
 class SGD(nn.Cell):
     """Stochastic gradient descent with Nesterov momentum and L2 decay, as in deepspeech.pytorch.
 
+    Written out, because `ops.ApplyMomentum` ignores `use_nesterov` on CPU (MindSpore 2.8.0).
+
     Inputs: gradients in the order of `parameters`, () learning rate.
     """
 
@@ -53,14 +55,14 @@ class SGD(nn.Cell):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
         self.velocity = _state(parameters, "velocity")
-        self.momentum = Tensor(optim.momentum, ms.float32)
-        self.weight_decay = optim.weight_decay
-        self.apply = ops.ApplyMomentum(use_nesterov=True)
+        self.momentum, self.weight_decay = optim.momentum, optim.weight_decay
 
     def construct(self, gradients, learning_rate):
         for i, parameter in enumerate(self.parameters):
             gradient = gradients[i] + self.weight_decay * parameter
-            self.apply(parameter, self.velocity[i], learning_rate, gradient, self.momentum)
+            velocity = self.momentum * self.velocity[i] + gradient
+            ops.assign(self.velocity[i], velocity)
+            ops.assign(parameter, parameter - learning_rate * (gradient + self.momentum * velocity))
         return True
 
 

@@ -15,3 +15,10 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"real speech is needed: {folder} is not there (set DS2_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def graph_mode() -> None:
+    """MindSpore as the commands set it up. Modules that run cells ask for it; the others do not wait for the import."""
+    from src import cli
+    cli.set_device("CPU")

@@ -1,0 +1,220 @@
+"""Downloads against a server on this machine, and archives that want out of their folder."""
+
+import gzip
+import hashlib
+import io
+import re
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from data import download as module
+from data.download import ArchiveError, DownloadError, download, extract, partial_path
+
+CONTENT = bytes(range(256)) * 4000      # 1 MB
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server:
+    """Serves CONTENT and keeps the Range header of every request; misbehaves as its members say."""
+
+    def __init__(self):
+        self.ranges: list[str | None] = []
+        self.cuts: list[int] = []       # the next responses end after so many bytes
+        self.ignore_range = False
+        self.status = 200
+        handler = type("Handler", (BaseHTTPRequestHandler,),
+                       {"do_GET": lambda handler: self.answer(handler), "log_message": lambda *_: None})
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/corpus.tar.gz"
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def answer(self, handler):
+        wanted = handler.headers.get("Range")
+        self.ranges.append(wanted)
+        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and not self.ignore_range else 0
+        if self.status != 200:
+            return handler.send_error(self.status)
+        if start >= len(CONTENT):
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            handler.send_header("Content-Length", "0")
+            return handler.end_headers()
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        handler.send_header("Content-Length", str(len(CONTENT) - start))
+        handler.end_headers()
+        handler.wfile.write(CONTENT[start:start + self.cuts.pop(0)] if self.cuts else CONTENT[start:])
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def test_download_with_checksum(server, tmp_path):
+    path = download(server.url, tmp_path / "new" / "corpus.tar.gz", MD5, pause=0)
+    assert path.read_bytes() == CONTENT
+    assert [p.name for p in path.parent.iterdir()] == ["corpus.tar.gz"]
+    assert server.ranges == [None]
+    download(server.url, path, MD5, pause=0)
+    assert server.ranges == [None]      # it was there already
+
+
+def test_a_broken_connection_is_resumed(server, tmp_path):
+    server.cuts = [300_000, 0, 200_000]
+    path = download(server.url, tmp_path / "corpus.tar.gz", MD5, pause=0)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=300000-", "bytes=300000-", "bytes=500000-"]
+
+
+def test_an_earlier_attempt_is_resumed(server, tmp_path):
+    path = tmp_path / "corpus.tar.gz"
+    partial_path(path).write_bytes(CONTENT[:123_456])
+    assert download(server.url, path, MD5, pause=0).read_bytes() == CONTENT
+    assert server.ranges == ["bytes=123456-"]
+
+
+@pytest.mark.parametrize("size, requests", [(len(CONTENT), 1), (len(CONTENT) + 10, 2)])
+def test_an_earlier_attempt_that_got_everything_or_too_much(server, tmp_path, size, requests):
+    path = tmp_path / "corpus.tar.gz"
+    partial_path(path).write_bytes((CONTENT + bytes(10))[:size])
+    assert download(server.url, path, MD5, pause=0).read_bytes() == CONTENT
+    assert len(server.ranges) == requests
+
+
+def test_a_server_that_ignores_ranges_starts_again(server, tmp_path):
+    server.ignore_range = True
+    path = tmp_path / "corpus.tar.gz"
+    partial_path(path).write_bytes(b"x" * 1000)
+    assert download(server.url, path, MD5, pause=0).read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_is_an_error_and_leaves_nothing(server, tmp_path):
+    with pytest.raises(DownloadError, match=f"{MD5} where {'0' * 32} is published"):
+        download(server.url, tmp_path / "corpus.tar.gz", "0" * 32, pause=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_keeps_failing(server, tmp_path):
+    server.cuts = [1000, 0, 0, 0]
+    with pytest.raises(DownloadError, match="ended early.*1000 bytes"):
+        download(server.url, tmp_path / "corpus.tar.gz", pause=0)
+    assert len(server.ranges) == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["partial-corpus.tar.gz"]
+    assert download(server.url, tmp_path / "corpus.tar.gz", MD5, pause=0).read_bytes() == CONTENT
+
+
+def test_a_missing_file_fails_at_once(server, tmp_path):
+    server.status = 404
+    with pytest.raises(DownloadError, match=f"{server.url}.*404"):
+        download(server.url, tmp_path / "corpus.tar.gz", pause=0)
+    assert len(server.ranges) == 1
+
+
+def test_no_server(server, tmp_path):
+    server.http.server_close()
+    with pytest.raises(DownloadError, match="refused"):
+        download(server.url, tmp_path / "corpus.tar.gz", pause=0)
+    assert not list(tmp_path.iterdir())
+
+
+def archive(path: Path, *members: tuple[str, str | bytes]) -> Path:
+    """A tar.gz of (name, content) files; content `-> x` makes a symbolic link, `=> x` a hard one, `/` a folder."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            data = content if isinstance(content, bytes) else b""
+            if isinstance(content, str):
+                info.type = {"->": tarfile.SYMTYPE, "=>": tarfile.LNKTYPE, "/": tarfile.DIRTYPE,
+                             "|": tarfile.FIFOTYPE}[content[:2].strip()]
+                info.linkname = content[3:]
+                info.mode = 0o555
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_extract(tmp_path):
+    source = archive(tmp_path / "a.tar.gz", ("an4", "/"), ("an4/etc/list", b"1"), ("an4/wav", "-> etc"),
+                     ("an4/other", "-> ./etc/../etc/list"), ("./an4/same", "=> an4/etc/list"))
+    folder = extract(source, tmp_path / "target" / "a")
+    assert (folder / "an4/etc/list").read_bytes() == (folder / "an4/wav/list").read_bytes() == b"1"
+    assert (folder / "an4/other").read_bytes() == (folder / "an4/same").read_bytes() == b"1"
+    assert [p.name for p in folder.parent.iterdir()] == ["a"]
+
+
+def test_the_same_archive_is_unpacked_once_and_another_one_replaces_it(tmp_path):
+    first = archive(tmp_path / "1.tar.gz", ("one", b"1"))
+    folder = extract(first, tmp_path / "target")
+    inode = (folder / "one").stat().st_ino
+    extract(first, folder)
+    assert (folder / "one").stat().st_ino == inode
+    extract(archive(tmp_path / "2.tar.gz", ("two", b"2")), folder)
+    assert {p.name for p in folder.iterdir()} == {"two", module.UNPACKED}
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "mine").write_text("mine")
+    with pytest.raises(ArchiveError, match="in the way"):
+        extract(archive(tmp_path / "a.tar.gz", ("one", b"1")), tmp_path / "target")
+    assert (tmp_path / "target" / "mine").exists()
+
+
+@pytest.mark.parametrize("name, members", [
+    ("../evil", [("../evil", b"!")]),
+    ("a/../../evil", [("a/../../evil", b"!")]),
+    ("/tmp/ds2-evil", [("/tmp/ds2-evil", b"!")]),
+    ("out", [("out", "-> ..")]),
+    ("out", [("out", "-> /etc/passwd")]),
+    ("a/out", [("a/out", "-> b/../../../x")]),
+    ("out", [("out", "=> ../target.tar.gz")]),
+    ("here/evil", [("here", "-> a"), ("here/evil", b"!")]),
+    ("here", [("here", "-> a"), ("here", b"!")]),
+    ("a/up", [("deep/down", "-> ."), ("a/up", "-> ../deep/down/..")]),
+    ("later", [("later", "-> x/y/../../.."), ("x/y", "-> ../x"), ("late", b"!")]),
+    ("pipe", [("pipe", "|")]),
+])
+def test_a_member_that_would_leave_the_folder_is_refused(tmp_path, name, members):
+    box = tmp_path / "box"
+    source = archive(tmp_path / "a.tar.gz", ("good", b"1"), ("a", "/"), *members)
+    with pytest.raises(ArchiveError, match=f"{re.escape(repr(name))}.*refused"):
+        extract(source, box / "target")
+    assert not list(box.iterdir())
+    assert {p.name for p in tmp_path.iterdir()} == {"a.tar.gz", "box"}
+    assert not Path("/tmp/ds2-evil").exists()
+
+
+def test_a_link_that_a_later_link_bends_outwards_is_refused(tmp_path):
+    """`deep/y/..` is `deep` when the first link comes, and the parent of the target once y is a link to the top."""
+    source = archive(tmp_path / "a.tar.gz", ("deep/x", b"1"), ("first", "-> deep/y/.."), ("deep/y", "-> .."))
+    with pytest.raises(ArchiveError, match="'first'.*refused"):
+        extract(source, tmp_path / "box" / "target")
+    assert not list((tmp_path / "box").iterdir())
+
+
+def broken_archives(folder: Path) -> list[Path]:
+    whole = archive(folder / "whole.tar.gz", ("one", bytes(range(256)) * 400)).read_bytes()
+    cases = {"cut.tar.gz": whole[:-200], "text.tar.gz": b"<html>Not found</html>", "empty.tar.gz": b"",
+             "sum.tar.gz": whole[:-8] + b"\0\0\0\0" + whole[-4:], "inner.tar.gz": gzip.compress(b"not a tar" * 200)}
+    for name, content in cases.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in cases]
+
+
+def test_broken_archives_are_named_and_leave_nothing(tmp_path):
+    for source in [*broken_archives(tmp_path), tmp_path / "nowhere.tar.gz"]:
+        with pytest.raises(ArchiveError, match=re.escape(str(source))):
+            extract(source, tmp_path / "box" / "target")
+        assert not (tmp_path / "box" / "target").exists()
+    assert not list((tmp_path / "box").iterdir())

@@ -1,0 +1,226 @@
+"""The network against the PyTorch original's numbers, and the invariants that the zoo's recipe broke."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import ParameterTuple, Tensor, nn
+from reference import CLASS_ORDER, our_tensors
+
+from src.config import ModelConfig
+from src.DeepSpeech import (
+    DeepSpeech,
+    Lookahead,
+    LossCell,
+    PredictCell,
+    dynamic_inputs,
+    dynamic_targets,
+    output_lengths,
+)
+
+pytestmark = pytest.mark.usefixtures("graph_mode")
+
+BLANK = 28
+SMALL = {"hidden_size": 12, "hidden_layers": 2, "conv_channels": 4, "conv2_kernel": (21, 11)}
+
+
+class Gradients(nn.Cell):
+    """The loss and its gradients for all trainable parameters, as training compiles them."""
+
+    def __init__(self, loss: LossCell):
+        super().__init__(auto_prefix=False)
+        self.loss = loss
+        self.parameters = ParameterTuple(loss.trainable_params())
+        self.value_and_grad = ms.value_and_grad(loss, None, self.parameters)
+
+    def construct(self, *inputs):
+        return self.value_and_grad(*inputs)
+
+
+@pytest.fixture(scope="module")
+def reference(shared):
+    return np.load(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
+
+
+@pytest.fixture(scope="module")
+def network(reference):
+    network = DeepSpeech(ModelConfig(hidden_size=16, hidden_layers=3, conv2_kernel=(21, 11)), 161, 29)
+    tensors = our_tensors(reference, "state/")
+    assert tensors.keys() == network.parameters_dict().keys()
+    for name, parameter in network.parameters_dict().items():
+        assert parameter.shape == tensors[name].shape
+        parameter.set_data(Tensor(tensors[name]))
+    return network
+
+
+def compiled(network) -> PredictCell:
+    cell = PredictCell(network).set_train(False)
+    cell.set_inputs(*dynamic_inputs(161))
+    return cell
+
+
+def test_probabilities_equal_the_original(reference, network):
+    cell = compiled(network)
+    for _ in range(3):    # the third call of a compiled graph too
+        probs, lengths = cell(Tensor(reference["input"]), Tensor(reference["input_lengths"]))
+        np.testing.assert_array_equal(lengths.asnumpy(), reference["output_lengths"])
+        for ours, original, length in zip(probs.asnumpy(), reference["probs"], reference["output_lengths"], strict=True):
+            np.testing.assert_allclose(ours[:length], original[:length, CLASS_ORDER], atol=1e-5, rtol=0)
+
+
+def test_loss_and_gradients_equal_the_original_at_every_call(reference, network):
+    cell = Gradients(LossCell(network, BLANK)).set_train(True)
+    cell.set_inputs(*dynamic_inputs(161), *dynamic_targets())
+    lengths = reference["target_lengths"]
+    targets = np.zeros((len(lengths), lengths.max()), np.int32)
+    for row, part in zip(targets, np.split(reference["targets"] - 1, np.cumsum(lengths)[:-1]), strict=True):
+        row[:len(part)] = part    # minus one: the original's classes have the blank first
+    expected = our_tensors(reference, "grad/")
+    names = [p.name for p in cell.parameters]
+    assert set(names) == expected.keys()
+    for call in range(3):
+        loss, gradients = cell(Tensor(reference["input"]), Tensor(reference["input_lengths"]), Tensor(targets),
+                               Tensor(lengths), Tensor(1.0, ms.float32))
+        assert loss.asnumpy() == pytest.approx(reference["train_loss_sum"], rel=1e-5), f"call {call}"
+        for name, gradient in zip(names, gradients, strict=True):
+            error = np.linalg.norm(gradient.asnumpy() - expected[name]) / np.linalg.norm(expected[name])
+            assert error < 1e-4, f"call {call}: {name} differs by {error:.1e} of its norm"
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_an_utterance_does_not_depend_on_what_it_is_batched_with(bidirectional):
+    ms.set_seed(3)
+    network = DeepSpeech(ModelConfig(**SMALL, bidirectional=bidirectional, lookahead_context=7), 161, 29)
+    rng = np.random.default_rng(3)
+    for p in network.get_parameters():    # batch norm that does something
+        if p.name.endswith(("beta", "moving_mean")):
+            p.set_data(Tensor(rng.normal(0, 0.5, p.shape).astype(np.float32)))
+    cell = compiled(network)
+    lengths = np.array([97, 64, 33, 1], np.int32)
+    inputs = rng.standard_normal((4, 1, 161, 97), np.float32) * (np.arange(97) < lengths[:, None, None, None])
+    together, _ = cell(Tensor(inputs), Tensor(lengths))
+    for i, length in enumerate(lengths):
+        alone, (frames,) = cell(Tensor(inputs[i:i + 1, ..., :length]), Tensor(lengths[i:i + 1]))
+        frames = int(frames)
+        assert alone.shape == (1, frames, 29)
+        np.testing.assert_allclose(together.asnumpy()[i, :frames], alone.asnumpy()[0], atol=1e-5, rtol=0)
+
+
+def test_ctc_loss_equals_the_sum_over_all_alignments():
+    """Every path of 4 frames over 3 classes is tried: its labels, merged and without blanks, either match or not."""
+    ms.set_seed(1)
+    model = ModelConfig(hidden_size=4, hidden_layers=1, conv_channels=2, conv2_kernel=(21, 11))
+    network = DeepSpeech(model, 161, 3)
+    loss = LossCell(network, blank_index=2).set_train(False)
+    rng = np.random.default_rng(1)
+    inputs = Tensor(rng.standard_normal((2, 1, 161, 8), np.float32))
+    lengths = Tensor(np.array([8, 8], np.int32))
+    targets = [[0, 1], [0, 0]]
+    found = loss(inputs, lengths, Tensor(np.array(targets, np.int32)), Tensor(np.array([2, 2], np.int32)),
+                 Tensor(2.0, ms.float32))
+    probs, frames = PredictCell(network).set_train(False)(inputs, lengths)
+    assert frames.asnumpy().tolist() == [4, 4]
+    expected = 0.0
+    for p, target in zip(probs.asnumpy().astype(np.float64), targets, strict=True):
+        paths = itertools.product(range(3), repeat=4)
+        expected -= np.log(sum(p[range(4), path].prod() for path in paths
+                               if [c for c, _ in itertools.groupby(path) if c != 2] == target))
+    assert float(found) == pytest.approx(expected / 2, rel=1e-5)
+
+
+def test_labels_that_do_not_fit_leave_the_gradients_of_the_others_alone():
+    network = DeepSpeech(ModelConfig(**SMALL), 161, 29)
+    cell = Gradients(LossCell(network, BLANK)).set_train(False)
+    rng = np.random.default_rng(0)
+    inputs, lengths = rng.standard_normal((3, 1, 161, 20), np.float32), np.array([20, 20, 20], np.int32)
+    targets = np.array([[1, 2, 3, 4] + [0] * 12, [5] * 16, list(range(16))], np.int32)
+    counts = np.array([4, 6, 16], np.int32)    # the second needs 11 output frames, the third 16; there are 10
+    one = Tensor(1.0, ms.float32)
+    loss, gradients = cell(*map(Tensor, (inputs, lengths, targets, counts)), one)
+    alone_loss, alone = cell(*map(Tensor, (inputs[:1], lengths[:1], targets[:1], counts[:1])), one)
+    assert float(loss) == pytest.approx(float(alone_loss), rel=1e-5)
+    for a, b in zip(gradients, alone, strict=True):
+        np.testing.assert_allclose(a.asnumpy(), b.asnumpy(), atol=1e-5 * max(1, np.abs(b.asnumpy()).max()))
+
+
+def test_labels_that_do_not_fit_contribute_nothing():
+    network = DeepSpeech(ModelConfig(**SMALL), 161, 29)
+    loss = LossCell(network, BLANK).set_train(False)
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal((1, 1, 161, 20), np.float32)
+    length, target = Tensor(np.array([20], np.int32)), Tensor(np.array([[1, 2, 3] * 5 + [3]], np.int32))
+    for count, nothing in ((16, True), (11, True), (10, False), (3, False)):    # 20 frames are 10 output frames
+        found = float(loss(Tensor(one), length, target, Tensor(np.array([count], np.int32)), Tensor(1.0, ms.float32)))
+        assert (found == 0.0) == nothing, count
+    repeated = Tensor(np.array([[5] * 6], np.int32))    # six labels and the five blanks between them
+    assert float(loss(Tensor(one), length, repeated, Tensor(np.array([6], np.int32)), Tensor(1.0, ms.float32))) == 0.0
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 100, 101])
+def test_output_lengths_are_what_the_convolutions_make(frames):
+    network = DeepSpeech(ModelConfig(**SMALL), 161, 29).set_train(False)
+    logits, lengths = network(Tensor(np.zeros((1, 1, 161, frames), np.float32)), Tensor(np.array([frames], np.int32)))
+    assert output_lengths(frames) == (frames - 1) // 2 + 1 == logits.shape[0] == int(lengths[0])
+
+
+def test_lookahead_is_a_weighted_sum_of_the_coming_frames():
+    cell = Lookahead(hidden_size=3, context=4)
+    rng = np.random.default_rng(0)
+    x = rng.random((6, 2, 3), np.float32)
+    weight = rng.random(cell.conv.weight.shape, np.float32)
+    cell.conv.weight.set_data(Tensor(weight))
+    padded = np.concatenate([x, np.zeros((3, 2, 3), np.float32)])
+    expected = np.stack([(padded[t:t + 4] * weight[:, 0, 0].T[:, None]).sum(0) for t in range(6)])
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected.clip(0, 20), rtol=1e-5)
+
+
+def test_unidirectional_gradients_agree_with_differences_at_the_third_call():
+    ms.set_seed(5)
+    network = DeepSpeech(ModelConfig(**SMALL, bidirectional=False, lookahead_context=5), 161, 29)
+    loss = LossCell(network, BLANK)
+    cell = Gradients(loss).set_train(True)
+    cell.set_inputs(*dynamic_inputs(161), *dynamic_targets())
+    rng = np.random.default_rng(5)
+    arguments = (Tensor(rng.standard_normal((2, 1, 161, 40), np.float32)), Tensor(np.array([40, 31], np.int32)),
+                 Tensor(rng.integers(0, 28, (2, 5)).astype(np.int32)), Tensor(np.array([5, 4], np.int32)),
+                 Tensor(1.0, ms.float32))
+    for _ in range(3):
+        _, gradients = cell(*arguments)
+    for name in ("lookahead.conv.weight", "fc.weight"):
+        i = [p.name for p in cell.parameters].index(name)
+        gradient, parameter = gradients[i].asnumpy(), cell.parameters[i]
+        before, direction, step = parameter.asnumpy().copy(), gradient / np.linalg.norm(gradient), 2e-3
+        values = []
+        for sign in (1, -1):
+            parameter.set_data(Tensor(before + sign * step * direction))
+            values.append(float(cell(*arguments)[0]))
+        parameter.set_data(Tensor(before))
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(np.linalg.norm(gradient), rel=0.02), name
+
+
+@pytest.mark.parametrize(("kernel", "millions"), [((41, 11), 86.8), ((21, 11), 86.6)])
+def test_the_full_size_has_the_documented_number_of_parameters(kernel, millions):
+    network = DeepSpeech(ModelConfig(conv2_kernel=kernel), 161, 29)
+    assert sum(p.size for p in network.trainable_params()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_no_convolution_runs_on_the_slow_reference_path():
+    """oneDNN 3.10, which newer MindSpore ships, takes 70 times longer for these convolutions."""
+    code = """
+import numpy as np, mindspore as ms
+from mindspore import Tensor
+from src.config import ModelConfig
+from src.DeepSpeech import DeepSpeech
+network = DeepSpeech(ModelConfig(hidden_size=8, hidden_layers=1), 161, 29).set_train(False)
+network(Tensor(np.zeros((1, 1, 161, 50), np.float32)), Tensor(np.array([50], np.int32)))[0].asnumpy()
+"""
+    result = subprocess.run([sys.executable, "-c", code], env=os.environ | {"DNNL_VERBOSE": "1"}, check=True,
+                            capture_output=True, text=True)
+    convolutions = re.findall(r"^.*exec,cpu,convolution,.*$", result.stdout, re.MULTILINE)
+    assert len(convolutions) >= 2
+    assert not [line for line in convolutions if ",ref" in line]
