@@ -32,7 +32,7 @@ def _setting(default, *, minimum=None, above=None, below=None, choices=None, not
 @dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = _setting(70, minimum=1)
-    seed: int = _setting(0, minimum=0)
+    seed: int = _setting(0, minimum=0, below=2**32)            # NumPy's and MindSpore's generators take 32 bits
     max_steps: int = _setting(0, minimum=0)                    # optimizer steps of the whole run; 0: no limit
     max_grad_norm: float = _setting(400.0, above=0)            # global L2 norm
     eval_interval: int = _setting(1, minimum=1)                # epochs
@@ -190,12 +190,23 @@ def lookup(config: Config, address: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a group or setting written twice is an error, where PyYAML lets the last one win."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        for i, (key, _) in enumerate(node.value):
+            if key.value in names[:i]:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` stands here twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: str | Path) -> dict:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:    # ValueError: not UTF-8, or a date such as 2024-13-45
         raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -209,7 +220,8 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         address = f"{prefix}{name}"
-        flat.update(_flatten(value, address + ".") if isinstance(value, dict) else {address: value})
+        # an empty group stays a value, so that it is refused like any other value of a group
+        flat.update(_flatten(value, address + ".") if isinstance(value, dict) and value else {address: value})
     return flat
 
 
@@ -219,17 +231,19 @@ def _parse(address: str, text: str) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return text
 
 
 def _field_type(address: str) -> type:
     group: Any = Config
-    for name in address.split("."):
-        names = {f.name: f for f in dataclasses.fields(group)} if dataclasses.is_dataclass(group) else {}
-        if name not in names or name == "explicit":
-            known = [n for n in names if n != "explicit"]
-            raise ConfigError(f"unknown setting `{address}`: `{name}` is none of {', '.join(known) or '(no group)'}")
+    path = address.split(".")
+    for depth, name in enumerate(path):
+        if not dataclasses.is_dataclass(group):
+            raise ConfigError(f"unknown setting `{address}`: `{'.'.join(path[:depth])}` is not a group")
+        names = {f.name: f for f in dataclasses.fields(group) if f.name != "explicit"}
+        if name not in names:
+            raise ConfigError(f"unknown setting `{address}`: `{name}` is none of {', '.join(names)}")
         # a group's field has the group's own name, so its class is found in this module
         group = globals()[name] if dataclasses.is_dataclass(globals().get(name)) else names[name].type
     return group
@@ -258,7 +272,8 @@ def _convert(address: str, value: Any, kind: Any) -> Any:
         with contextlib.suppress(ValueError):
             value = float(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if type(value) is not kind or kind is float and not math.isfinite(value):
         raise ConfigError(f"`{address}` (={value!r}) must be {_describe(kind)}")
     return value

@@ -52,9 +52,9 @@ def export_mindir(checkpoint: str, config: Config, path: Path, batch_size: int =
         difference = _difference(CellPredictor(cell), load_mindir(temporary), num_bins, batch_size)
         if not difference <= TOLERANCE:
             raise RunError(f"{path}: the exported model differs from the network by {difference:.2e}, not written")
-        with atomic_path(path.with_suffix(".json")) as sidecar:
+        with atomic_path(path.with_suffix(".json")) as sidecar, atomic_path(path) as model:
             sidecar.write_text(ModelInfo.of(config, labels).to_json(), encoding="utf-8")
-        os.replace(temporary, path)
+            os.replace(temporary, model)
     return path, difference
 
 

@@ -1,0 +1,360 @@
+"""src/config.py against the table of the design, written out by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from src.config import Config, ConfigError, load_config, lookup, settings_of
+from src.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = {"demo", "an4", "librispeech"} | {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+
+DEFAULTS = {
+    "TrainingConfig.epochs": 70,
+    "TrainingConfig.seed": 0,
+    "TrainingConfig.max_steps": 0,
+    "TrainingConfig.max_grad_norm": 400.0,
+    "TrainingConfig.eval_interval": 1,
+    "TrainingConfig.save_interval": 1,
+    "TrainingConfig.log_dir": "logs",
+    "DataConfig.train_manifest": "data/libri_train_manifest.csv",
+    "DataConfig.val_manifest": "data/libri_val_manifest.csv",
+    "DataConfig.test_manifest": "data/libri_test_clean_manifest.csv",
+    "DataConfig.batch_size": 8,
+    "DataConfig.labels_path": "./labels.json",
+    "DataConfig.num_workers": 1,
+    "DataConfig.SpectConfig.sample_rate": 16000,
+    "DataConfig.SpectConfig.window_size": 0.02,
+    "DataConfig.SpectConfig.window_stride": 0.01,
+    "DataConfig.SpectConfig.window": "hamming",
+    "DataConfig.AugmentationConfig.speed_volume_perturb": False,
+    "DataConfig.AugmentationConfig.spec_augment": False,
+    "DataConfig.AugmentationConfig.noise_dir": "",
+    "DataConfig.AugmentationConfig.noise_prob": 0.4,
+    "DataConfig.AugmentationConfig.noise_min": 0.0,
+    "DataConfig.AugmentationConfig.noise_max": 0.5,
+    "ModelConfig.rnn_type": "LSTM",
+    "ModelConfig.hidden_size": 1024,
+    "ModelConfig.hidden_layers": 5,
+    "ModelConfig.lookahead_context": 20,
+    "ModelConfig.bidirectional": True,
+    "ModelConfig.conv_channels": 32,
+    "ModelConfig.conv2_kernel": [41, 11],
+    "OptimConfig.optimizer": "adam",
+    "OptimConfig.learning_rate": 0.0003,
+    "OptimConfig.learning_anneal": 1.1,
+    "OptimConfig.anneal_start_epoch": 0,
+    "OptimConfig.weight_decay": 0.00001,
+    "OptimConfig.momentum": 0.9,
+    "OptimConfig.eps": 0.00000001,
+    "OptimConfig.betas": [0.9, 0.999],
+    "OptimConfig.loss_scale": 1024.0,
+    "CheckpointConfig.ckpt_file_name_prefix": "DeepSpeech",
+    "CheckpointConfig.ckpt_path": "checkpoints",
+    "CheckpointConfig.keep_checkpoint_max": 10,
+    "LMConfig.decoder_type": "greedy",
+    "LMConfig.lm_path": "",
+    "LMConfig.top_paths": 1,
+    "LMConfig.alpha": 1.818182,
+    "LMConfig.beta": 0.0,
+    "LMConfig.cutoff_top_n": 40,
+    "LMConfig.cutoff_prob": 1.0,
+    "LMConfig.beam_width": 1024,
+    "LMConfig.lm_workers": 4,
+}
+
+
+def addresses(group, prefix=""):
+    """Every GROUP.FIELD of a configuration, in order."""
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from addresses(value, f"{prefix}{field.name}.")
+        elif field.name != "explicit":
+            yield prefix + field.name
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    """Write a YAML file and return its path."""
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+    return write
+
+
+def refusal(*arguments) -> str:
+    """The message with which load_config refuses, on one line."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# defaults
+
+def test_there_are_no_settings_but_those_of_the_design():
+    assert set(addresses(Config())) == DEFAULTS.keys()
+
+
+@pytest.mark.parametrize(("address", "value"), DEFAULTS.items())
+def test_default(address, value):
+    found = lookup(load_config(), address)
+    assert found == value and type(found) is type(value)
+
+
+def test_nothing_is_explicit_by_default():
+    assert load_config().explicit == frozenset()
+
+
+def test_a_config_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_config().TrainingConfig.epochs = 1
+
+
+def test_samples_and_bins_of_the_default_spectrogram():
+    spect = load_config().DataConfig.SpectConfig
+    assert (spect.n_fft, spect.hop_length, spect.num_bins) == (320, 160, 161)
+
+
+def test_samples_and_bins_at_another_rate():
+    spect = load_config(None, ["DataConfig.SpectConfig.sample_rate=8000"]).DataConfig.SpectConfig
+    assert (spect.n_fft, spect.hop_length, spect.num_bins) == (160, 80, 81)
+
+
+# recipes in configs/
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipe_loads_and_holds_only_what_differs_from_the_defaults(name):
+    config = load_config(ROOT / "configs" / f"{name}.yaml")
+    assert config.explicit
+    assert [address for address in config.explicit if lookup(config, address) == DEFAULTS[address]] == []
+
+
+# where values come from
+
+def test_overrides_go_over_the_file_and_the_file_over_the_defaults(yaml_file):
+    path = yaml_file("TrainingConfig:\n  epochs: 5\n  seed: 6\nDataConfig:\n  SpectConfig:\n    window: hann\n")
+    config = load_config(path, ["TrainingConfig.epochs=9", "ModelConfig.hidden_size=64"])
+    assert config.TrainingConfig.epochs == 9
+    assert config.TrainingConfig.seed == 6
+    assert config.TrainingConfig.max_steps == 0
+    assert config.DataConfig.SpectConfig.window == "hann"
+    assert config.ModelConfig.hidden_size == 64
+
+
+def test_explicit_is_what_the_file_and_the_overrides_wrote(yaml_file):
+    path = yaml_file("TrainingConfig:\n  epochs: 70\nDataConfig:\n  SpectConfig:\n    window: hann\n")
+    config = load_config(path, ["ModelConfig.hidden_size=1024"])
+    assert config.explicit == {"TrainingConfig.epochs", "DataConfig.SpectConfig.window", "ModelConfig.hidden_size"}
+
+
+def test_with_settings_leaves_explicit_alone_when_asked():
+    config = load_config(None, ["TrainingConfig.seed=1"])
+    changed = config.with_settings({"ModelConfig.hidden_size": 64}, explicit=False)
+    assert changed.explicit == {"TrainingConfig.seed"}
+    assert changed.ModelConfig.hidden_size == 64
+    assert config.ModelConfig.hidden_size == 1024
+
+
+def test_the_last_of_two_overrides_wins():
+    assert load_config(None, ["TrainingConfig.epochs=1", "TrainingConfig.epochs=2"]).TrainingConfig.epochs == 2
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "---\n"])
+def test_an_empty_file_changes_nothing(yaml_file, text):
+    assert load_config(yaml_file(text)) == Config()
+
+
+def test_settings_of_is_what_with_settings_takes():
+    config = load_config(None, ["ModelConfig.conv2_kernel=[21, 11]", "ModelConfig.bidirectional=false"])
+    settings = settings_of(config.ModelConfig, "ModelConfig")
+    assert settings["ModelConfig.conv2_kernel"] == [21, 11]
+    assert Config().with_settings(settings, explicit=False).ModelConfig == config.ModelConfig
+
+
+# how values are read
+
+@pytest.mark.parametrize("text", ["3e-4", "3E-4", "0.0003", "'3e-4'", "3.0e-4"])
+def test_a_number_with_an_exponent_in_yaml(yaml_file, text):
+    assert load_config(yaml_file(f"OptimConfig: {{learning_rate: {text}}}")).OptimConfig.learning_rate == 0.0003
+
+
+@pytest.mark.parametrize(("override", "value"), [
+    ("OptimConfig.learning_rate=1e-3", 0.001),
+    ("OptimConfig.loss_scale=1", 1.0),
+    ("OptimConfig.betas=[0.8, 0.95]", [0.8, 0.95]),
+    ("OptimConfig.betas=[0, 9e-1]", [0.0, 0.9]),
+    ("ModelConfig.conv2_kernel=[21,11]", [21, 11]),
+    ("ModelConfig.bidirectional=False", False),
+    ("ModelConfig.bidirectional=true", True),
+    ("DataConfig.val_manifest=", ""),
+    ("DataConfig.train_manifest=a=b, c.csv", "a=b, c.csv"),
+    ("TrainingConfig.log_dir=2024-01-01", "2024-01-01"),
+    ("CheckpointConfig.ckpt_file_name_prefix=007", "007"),
+])
+def test_override(override, value):
+    found = lookup(load_config(None, [override]), override.partition("=")[0])
+    assert found == value and type(found) is type(value)
+
+
+def test_tuples_stay_tuples():
+    config = load_config(None, ["ModelConfig.conv2_kernel=[21, 11]", "OptimConfig.betas=[0.8, 0.9]"])
+    assert config.ModelConfig.conv2_kernel == (21, 11)
+    assert config.OptimConfig.betas == (0.8, 0.9)
+
+
+# what is refused: the message names the field, the value and what is allowed
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("TrainingConfig.epocs=5", ["`TrainingConfig.epocs`", "none of", "epochs, seed"]),
+    ("Training.epochs=5", ["`Training.epochs`", "`Training`", "TrainingConfig, DataConfig"]),
+    ("epochs=5", ["`epochs`", "TrainingConfig, DataConfig"]),
+    ("DataConfig.SpectConfig.windw=hann", ["`windw`", "sample_rate, window_size, window_stride, window"]),
+    ("TrainingConfig.epochs.more=5", ["`TrainingConfig.epochs.more`", "`TrainingConfig.epochs` is not a group"]),
+    ("explicit=[]", ["`explicit`", "unknown"]),
+    ("TrainingConfig=5", ["`TrainingConfig`", "group"]),
+    ("DataConfig.SpectConfig=hann", ["`DataConfig.SpectConfig`", "group"]),
+    ("=5", ["unknown"]),
+    ("TrainingConfig.epochs", ["'TrainingConfig.epochs'", "GROUP.FIELD=VALUE"]),
+])
+def test_unknown_name(override, words):
+    message = refusal(None, [override])
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("TrainingConfig.epochs=five", ["(='five')", "whole number"]),
+    ("TrainingConfig.epochs=5.0", ["(=5.0)", "whole number"]),
+    ("TrainingConfig.epochs=True", ["(=True)", "whole number"]),
+    ("TrainingConfig.epochs=", ["(=None)", "whole number"]),
+    ("TrainingConfig.epochs=[", ["(='[')", "whole number"]),
+    ("TrainingConfig.epochs=2024-13-45", ["(='2024-13-45')", "whole number"]),      # a date that YAML cannot read
+    ("OptimConfig.learning_rate=fast", ["(='fast')", "finite number"]),
+    ("OptimConfig.learning_rate=nan", ["(=nan)", "finite number"]),
+    ("OptimConfig.learning_rate=.inf", ["(=inf)", "finite number"]),
+    ("OptimConfig.learning_rate=true", ["(=True)", "finite number"]),
+    ("OptimConfig.learning_rate=1" + "0" * 400, ["finite number"]),                 # more than a float can hold
+    ("ModelConfig.bidirectional=1", ["(=1)", "True or False"]),
+    ("ModelConfig.bidirectional=maybe", ["(='maybe')", "True or False"]),
+    ("ModelConfig.conv2_kernel=21", ["(=21)", "list of 2 numbers"]),
+    ("ModelConfig.conv2_kernel=[21]", ["(=[21])", "list of 2 numbers"]),
+    ("ModelConfig.conv2_kernel=[21, 11.5]", ["(=11.5)", "whole number"]),
+    ("OptimConfig.betas=[0.9, 0.99, 0.999]", ["list of 2 numbers"]),
+])
+def test_wrong_type(override, words):
+    message = refusal(None, [override])
+    assert f"`{override.partition('=')[0]}`" in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(("override", "allowed"), [
+    ("TrainingConfig.epochs=0", "at least 1"),
+    ("TrainingConfig.seed=-1", "at least 0"),
+    ("TrainingConfig.seed=4294967296", "below 4294967296"),                         # NumPy's generator holds 32 bits
+    ("TrainingConfig.max_steps=-1", "at least 0"),
+    ("TrainingConfig.max_grad_norm=0", "above 0"),
+    ("TrainingConfig.eval_interval=0", "at least 1"),
+    ("TrainingConfig.save_interval=0", "at least 1"),
+    ("DataConfig.batch_size=0", "at least 1"),
+    ("DataConfig.num_workers=0", "at least 1"),
+    ("DataConfig.SpectConfig.sample_rate=0", "at least 1"),
+    ("DataConfig.SpectConfig.window_size=0", "above 0"),
+    ("DataConfig.SpectConfig.window_stride=-0.01", "above 0"),
+    ("DataConfig.SpectConfig.window=square", "one of hamming, hann, blackman, bartlett"),
+    ("ModelConfig.rnn_type=GRU", "one of LSTM"),
+    ("ModelConfig.hidden_size=0", "at least 1"),
+    ("ModelConfig.hidden_layers=0", "at least 1"),
+    ("ModelConfig.lookahead_context=0", "at least 1"),
+    ("ModelConfig.conv_channels=0", "at least 1"),
+    ("ModelConfig.conv2_kernel=[21, 0]", "at least 1"),
+    ("ModelConfig.conv2_kernel=[21, 10]", "two odd numbers"),
+    ("OptimConfig.optimizer=lamb", "one of adam, sgd"),
+    ("OptimConfig.learning_rate=0", "above 0"),
+    ("OptimConfig.learning_anneal=0", "above 0"),
+    ("OptimConfig.anneal_start_epoch=-1", "at least 0"),
+    ("OptimConfig.weight_decay=-1e-5", "at least 0"),
+    ("OptimConfig.momentum=1", "below 1"),
+    ("OptimConfig.momentum=-0.1", "at least 0"),
+    ("OptimConfig.eps=0", "above 0"),
+    ("OptimConfig.betas=[0.9, 1.0]", "below 1"),
+    ("OptimConfig.betas=[-0.9, 0.9]", "at least 0"),
+    ("OptimConfig.loss_scale=0", "above 0"),
+    ("CheckpointConfig.keep_checkpoint_max=0", "at least 1"),
+])
+def test_out_of_range(override, allowed):
+    message = refusal(None, [override])
+    assert f"`{override.partition('=')[0]}` (=" in message and allowed in message, message
+
+
+@pytest.mark.parametrize("override", [
+    "DataConfig.SpectConfig.window_size=0.00001",
+    "DataConfig.SpectConfig.window_stride=0.00001",
+])
+def test_a_window_of_no_samples(override):
+    message = refusal(None, [override])
+    assert "DataConfig.SpectConfig" in message and "in seconds" in message
+
+
+NOT_YET = {address: value for address, value in DEFAULTS.items() if address.split(".")[-2] in
+           ("AugmentationConfig", "LMConfig")}
+
+
+@pytest.mark.parametrize(("address", "default"), NOT_YET.items())
+def test_a_setting_without_its_feature_may_only_be_repeated(address, default):
+    assert lookup(load_config(None, [f"{address}={default}"]), address) == default
+    other = {bool: "True", int: "7", float: "0.75", str: "something"}[type(default)]
+    message = refusal(None, [f"{address}={other}"])
+    assert f"`{address}`" in message and "not built" in message and repr(default) in message, message
+
+
+# files that are refused: the message begins with the file
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("TrainingConfig:\n  epocs: 5\n", ["`TrainingConfig.epocs`", "epochs"]),
+    ("TrainingConfig:\n  epochs: none\n", ["`TrainingConfig.epochs`", "'none'", "whole number"]),
+    ("TrainingConfig:\n  epochs: 0\n", ["`TrainingConfig.epochs`", "at least 1"]),
+    ("TrainingConfig:\n  log_dir: 2024-01-01\n", ["`TrainingConfig.log_dir`", "text"]),
+    ("TrainingConfig:\n  log_dir: 2024-13-45\n", ["not YAML"]),
+    ("TrainingConfig:\n  epochs: [5\n", ["not YAML", "line 2"]),
+    ("TrainingConfig:\n\tepochs: 5\n", ["not YAML", "line 2"]),
+    ("- TrainingConfig\n", ["groups of settings"]),
+    ("just text\n", ["groups of settings"]),
+    ("TrainingConfig: 5\n", ["`TrainingConfig`", "group"]),
+    ("TrainingConfig:\n", ["`TrainingConfig`", "group"]),
+    ("TrainingConfig: {}\n", ["`TrainingConfig`", "group"]),
+    ("TrainingConfig:\n  epochs: {}\n", ["`TrainingConfig.epochs`", "whole number"]),
+    ("Nonsense: {}\n", ["`Nonsense`", "unknown"]),
+    ("5: {6: 7}\n", ["`5.6`", "unknown"]),
+    ("TrainingConfig:\n  epochs: {a: 5}\n", ["`TrainingConfig.epochs.a`"]),
+    ("TrainingConfig:\n  epochs: 5\n  epochs: 6\n", ["`epochs`", "twice", "line 3"]),
+    ("TrainingConfig:\n  epochs: 5\nTrainingConfig:\n  seed: 6\n", ["`TrainingConfig`", "twice", "line 3"]),
+    ("TrainingConfig:\n  epochs: 5\n---\nTrainingConfig:\n  seed: 6\n", ["not YAML"]),
+])
+def test_file_is_refused(yaml_file, text, words):
+    path = yaml_file(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}: ")
+    assert all(word in message for word in words), message
+
+
+def test_file_that_is_not_text(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    assert refusal(path).startswith(f"{path}: not YAML")
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_file_that_cannot_be_read(tmp_path, name):
+    assert refusal(tmp_path / name).startswith(f"{tmp_path / name}: cannot read the configuration")
+
+
+def test_a_wrong_override_is_not_blamed_on_the_file(yaml_file):
+    assert "recipe.yaml" not in refusal(yaml_file("TrainingConfig: {epochs: 5}"), ["TrainingConfig.seed=-1"])
+
+
+def test_a_refusal_is_the_mistake_of_the_user():
+    assert issubclass(ConfigError, InputError)
