@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from src.files import atomic_path
@@ -65,9 +64,11 @@ class TrainingMonitor:
     log_dir: Path
     epochs: int
     history: list[EpochMetrics] = field(default_factory=list)
+    bar: tqdm | None = None
 
     def begin(self, step: int) -> None:
         """Open the logs; events of a run that went further than `step` before it was resumed are hidden."""
+        from tensorboardX import SummaryWriter  # not before MindSpore, which must be the first to load protobuf
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.events = SummaryWriter(str(self.log_dir), purge_step=step or None)
 
@@ -114,7 +115,8 @@ class TrainingMonitor:
 
     def close(self) -> None:
         """Close bar and logs, in the middle of an epoch too."""
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
         self.events.close()
 
     def progress(self) -> dict[str, Any]:

@@ -69,5 +69,5 @@ def run(command: Callable[[], int]) -> int:
         print(f"failed: {error}", file=sys.stderr)
         return 128 + getattr(error, "signal_number", -127)
     except (OSError, MemoryError) as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1

@@ -268,11 +268,8 @@ def _convert(address: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
             raise ConfigError(f"`{address}` (={value!r}) must be a list of {len(kinds)} numbers")
         return tuple(_convert(address, v, k) for v, k in zip(value, kinds, strict=True))
-    if kind is float and isinstance(value, str):    # YAML reads 3e-4, without a dot, as text
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):
+    if kind is float and type(value) in (int, str):    # YAML reads 3e-4, without a dot, as text
+        with contextlib.suppress(ValueError, OverflowError):
             value = float(value)
     if type(value) is not kind or kind is float and not math.isfinite(value):
         raise ConfigError(f"`{address}` (={value!r}) must be {_describe(kind)}")

@@ -1,8 +1,6 @@
 """Write a trained network as MindIR, and prove that the file says what the network says."""
 
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import mindspore as ms
@@ -45,16 +43,13 @@ def export_mindir(checkpoint: str, config: Config, path: Path, batch_size: int =
     if batch_size:
         inputs = [Tensor(shape=[batch_size, 1, num_bins, None], dtype=ms.float32),
                   Tensor(shape=[batch_size], dtype=ms.int32)]
-    # into a folder of its own, because `export` appends suffixes and may add files
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
-        temporary = Path(folder) / path.name
+    with atomic_path(path) as temporary:
         ms.export(cell, *inputs, file_name=str(temporary.with_suffix("")), file_format="MINDIR")
         difference = _difference(CellPredictor(cell), load_mindir(temporary), num_bins, batch_size)
         if not difference <= TOLERANCE:
             raise RunError(f"{path}: the exported model differs from the network by {difference:.2e}, not written")
-        with atomic_path(path.with_suffix(".json")) as sidecar, atomic_path(path) as model:
+        with atomic_path(path.with_suffix(".json")) as sidecar:
             sidecar.write_text(ModelInfo.of(config, labels).to_json(), encoding="utf-8")
-            os.replace(temporary, model)
     return path, difference
 
 

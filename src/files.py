@@ -14,23 +14,20 @@ os.umask(_UMASK)
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it onto `path` on success, remove it on any failure.
+    """Yield a path of the same name in a temporary folder beside `path`; rename it onto `path` on success.
 
-    The temporary name keeps the suffix of `path`, because several writers choose or append a format by it.
-    Parent folders are made. The content is flushed to disk before the rename, so a power cut cannot leave an
-    empty file under the final name.
+    On any failure the folder goes with all that a writer may have left in it. Parent folders are made. The content is
+    flushed to disk before the rename, so a power cut cannot leave an empty file under the final name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)    # some writers make their files read-only
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def ensure_writable(folder: str | Path) -> None:

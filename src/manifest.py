@@ -155,12 +155,21 @@ def _parse(path: Path) -> tuple[list[tuple[int, str, str]], str, list[str]]:
         return [], "", [f"{path}: the manifest is not UTF-8: {error.reason} at byte {error.start}"]
     rows, problems = [], []
     folder = path.resolve().parent
-    for number, cells in enumerate(csv.reader(lines), 1):
-        if len(cells) != 2 or not all(cell.strip() for cell in cells):
-            problems.append(f"{path}:{number}: expected `audio_path,transcript_path`, found {','.join(cells)[:80]!r}")
+    for number, line in enumerate(lines, 1):
+        cells = _cells(line)
+        if len(cells) != 2 or "\0" in line or not all(cell.strip() for cell in cells):
+            problems.append(f"{path}:{number}: expected `audio_path,transcript_path`, found {line[:80]!r}")
         else:
             rows.append((number, *(os.path.join(folder, cell.strip()) for cell in cells)))
     return rows, hashlib.sha256(content).hexdigest(), problems
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of one line, read by itself: an open quote must not swallow the lines after it."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:    # a cell beyond all measure
+        return []
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -190,11 +199,11 @@ def _inspect(audio: str, transcript: str, labels: Labels) -> tuple[tuple[int, in
 def _load_index(path: Path, digest: str, labels: Labels) -> dict[str, np.ndarray] | None:
     """The index, or None when it is missing, unreadable, or of another manifest, alphabet or version."""
     try:
-        with np.load(path, allow_pickle=False) as index:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as index:
             if str(index["key"]) == f"{INDEX_VERSION} {digest} {labels}":
                 return {name: index[name] for name in ("facts", "stamps")}
-    except (OSError, ValueError, KeyError, EOFError):
-        pass
+    except Exception as error:    # whatever is wrong with it, it can be made again
+        logger.debug("%s: ignored: %s", path, error)
     return None
 
 

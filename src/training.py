@@ -128,6 +128,8 @@ class _Run:
     def carry_through(self) -> TrainingMonitor:
         """Train from the position to the end."""
         config, position = self.config.TrainingConfig, self.position
+        if position.epoch >= config.epochs or self._enough():
+            logger.info("nothing left to do: %d epochs and %d steps are trained", position.epoch, position.step)
         self.monitor.begin(position.step)
         with _stop_requests() as requested:
             try:

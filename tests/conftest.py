@@ -42,3 +42,24 @@ def write_wav():
         soundfile.write(path, samples, rate)
         return samples
     return write
+
+
+@pytest.fixture(scope="session")
+def demo_corpus(tmp_path_factory) -> Path:
+    """A folder with a tiny demo corpus: 24, 6 and 6 utterances of synthetic speech, with manifests."""
+    from data import demo
+    target = tmp_path_factory.mktemp("corpus")
+    assert demo.main(["--target", str(target), "--train", "24", "--val", "6", "--test", "6", "--jobs", "2"]) == 0
+    return target
+
+
+@pytest.fixture
+def recipe(demo_corpus, tmp_path) -> list[str]:
+    """Overrides for a network that trains on the tiny corpus in seconds, with its outputs in `tmp_path`."""
+    return [f"DataConfig.train_manifest={demo_corpus}/demo_train_manifest.csv",
+            f"DataConfig.val_manifest={demo_corpus}/demo_val_manifest.csv",
+            f"DataConfig.test_manifest={demo_corpus}/demo_test_manifest.csv",
+            f"DataConfig.labels_path={ROOT}/labels.json",
+            "ModelConfig.hidden_size=16", "ModelConfig.hidden_layers=2", "ModelConfig.conv_channels=2",
+            "ModelConfig.conv2_kernel=[21, 11]", "TrainingConfig.epochs=2",
+            f"TrainingConfig.log_dir={tmp_path}/logs", f"CheckpointConfig.ckpt_path={tmp_path}/ckpt"]

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from src.config import OptimConfig
-from src.optimizer import AdamW, SGD, TrainStep, create_optimizer
+from src.optimizer import SGD, AdamW, TrainStep, create_optimizer
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 

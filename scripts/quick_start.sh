@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"   # also when started as: sh SCRIPT
+USAGE="usage: bash scripts/quick_start.sh [GROUP.FIELD=VALUE]...
+
+The whole recipe on the CPU in a few minutes: sets up .venv (or uses DS2_PYTHON), makes a corpus of synthetic speech,
+trains with configs/demo.yaml, evaluates on voices never heard in training, exports a MindIR model, evaluates that one,
+and transcribes two recordings. Everything it makes lies in demo/. Started again, it goes on where it was stopped.
+
+Settings are handed to the training, e.g. TrainingConfig.epochs=1 for a quick look; such a run has a folder of its own
+in demo/, and its error rate is not judged. Without settings, a word error rate above 30 % ends with exit code 1."
+. "$(dirname "$0")/common.sh"
+
+MAX_WER=30      # percent
+
+help_if_asked "$@"
+RUN=demo/run
+for setting in "$@"; do
+    { [[ $setting != -* ]] && is_passed_on "$setting"; } || usage_error "'$setting' is not of the form GROUP.FIELD=VALUE"
+    RUN=demo/run-$(printf '%s\n' "$@" | cksum | cut -d ' ' -f 1)
+done
+CHECKPOINTS=$RUN/checkpoints
+MINDIR=$RUN/deepspeech2.mindir
+TEST_MANIFEST=demo/data/demo_test_manifest.csv
+
+# step NUMBER WHAT: announce it, with the time that has passed.
+step() { say "$1/7 $2  ($((SECONDS / 60)) min $((SECONDS % 60)) s)"; }
+
+# run COMMAND...: a step's command; its failure ends the script with its exit code.
+run() { run_job "$@" || exit; }
+
+# score MODEL FOLDER: evaluate on the test voices, with the list of utterances in FOLDER; set RATES to the summary.
+score() {
+    run "$PYTHON" eval.py --pretrain_ckpt "$1" --device_target CPU "DataConfig.test_manifest=$TEST_MANIFEST" \
+        "TrainingConfig.log_dir=$2" >"$RUN/summary.txt"
+    RATES=$(tail -n 1 "$RUN/summary.txt")
+    echo "$RATES"
+}
+
+# row PATH WHAT: a line of the closing table.
+row() { printf '%8s  %-56s  %s\n' "$(du -sh --apparent-size -- "$1" | cut -f 1)" "$1" "$2"; }
+
+step 1 "environment"
+bash scripts/setup_env.sh
+find_python
+
+step 2 "corpus: synthetic speech in demo/data"
+run "$PYTHON" -m data.demo --target demo/data
+
+step 3 "training into $RUN"
+run "$PYTHON" train.py --config configs/demo.yaml --device_target CPU --resume auto \
+    DataConfig.train_manifest=demo/data/demo_train_manifest.csv DataConfig.val_manifest=demo/data/demo_val_manifest.csv \
+    "TrainingConfig.log_dir=$RUN/logs" "CheckpointConfig.ckpt_path=$CHECKPOINTS" "$@"
+MODEL=$CHECKPOINTS/DeepSpeech-best.ckpt
+[ -e "$MODEL" ] || MODEL=$CHECKPOINTS/DeepSpeech-last.ckpt      # settings may end a run before its first evaluation
+
+step 4 "evaluation of $MODEL on voices never heard in training"
+score "$MODEL" "$RUN/logs"
+CHECKPOINT_RATES=$RATES
+
+step 5 "export to $MINDIR"
+run "$PYTHON" export.py --pre_trained_model_path "$MODEL" --device_target CPU --file_name "$MINDIR"
+
+step 6 "evaluation of $MINDIR"
+score "$MINDIR" "$RUN/logs/mindir"
+[ "$RATES" = "$CHECKPOINT_RATES" ] || { echo "failed: the exported model scores differently" >&2; exit 1; }
+
+step 7 "transcription"
+RECORDINGS=(demo/data/demo_dataset/test/wav/*.wav)
+AUDIO=("${RECORDINGS[1]}" "${RECORDINGS[4]}")
+run "$PYTHON" transcribe.py --pretrain_ckpt "$MODEL" "${AUDIO[@]}" >"$RUN/transcripts.txt"
+mapfile -t HYPOTHESES <"$RUN/transcripts.txt"
+for i in "${!AUDIO[@]}"; do
+    TRANSCRIPT=${AUDIO[i]/\/wav\//\/txt\/}
+    printf '%s\n  said:  %s\n  heard: %s\n' "${AUDIO[i]}" "$(cat "${TRANSCRIPT%.wav}.txt")" "${HYPOTHESES[i]}"
+done
+
+say "made in $ROOT:"
+row demo/data "corpus: recordings, transcripts, manifests"
+row "$MODEL" "checkpoint, to go on from or to evaluate"
+row "$MINDIR" "model for inference"
+row "${MINDIR%.mindir}.json" "its labels and spectrogram settings"
+row "$RUN/logs/metrics.csv" "loss and dev error rates per epoch"
+row "$RUN/logs/demo_test_manifest_eval.csv" "reference, hypothesis and errors per utterance"
+row "$RUN/transcripts.txt" "what transcribe.py heard"
+read -r WER CER < <(sed -E 's/.*WER ([0-9.]+)\tAverage CER ([0-9.]+).*/\1 \2/' <<<"$RATES")
+say "WER $WER %, CER $CER % on voices never heard in training; $((SECONDS / 60)) min $((SECONDS % 60)) s in all"
+if [ $# -gt 0 ]; then
+    say "settings were changed, so the error rate is not judged"
+elif ! awk -v wer="$WER" -v limit=$MAX_WER 'BEGIN { exit !(wer <= limit) }'; then
+    echo "failed: the WER is above $MAX_WER %" >&2
+    exit 1
+fi

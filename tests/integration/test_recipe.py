@@ -1,0 +1,186 @@
+"""The commands as a user calls them, from training to transcription, and what they say to bad input."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eval as evaluation_command
+import export
+import train
+import transcribe
+
+CPU = ["--device_target", "CPU"]
+
+
+@pytest.fixture(scope="module")
+def trained(demo_corpus, tmp_path_factory):
+    """A folder with the checkpoints of a short training through train.py."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(f"""
+TrainingConfig: {{epochs: 1, log_dir: {folder}/logs}}
+DataConfig:
+  train_manifest: {demo_corpus}/demo_train_manifest.csv
+  val_manifest: {demo_corpus}/demo_val_manifest.csv
+  test_manifest: {demo_corpus}/demo_test_manifest.csv
+ModelConfig: {{hidden_size: 16, hidden_layers: 2, conv_channels: 2, conv2_kernel: [21, 11]}}
+CheckpointConfig: {{ckpt_path: {folder}/ckpt}}
+""")
+    assert train.main([*CPU, "--config", str(folder / "tiny.yaml")]) == 0
+    return folder
+
+
+@pytest.fixture
+def checkpoint(trained):
+    return str(trained / "ckpt" / "DeepSpeech-last.ckpt")
+
+
+def test_evaluation_of_checkpoint_and_export_agree(trained, checkpoint, demo_corpus, tmp_path, capsys):
+    assert export.main([*CPU, "--pre_trained_model_path", checkpoint, "--file_name", f"{tmp_path}/model"]) == 0
+    assert f"{tmp_path}/model.mindir" in capsys.readouterr().out
+    lines, outputs = [], []
+    for model in (checkpoint, f"{tmp_path}/model.mindir"):
+        # without --config: the model knows its sizes
+        assert evaluation_command.main([*CPU, "--pretrain_ckpt", model, "--save_output", f"{tmp_path}/o.npz",
+                                        f"DataConfig.test_manifest={demo_corpus}/demo_test_manifest.csv",
+                                        f"TrainingConfig.log_dir={tmp_path}/logs"]) == 0
+        lines.append(capsys.readouterr().out.rstrip("\n").splitlines()[-1])
+        with np.load(tmp_path / "o.npz") as archive:
+            outputs.append([archive[name] for name in archive.files])
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("Test Summary \tAverage WER ") and lines[0].endswith("\t")
+    assert len(outputs[0]) == 6
+    for a, b in zip(*outputs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a.sum(axis=1), 1, atol=1e-5)
+    assert (tmp_path / "logs" / "demo_test_manifest_eval.csv").exists()
+
+
+def test_transcription_gives_a_line_a_file_and_names_the_bad_one(checkpoint, demo_corpus, tmp_path, capsys, caplog):
+    files = sorted(str(path) for path in (demo_corpus / "demo_dataset" / "test" / "wav").iterdir())[:2]
+    assert transcribe.main(["--pretrain_ckpt", checkpoint, *files]) == 0
+    both = capsys.readouterr().out
+    assert len(both.splitlines()) == 2
+    assert transcribe.main(["--pretrain_ckpt", checkpoint, files[0], f"{tmp_path}/no.wav", files[1]]) == 2
+    assert capsys.readouterr().out.splitlines() == [both.splitlines()[0], "", both.splitlines()[1]]
+    assert "no.wav" in caplog.text
+
+
+def test_resuming_a_finished_run_does_nothing_and_more_epochs_go_on(trained, checkpoint, tmp_path):
+    shutil.copytree(trained / "ckpt", tmp_path / "ckpt")
+    options = [*CPU, "--config", str(trained / "tiny.yaml"), "--resume", "auto",
+               f"CheckpointConfig.ckpt_path={tmp_path}/ckpt", f"TrainingConfig.log_dir={tmp_path}/logs"]
+    assert train.main(options) == 0
+    assert not (tmp_path / "ckpt" / "DeepSpeech-2_6.ckpt").exists()
+    assert train.main([*options, "TrainingConfig.epochs=2"]) == 0
+    assert (tmp_path / "ckpt" / "DeepSpeech-2_6.ckpt").exists()
+    assert len((tmp_path / "logs" / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_a_unidirectional_network_trains_and_evaluates(trained, demo_corpus, tmp_path, capsys):
+    outputs = [f"CheckpointConfig.ckpt_path={tmp_path}/ckpt", f"TrainingConfig.log_dir={tmp_path}/logs"]
+    assert train.main([*CPU, "--config", str(trained / "tiny.yaml"), "--bidirectional", "False", *outputs]) == 0
+    model = ["--pretrain_ckpt", f"{tmp_path}/ckpt/DeepSpeech-last.ckpt",
+             f"DataConfig.test_manifest={demo_corpus}/demo_test_manifest.csv", f"TrainingConfig.log_dir={tmp_path}"]
+    assert evaluation_command.main([*CPU, *model]) == 0
+    capsys.readouterr()
+    assert evaluation_command.main([*CPU, "--bidirectional", "True", *model]) == 2
+    error = capsys.readouterr().err
+    assert "`ModelConfig.bidirectional` is False in the model but True was asked for" in error
+
+
+def damaged_manifest(folder, demo_corpus, audio=None, text=None, line=None) -> str:
+    """A manifest of two utterances whose second is replaced by what is given."""
+    wav = sorted((demo_corpus / "demo_dataset" / "train" / "wav").iterdir())[0]
+    (folder / "good.txt").write_text("GO\n")
+    (folder / "bad.wav").write_bytes(wav.read_bytes() if audio is None else audio(wav.read_bytes()))
+    (folder / "bad.txt").write_text("GO\n" if text is None else text)
+    (folder / "own.csv").write_text(f"{wav},good.txt\n" + (line or "bad.wav,bad.txt") + "\n")
+    return f"{folder}/own.csv"
+
+
+@pytest.mark.parametrize(("damage", "words"), [
+    ({"line": "nothing.wav,good.txt"}, "own.csv:2: {}/nothing.wav: cannot read the audio: No such file"),
+    ({"line": "good.txt,nothing.txt"}, "nothing.txt: cannot read the transcript"),
+    ({"line": "just one cell"}, "own.csv:2: expected `audio_path,transcript_path`, found 'just one cell'"),
+    ({"audio": lambda data: data[:3000]}, "own.csv:2: {}/bad.wav: the audio is truncated"),
+    ({"audio": lambda data: data[:44]}, "own.csv:2: {}/bad.wav: the audio"),
+    ({"audio": lambda data: b""}, "own.csv:2: {}/bad.wav: cannot read the audio"),
+    ({"text": "ÜBER"}, "own.csv:2: {}/bad.txt: unknown characters 'Ü'"),
+    ({"text": " \n"}, "own.csv:2: {}/bad.txt: the transcript is empty"),
+])
+def test_a_bad_manifest_stops_training_before_it_starts(trained, demo_corpus, tmp_path, capsys, damage, words):
+    manifest = damaged_manifest(tmp_path, demo_corpus, **damage)
+    options = ["--config", str(trained / "tiny.yaml"), f"DataConfig.train_manifest={manifest}",
+               f"CheckpointConfig.ckpt_path={tmp_path}/ckpt", f"TrainingConfig.log_dir={tmp_path}/logs"]
+    assert train.main([*CPU, *options]) == 2
+    assert words.format(tmp_path) in capsys.readouterr().err
+    assert os.listdir(tmp_path / "ckpt") == []
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["DataConfig.train_manifest=nowhere.csv"], "nowhere.csv: cannot read the manifest"),
+    (["DataConfig.train_manifest={tmp}/empty.csv"], "empty.csv: the manifest is empty"),
+    (["DataConfig.labels_path={tmp}/no_blank.json"], "no_blank.json: labels must contain '_'"),
+    (["DataConfig.labels_path={tmp}/twice.json"], "twice.json: labels must be unique"),
+    (["CheckpointConfig.ckpt_path={tmp}/empty.csv/x"], "empty.csv/x: cannot write there"),
+    (["TrainingConfig.log_dir={tmp}/empty.csv"], "empty.csv: cannot write there"),
+    (["--resume", "{tmp}/none.ckpt"], "none.ckpt: no such checkpoint"),
+    (["--pre_trained_model_path", "{tmp}/corrupt.ckpt"], "corrupt.ckpt: not a whole MindSpore checkpoint"),
+    (["--pre_trained_model_path", "{last}", "ModelConfig.hidden_size=24"], "is 16 in the model but 24 was asked for"),
+    (["--config", "{tmp}/none.yaml"], "none.yaml: cannot read the configuration"),
+    (["ModelConfig.hidden_size=big"], "`ModelConfig.hidden_size` (='big') must be a whole number"),
+    (["--is_distributed", "True"], "--is_distributed"),
+])
+def test_bad_settings_stop_training_with_one_message(trained, checkpoint, tmp_path, capsys, options, words):
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "no_blank.json").write_text(json.dumps(["A", " "]))
+    (tmp_path / "twice.json").write_text(json.dumps(["A", "A", "_"]))
+    (tmp_path / "corrupt.ckpt").write_bytes(Path(checkpoint).read_bytes()[:5000])
+    config = [] if "--config" in options else ["--config", str(trained / "tiny.yaml")]
+    outputs = [f"CheckpointConfig.ckpt_path={tmp_path}/ckpt", f"TrainingConfig.log_dir={tmp_path}/logs"]
+    options = [option.format(tmp=tmp_path, last=checkpoint) for option in options]
+    assert train.main([*CPU, *config, *outputs, *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_a_full_disk_ends_the_run_with_1_and_keeps_what_was_there(trained, tmp_path, capsys, monkeypatch):
+    import resource
+    shutil.copytree(trained / "ckpt", tmp_path / "ckpt")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        code = train.main([*CPU, "--config", str(trained / "tiny.yaml"), "--resume", "auto", "TrainingConfig.epochs=2",
+                           f"CheckpointConfig.ckpt_path={tmp_path}/ckpt", f"TrainingConfig.log_dir={tmp_path}/logs"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1
+    assert "could not be written" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()} == before
+
+
+@pytest.mark.parametrize(("command", "options", "words"), [
+    (evaluation_command, [], "--pretrain_ckpt: name the model"),
+    (evaluation_command, ["--pretrain_ckpt", "model.pth"], "model.pth: a model file ends in"),
+    (evaluation_command, ["--pretrain_ckpt", "x.ckpt", "--save_output", "x.npy"], "must end in .npz"),
+    (export, ["--pre_trained_model_path", "nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+    (export, ["--pre_trained_model_path", "x.ckpt", "--file_format", "AIR"], "AIR is for Ascend"),
+    (export, ["--pre_trained_model_path", "x.ckpt", "--batch_size", "-1"], "--batch_size (=-1)"),
+    (transcribe, ["--pretrain_ckpt", "nowhere.ckpt", "a.wav"], "nowhere.ckpt: no such checkpoint"),
+])
+def test_bad_arguments_end_with_2_and_one_message(command, options, words, capsys):
+    assert command.main([*CPU, *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+
+
+def test_a_gpu_that_is_not_there_is_one_clear_message(capsys):
+    assert train.main(["--device_target", "GPU"]) == 2
+    error = capsys.readouterr().err
+    assert "finds no usable GPU" in error and "--device_target CPU" in error

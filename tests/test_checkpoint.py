@@ -1,0 +1,99 @@
+"""Checkpoints are whole or absent, and fit the network or are refused by name."""
+
+import os
+import resource
+
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from src.checkpoint import CheckpointFolder, load_checkpoint, load_parameters, save_checkpoint
+from src.config import CheckpointConfig, Config
+from src.errors import InputError, RunError
+from src.labels import Labels
+from src.model_info import ModelInfo
+
+pytestmark = pytest.mark.usefixtures("graph_mode")
+INFO = ModelInfo.of(Config(), Labels("AB _"))
+
+
+class Two(nn.Cell):
+    def __init__(self, width: int = 3, fill: float = 0.0):
+        super().__init__()
+        self.first = Parameter(Tensor(np.full((width,), fill, np.float32)), "first")
+        self.second = Parameter(Tensor(np.full((2, 2), fill, np.float32)), "second")
+
+
+def test_everything_comes_back(tmp_path):
+    save_checkpoint(tmp_path / "a.ckpt", Two(fill=1.5).get_parameters(), INFO, {"epoch": 3, "best": [1.5, 2.5]})
+    checkpoint = load_checkpoint(tmp_path / "a.ckpt")
+    assert checkpoint.info == INFO
+    assert checkpoint.progress == {"epoch": 3, "best": [1.5, 2.5]}
+    cell = Two()
+    load_parameters(cell, checkpoint.parameters, checkpoint.path)
+    assert all((p.asnumpy() == 1.5).all() for p in cell.get_parameters())
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.ckpt"
+    save_checkpoint(path, Two(fill=1.0).get_parameters(), INFO)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"a\.ckpt: the checkpoint could not be written"):
+            save_checkpoint(path, Two(width=100_000).get_parameters(), INFO)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text"])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    path = tmp_path / "a.ckpt"
+    save_checkpoint(path, Two(width=1000).get_parameters(), INFO)
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[2000] ^= 255
+    half = content[:len(content) // 2]
+    path.write_bytes({"truncate": half, "flip": content, "empty": b"", "text": b"hello\n"}[damage])
+    with pytest.raises(InputError, match=r"a\.ckpt: "):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["missing.ckpt", "model.pth"])
+def test_a_missing_file_or_foreign_suffix_is_refused(tmp_path, name):
+    (tmp_path / "model.pth").write_bytes(b"x")
+    with pytest.raises(InputError, match=name):
+        load_checkpoint(tmp_path / name)
+
+
+def test_another_shape_is_refused_naming_both(tmp_path):
+    with pytest.raises(InputError, match=r"first has shape \(3,\), the network needs \(4,\)"):
+        load_parameters(Two(4), Two(3).parameters_dict(), tmp_path / "x.ckpt", strict=False)
+
+
+def test_unmatched_parameters_are_named(tmp_path, caplog):
+    others = {"first": Parameter(Tensor(np.ones(3, np.float32)), "first"),
+              "third": Parameter(Tensor(np.ones(3, np.float32)), "third")}
+    with pytest.raises(InputError, match="not in the checkpoint: second; not in the network: third"):
+        load_parameters(Two(), others, tmp_path / "x.ckpt")
+    cell = Two()
+    load_parameters(cell, others, tmp_path / "x.ckpt", strict=False)
+    assert "second" in caplog.text and "third" in caplog.text
+    assert (cell.first.asnumpy() == 1).all() and (cell.second.asnumpy() == 0).all()
+    with pytest.raises(InputError, match="not a checkpoint of this network"):
+        load_parameters(Two(), {"third": others["third"]}, tmp_path / "x.ckpt", strict=False)
+
+
+def test_the_folder_keeps_the_newest_and_last_and_best_outlive_them(tmp_path):
+    folder = CheckpointFolder(CheckpointConfig(ckpt_path=str(tmp_path), keep_checkpoint_max=2))
+    for epoch, best in ((1, True), (9, True), (10, False), (11, False)):
+        parameters = list(Two(fill=epoch).get_parameters())
+        folder.save(parameters, INFO, {"epoch": epoch, "step": epoch * 5}, best)
+    assert sorted(os.listdir(tmp_path)) == ["DeepSpeech-10_50.ckpt", "DeepSpeech-11_55.ckpt", "DeepSpeech-best.ckpt",
+                                            "DeepSpeech-last.ckpt"]
+    assert load_checkpoint(folder.best).progress["epoch"] == 9
+    assert load_checkpoint(folder.last).progress["epoch"] == 11

@@ -1,0 +1,134 @@
+"""src/cli.py: argument types, exit codes and messages."""
+
+import argparse
+import logging
+import signal
+
+import pytest
+
+from src import cli
+from src.config import ConfigError
+from src.errors import InputError, RunError
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    """All shared options together."""
+    result = argparse.ArgumentParser()
+    cli.add_bidirectional_argument(result)
+    cli.add_device_argument(result)
+    cli.add_config_arguments(result)
+    return result
+
+
+def raising(error: BaseException):
+    def command() -> int:
+        raise error
+    return command
+
+
+# booleans mean what they say
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("True", True), ("true", True), ("TRUE", True), ("False", False), ("false", False), ("FALSE", False),
+])
+def test_boolean(text, value):
+    assert cli.boolean(text) is value
+
+
+@pytest.mark.parametrize("text", ["", "1", "0", "yes", "no", "None", "Tru"])
+def test_not_a_boolean(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be True or False"):
+        cli.boolean(text)
+
+
+@pytest.mark.parametrize(("arguments", "override"), [
+    ([], []),
+    (["--bidirectional", "True"], ["ModelConfig.bidirectional=True"]),
+    (["--bidirectional=false"], ["ModelConfig.bidirectional=False"]),
+])
+def test_bidirectional_is_an_override_only_when_written(parser, arguments, override):
+    assert cli.direction_override(parser.parse_args(arguments).bidirectional) == override
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--bidirectional", "yes"], "'yes' must be True or False"),
+    (["--bidirectional"], "expected one argument"),
+    (["--device_target", "TPU"], "'TPU'"),
+    (["--device_target", "cpu"], "'cpu'"),
+])
+def test_a_bad_option_ends_with_2_and_is_named(parser, arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert arguments[0] in error and words in error
+
+
+def test_defaults(parser):
+    args = parser.parse_args([])
+    assert (args.device_target, args.bidirectional, args.config, args.overrides) == ("GPU", None, "", [])
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--config", "a.yaml", "A.b=1", "C.d=[2, 3]"],
+    ["A.b=1", "C.d=[2, 3]", "--config", "a.yaml"],
+    ["A.b=1", "--config", "a.yaml", "C.d=[2, 3]"],
+])
+def test_overrides_stand_anywhere(parser, arguments):
+    args = parser.parse_intermixed_args(arguments)
+    assert (args.config, args.overrides) == ("a.yaml", ["A.b=1", "C.d=[2, 3]"])
+
+
+# exit codes
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_the_code_of_the_command(code):
+    assert cli.run(lambda: code) == code
+
+
+class Interrupted(RunError):
+    """As in src/training.py, which needs MindSpore."""
+
+    def __init__(self, signal_number: int):
+        super().__init__("stopped")
+        self.signal_number = signal_number
+
+
+@pytest.mark.parametrize(("error", "code", "begin"), [
+    (InputError("bad"), 2, "error: bad"),
+    (ConfigError("bad"), 2, "error: bad"),
+    (RunError("bad"), 1, "failed: bad"),
+    (Interrupted(signal.SIGINT), 130, "failed: stopped"),
+    (Interrupted(signal.SIGTERM), 143, "failed: stopped"),
+    (OSError(28, "No space left on device", "a.ckpt"), 1, "failed: [Errno 28] No space left on device: 'a.ckpt'"),
+    (MemoryError("Unable to allocate"), 1, "failed: Unable to allocate"),
+])
+def test_errors_become_one_message_and_a_code(error, code, begin, capsys):
+    assert cli.run(raising(error)) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(begin) and captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_an_error_without_words_still_says_something(capsys):
+    assert cli.run(raising(MemoryError())) == 1
+    assert "MemoryError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyError("a defect"), ValueError("a defect"), AssertionError("a defect")])
+def test_a_defect_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        cli.run(raising(error))
+
+
+def test_the_two_kinds_of_errors_are_apart():
+    assert not issubclass(InputError, RunError) and not issubclass(RunError, InputError)
+    assert issubclass(InputError, ValueError)
+
+
+def test_run_switches_logging_on(monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    assert cli.run(lambda: 0) == 0
+    assert logging.getLogger("src").isEnabledFor(logging.INFO) and logging.root.handlers

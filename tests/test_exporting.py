@@ -1,0 +1,83 @@
+"""MindIR: equal to the network, dynamic or fixed, and never written when it differs."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from src.checkpoint import save_checkpoint
+from src.config import load_config
+from src.DeepSpeech import DeepSpeech
+from src.errors import InputError, RunError
+from src.exporting import export_mindir
+from src.labels import Labels
+from src.model_info import ModelInfo
+from src.predictor import load_predictor
+
+pytestmark = pytest.mark.usefixtures("graph_mode")
+CONFIG = load_config(None, ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=2", "ModelConfig.conv_channels=2",
+                            "ModelConfig.conv2_kernel=[21, 11]"])
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    labels = Labels("AB _")
+    network = DeepSpeech(CONFIG.ModelConfig, 161, len(labels))
+    path = tmp_path / "model.ckpt"
+    save_checkpoint(path, network.get_parameters(), ModelInfo.of(CONFIG, labels))
+    return path
+
+
+def batch(size: int, frames: int):
+    lengths = np.linspace(frames, 5, size).astype(np.int32)
+    inputs = np.random.default_rng(1).standard_normal((size, 1, 161, frames), np.float32)
+    return inputs * (np.arange(frames) < lengths[:, None, None, None]), lengths
+
+
+def test_any_batch_size_and_length_gives_what_the_checkpoint_gives(checkpoint, tmp_path):
+    path, difference = export_mindir(str(checkpoint), load_config(), tmp_path / "out" / "m.mindir")
+    assert difference <= 1e-5
+    assert sorted(os.listdir(path.parent)) == ["m.json", "m.mindir"]
+    assert json.loads(path.with_suffix(".json").read_text())["labels"] == list("AB _")
+    ours, _, _ = load_predictor(checkpoint, load_config())
+    exported, config, labels = load_predictor(path, load_config())
+    assert config.ModelConfig == CONFIG.ModelConfig and labels == Labels("AB _")
+    for size, frames in ((1, 40), (4, 77), (2, 9)):
+        (expected, expected_lengths), (found, lengths) = ours(*batch(size, frames)), exported(*batch(size, frames))
+        assert found.shape == (size, (frames - 1) // 2 + 1, 4)
+        np.testing.assert_array_equal(lengths, expected_lengths)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found.sum(axis=2), 1, atol=1e-5)    # the softmax is inside
+
+
+def test_a_fixed_batch_size_takes_any_length(checkpoint, tmp_path):
+    path, _ = export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir", batch_size=2)
+    exported, _, _ = load_predictor(path, load_config())
+    for frames in (30, 51):
+        assert exported(*batch(2, frames))[0].shape == (2, (frames - 1) // 2 + 1, 4)
+
+
+def test_a_model_that_differs_is_not_written(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.exporting.TOLERANCE", -1.0)
+    with pytest.raises(RunError, match="differs from the network"):
+        export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir")
+    assert os.listdir(tmp_path) == ["model.ckpt"]
+
+
+def test_what_is_not_a_model_is_refused(checkpoint, tmp_path):
+    (tmp_path / "alone.mindir").write_bytes(b"x")
+    (tmp_path / "bad.mindir").write_bytes(b"x" * 100)
+    (tmp_path / "bad.json").write_text(ModelInfo.of(CONFIG, Labels("AB _")).to_json())
+    for name, message in (("alone.mindir", "alone.json is missing"), ("bad.mindir", "not a whole MindIR"),
+                          ("none.mindir", "no such model"), ("none.ckpt", "no such checkpoint"),
+                          ("x.onnx", "ends in .ckpt or .mindir")):
+        with pytest.raises(InputError, match=message):
+            load_predictor(tmp_path / name, load_config())
+
+
+def test_a_setting_that_contradicts_the_model_is_refused(checkpoint):
+    with pytest.raises(InputError, match=r"ModelConfig.hidden_size. is 8 in the model but 16"):
+        load_predictor(checkpoint, load_config(None, ["ModelConfig.hidden_size=16"]))
+    with pytest.raises(InputError, match=r"DataConfig.SpectConfig.window. is 'hamming' in the model but 'hann'"):
+        load_predictor(checkpoint, load_config(None, ["DataConfig.SpectConfig.window=hann"]))

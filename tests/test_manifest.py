@@ -1,0 +1,365 @@
+"""src/manifest.py: lines, problems, and an index that is believed only as long as nothing changed."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src import manifest as manifest_module
+from src.errors import InputError
+from src.labels import Labels
+from src.manifest import ManifestError, index_path, inspect_manifest, read_manifest, read_transcript, write_manifest
+
+
+@pytest.fixture
+def corpus(tmp_path, write_wav) -> Path:
+    """Three utterances of 0.1, 0.2 and 0.3 s, and `train.csv` that lists them."""
+    for i, text in enumerate(["hello\n", "DON'T  STOP", "A"]):
+        write_wav(tmp_path / f"{i}.wav", seconds=0.1 * (i + 1), rate=16000 if i < 2 else 8000)
+        (tmp_path / f"{i}.txt").write_text(text)
+    (tmp_path / "train.csv").write_text("0.wav,0.txt\n1.wav,1.txt\n2.wav,2.txt\n")
+    return tmp_path
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    """Names of the audio files that were read since, in any order."""
+    names = []
+    original = manifest_module.read_audio
+
+    def counting(path):
+        names.append(Path(path).name)
+        return original(path)
+
+    monkeypatch.setattr(manifest_module, "read_audio", counting)
+    return names
+
+
+def problems_of(path: Path, labels: Labels) -> list[str]:
+    """All problems of a manifest that has some."""
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path, labels)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def touch(path: Path) -> None:
+    """Give a file another time of change."""
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+# what a manifest says
+
+def test_facts_of_every_row(corpus, labels):
+    manifest = read_manifest(corpus / "train.csv", labels)
+    assert len(manifest) == 3
+    assert [Path(path).name for path in manifest.audio_paths] == ["0.wav", "1.wav", "2.wav"]
+    assert [Path(path).name for path in manifest.transcript_paths] == ["0.txt", "1.txt", "2.txt"]
+    assert manifest.samples.tolist() == [1600, 3200, 2400]
+    assert manifest.sample_rates.tolist() == [16000, 16000, 8000]
+    assert manifest.label_counts.tolist() == [5, 10, 1]
+    np.testing.assert_allclose(manifest.seconds, [0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(("text", "frames"), [
+    ("A", 1),
+    ("AB", 2),
+    ("AA", 3),               # A blank A
+    ("HELLO", 6),
+    ("AAA", 5),
+    ("A A", 3),
+    ("''", 3),               # class 0 counts
+    ("BALLOON BOOKKEEPER", 18 + 5),
+])
+def test_required_frames_are_labels_and_repeats(corpus, labels, text, frames):
+    (corpus / "0.txt").write_text(text)
+    assert read_manifest(corpus / "train.csv", labels).required_frames[0] == frames
+
+
+# lines
+
+@pytest.mark.parametrize("content", [
+    b"0.wav,0.txt\n1.wav,1.txt\n",
+    b"0.wav,0.txt\n1.wav,1.txt",
+    b"0.wav,0.txt\r\n1.wav,1.txt\r\n",
+    b"\xef\xbb\xbf0.wav,0.txt\n1.wav,1.txt\n",
+    b" 0.wav , 0.txt \n\"1.wav\",\"1.txt\"\n",
+    b"./0.wav,../NAME/0.txt\n1.wav,1.txt\n",
+], ids=["plain", "no last newline", "CRLF", "BOM", "spaces and quotes", "dots"])
+def test_ways_to_write_lines(corpus, labels, content):
+    path = corpus / "other.csv"
+    path.write_bytes(content.replace(b"NAME", corpus.name.encode()))
+    assert read_manifest(path, labels).samples.tolist() == [1600, 3200]
+
+
+def test_relative_paths_begin_at_the_manifest_wherever_one_stands(corpus, labels, monkeypatch):
+    (corpus / "lists").mkdir()
+    (corpus / "lists" / "train.csv").write_text("../0.wav,../0.txt\n")
+    monkeypatch.chdir(corpus / "lists")
+    assert len(read_manifest("train.csv", labels)) == 1
+    monkeypatch.chdir("/")
+    assert len(read_manifest(corpus / "lists" / "train.csv", labels)) == 1
+
+
+def test_absolute_paths(corpus, labels, tmp_path_factory):
+    path = tmp_path_factory.mktemp("elsewhere") / "train.csv"
+    path.write_text(f"{corpus / '0.wav'},{corpus / '0.txt'}\n")
+    assert read_manifest(path, labels).audio_paths == [str(corpus / "0.wav")]
+
+
+def test_written_manifest_has_absolute_paths_and_quotes_commas(corpus, labels, monkeypatch):
+    strange = corpus / 'one, "two".wav'
+    (corpus / "0.wav").rename(strange)
+    monkeypatch.chdir(corpus)
+    manifest, problems = write_manifest("new.csv", [(strange.name, "0.txt"), ("1.wav", "1.txt")], labels)
+    assert problems == []
+    assert manifest.audio_paths == [str(strange), str(corpus / "1.wav")]
+    assert (corpus / "new.csv").read_text().splitlines()[1] == f"{corpus / '1.wav'},{corpus / '1.txt'}"
+    assert read_manifest("new.csv", labels).audio_paths == manifest.audio_paths
+
+
+def test_written_manifest_reports_bad_rows(corpus, labels):
+    manifest, problems = write_manifest(corpus / "new.csv", [(corpus / "9.wav", corpus / "0.txt")], labels)
+    assert manifest is None
+    assert len(problems) == 1 and problems[0].startswith(f"{corpus / 'new.csv'}:1: {corpus / '9.wav'}: ")
+
+
+@pytest.mark.parametrize("line", [
+    "", "  ", "0.wav", "0.wav,", ",0.txt", " , ", "0.wav,0.txt,0.5", '"0.wav,0.txt', "0.wav\t0.txt", "0.wav;0.txt",
+    "0.wav,0.t\0xt", "x" * 200_000 + ",0.txt",
+], ids=lambda line: repr(line[:20]))
+def test_malformed_line_is_named_and_the_others_are_still_checked(corpus, labels, line):
+    path = corpus / "train.csv"
+    path.write_text(f"0.wav,0.txt\n{line}\n9.wav,1.txt\n")
+    first, second = problems_of(path, labels)
+    assert first.startswith(f"{path}:2: expected `audio_path,transcript_path`, found '")
+    assert second.startswith(f"{path}:3: {corpus / '9.wav'}: ")
+    assert len(first) < len(str(path)) + 400
+
+
+# problems
+
+def test_every_problem_in_one_pass_with_its_line(corpus, labels, write_wav):
+    write_wav(corpus / "3.wav")
+    os.truncate(corpus / "1.wav", 1000)
+    (corpus / "1.txt").write_text("ROOM 101")
+    (corpus / "2.txt").write_text(" \n")
+    (corpus / "3.txt").write_bytes(b"\xff\xfe")
+    path = corpus / "train.csv"
+    path.write_text("9.wav,0.txt\nnonsense\n1.wav,1.txt\n2.wav,2.txt\n3.wav,3.txt\n0.wav,8.txt\n0.wav,0.txt\n")
+    expected = [
+        (1, "9.wav", "No such file"),
+        (2, "nonsense", "expected"),
+        (3, "1.wav", "truncated"),
+        (3, "1.txt", "'0' '1'"),
+        (4, "2.txt", "empty"),
+        (5, "3.txt", "not UTF-8"),
+        (6, "8.txt", "No such file"),
+    ]
+    problems = problems_of(path, labels)
+    assert len(problems) == len(expected)
+    assert not any("\n" in problem for problem in problems)
+    for line, name, words in expected:
+        assert any(problem.startswith(f"{path}:{line}: ") and name in problem and words in problem
+                   for problem in problems), (line, name)
+
+
+def test_bad_manifest_leaves_no_index(corpus, labels):
+    (corpus / "2.wav").unlink()
+    problems_of(corpus / "train.csv", labels)
+    assert not index_path(corpus / "train.csv").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
+def test_empty_manifest(corpus, labels, content):
+    path = corpus / "train.csv"
+    path.write_bytes(content)
+    assert problems_of(path, labels) == [f"{path}: the manifest is empty"]
+
+
+def test_missing_manifest(tmp_path, labels):
+    path = tmp_path / "none.csv"
+    assert problems_of(path, labels) == [f"{path}: cannot read the manifest: No such file or directory"]
+
+
+def test_folder_as_manifest(tmp_path, labels):
+    assert problems_of(tmp_path, labels) == [f"{tmp_path}: cannot read the manifest: Is a directory"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_manifest_in_another_encoding(corpus, labels, encoding):
+    path = corpus / "train.csv"
+    path.write_bytes("é.wav,0.txt\n".encode(encoding))
+    problems = problems_of(path, labels)
+    assert all(problem.startswith(str(path)) for problem in problems)
+
+
+def test_audio_as_manifest(corpus, labels):
+    assert problems_of(corpus / "0.wav", labels)[0].startswith(str(corpus / "0.wav"))
+
+
+def test_a_bad_manifest_is_the_mistake_of_the_user():
+    assert issubclass(ManifestError, InputError)
+
+
+# the index
+
+def test_index_stands_beside_the_manifest(corpus, labels):
+    read_manifest(corpus / "train.csv", labels)
+    assert index_path(corpus / "train.csv") == corpus / "train.index.npz"
+    assert (corpus / "train.index.npz").is_file()
+
+
+def test_nothing_is_decoded_the_second_time(corpus, labels, monkeypatch):
+    first = read_manifest(corpus / "train.csv", labels)
+
+    def never(*_):
+        raise AssertionError("the index knows this file")
+
+    monkeypatch.setattr(manifest_module, "read_audio", never)
+    monkeypatch.setattr(manifest_module, "read_transcript", never)
+    second = read_manifest(corpus / "train.csv", labels)
+    assert second.audio_paths == first.audio_paths
+    for name in ("samples", "sample_rates", "label_counts", "repeats"):
+        np.testing.assert_array_equal(getattr(second, name), getattr(first, name))
+
+
+def test_written_manifest_has_its_index(corpus, labels, decoded):
+    write_manifest(corpus / "new.csv", [(corpus / "0.wav", corpus / "0.txt")], labels)
+    read_manifest(corpus / "new.csv", labels)
+    assert decoded == ["0.wav"]
+
+
+def test_only_changed_audio_is_decoded_again(corpus, labels, write_wav, decoded):
+    read_manifest(corpus / "train.csv", labels)
+    write_wav(corpus / "1.wav", seconds=0.4)
+    decoded.clear()
+    assert read_manifest(corpus / "train.csv", labels).samples.tolist() == [1600, 6400, 2400]
+    assert decoded == ["1.wav"]
+    assert read_manifest(corpus / "train.csv", labels).samples.tolist() == [1600, 6400, 2400]
+    assert decoded == ["1.wav"]
+
+
+def test_time_of_change_alone_is_a_change(corpus, labels, decoded):
+    read_manifest(corpus / "train.csv", labels)
+    touch(corpus / "2.wav")
+    decoded.clear()
+    read_manifest(corpus / "train.csv", labels)
+    assert decoded == ["2.wav"]
+
+
+def test_changed_transcript_is_read_again(corpus, labels, decoded):
+    read_manifest(corpus / "train.csv", labels)
+    (corpus / "0.txt").write_text("HELLOO")
+    touch(corpus / "0.txt")
+    decoded.clear()
+    manifest = read_manifest(corpus / "train.csv", labels)
+    assert decoded == ["0.wav"]
+    assert (manifest.label_counts[0], manifest.repeats[0]) == (6, 2)
+
+
+def test_file_that_vanished_is_reported_although_indexed(corpus, labels):
+    read_manifest(corpus / "train.csv", labels)
+    (corpus / "1.wav").unlink()
+    problem, = problems_of(corpus / "train.csv", labels)
+    assert problem.startswith(f"{corpus / 'train.csv'}:2: ")
+
+
+def test_another_alphabet_reads_everything_again(corpus, labels, decoded):
+    read_manifest(corpus / "train.csv", labels)
+    decoded.clear()
+    assert len(problems_of(corpus / "train.csv", Labels("ABC _"))) == 2
+    assert sorted(decoded) == ["0.wav", "1.wav", "2.wav"]
+
+
+def test_changed_manifest_reads_everything_again(corpus, labels, decoded):
+    read_manifest(corpus / "train.csv", labels)
+    (corpus / "train.csv").write_text("1.wav,1.txt\n0.wav,0.txt\n2.wav,2.txt\n")
+    decoded.clear()
+    assert read_manifest(corpus / "train.csv", labels).samples.tolist() == [3200, 1600, 2400]
+    assert sorted(decoded) == ["0.wav", "1.wav", "2.wav"]
+
+
+def test_inspection_does_not_believe_the_index_unless_asked(corpus, labels, decoded):
+    read_manifest(corpus / "train.csv", labels)
+    decoded.clear()
+    inspect_manifest(corpus / "train.csv", labels)
+    assert sorted(decoded) == ["0.wav", "1.wav", "2.wav"]
+
+
+def flip_a_byte(content: bytes) -> bytes:
+    middle = content.index(b"facts.npy") + 200
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("damage", [
+    lambda content: b"",
+    lambda content: b"nonsense",
+    lambda content: content[:len(content) // 2],
+    lambda content: content[:-1],
+    flip_a_byte,
+], ids=["empty", "nonsense", "half", "cut", "bit"])
+def test_damaged_index_is_made_again(corpus, labels, decoded, damage):
+    read_manifest(corpus / "train.csv", labels)
+    index = index_path(corpus / "train.csv")
+    index.write_bytes(damage(index.read_bytes()))
+    decoded.clear()
+    assert read_manifest(corpus / "train.csv", labels).samples.tolist() == [1600, 3200, 2400]
+    assert sorted(decoded) == ["0.wav", "1.wav", "2.wav"]
+    decoded.clear()
+    read_manifest(corpus / "train.csv", labels)
+    assert decoded == []
+
+
+def test_index_that_holds_something_else_is_made_again(corpus, labels):
+    with open(index_path(corpus / "train.csv"), "wb") as file:
+        np.save(file, np.zeros(3))
+    assert read_manifest(corpus / "train.csv", labels).samples.tolist() == [1600, 3200, 2400]
+
+
+def test_index_that_cannot_be_written_only_warns(corpus, labels, caplog):
+    index_path(corpus / "train.csv").mkdir()         # also root cannot rename a file onto a folder
+    with caplog.at_level(logging.WARNING):
+        assert len(read_manifest(corpus / "train.csv", labels)) == 3
+    assert f"{index_path(corpus / 'train.csv')}: the index could not be kept" in caplog.text
+    assert [path.name for path in corpus.iterdir() if ".tmp" in path.name] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only folders")
+def test_read_only_folder_only_warns(corpus, labels, caplog):
+    corpus.chmod(0o555)
+    try:
+        assert len(read_manifest(corpus / "train.csv", labels)) == 3
+    finally:
+        corpus.chmod(0o755)
+    assert "the index could not be kept" in caplog.text
+
+
+# transcripts
+
+def test_transcript_is_upper_case_with_single_spaces(tmp_path, labels):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf don't\r\n  stop ")
+    text, indices = read_transcript(tmp_path / "a.txt", labels)
+    assert text == "DON'T STOP"
+    assert labels.decode(indices) == text and 0 in indices
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", "empty"),
+    (b" \n\t", "empty"),
+    ("NAÏVE".encode(), "'Ï'"),
+    (b"\xff", "not UTF-8"),
+])
+def test_bad_transcript_names_the_file(tmp_path, labels, content, words):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        read_transcript(tmp_path / "a.txt", labels)
+    assert str(caught.value).startswith(f"{tmp_path / 'a.txt'}: ")
+
+
+def test_missing_transcript_names_the_file(tmp_path, labels):
+    with pytest.raises(InputError, match="a.txt: cannot read the transcript: No such file"):
+        read_transcript(tmp_path / "a.txt", labels)

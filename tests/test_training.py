@@ -1,0 +1,160 @@
+"""Training runs: schedule, skipped steps, resume, fine-tuning, and what stays on disk. Real speech, tiny network."""
+
+import csv
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from src import training
+from src.checkpoint import load_checkpoint, save_checkpoint
+from src.config import load_config
+from src.errors import InputError, RunError
+from src.labels import Labels
+from src.manifest import read_manifest
+from src.training import Interrupted, train
+
+pytestmark = pytest.mark.usefixtures("graph_mode")
+
+
+def weights(path) -> dict[str, np.ndarray]:
+    return {name: p.asnumpy() for name, p in load_checkpoint(path).parameters.items()}
+
+
+def assert_equal_weights(a, b) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_run_leaves_checkpoints_metrics_and_events(recipe, tmp_path):
+    monitor = train(load_config(None, recipe))
+    assert sorted(os.listdir(tmp_path / "ckpt")) == ["DeepSpeech-1_3.ckpt", "DeepSpeech-2_6.ckpt",
+                                                     "DeepSpeech-best.ckpt", "DeepSpeech-last.ckpt"]
+    rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
+    assert [(int(r["epoch"]), int(r["step"])) for r in rows] == [(1, 3), (2, 6)]
+    assert [float(r["learning_rate"]) for r in rows] == pytest.approx([3e-4, 3e-4 / 1.1])
+    assert all(float(r["dev_cer"]) > 0 and float(r["train_loss"]) > 0 for r in rows)
+    best = min(monitor.history, key=lambda m: (m.dev_wer, m.dev_cer))
+    assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-best.ckpt").progress["epoch"] == best.epoch
+    tags = set()
+    for path in (tmp_path / "logs").glob("events*"):
+        tags |= {value.tag for event in read_events(path) for value in event.summary.value}
+    assert {"train/loss", "train/learning_rate", "train/gradient_norm", "train/audio_seconds_per_second",
+            "dev/wer", "dev/cer"} <= tags
+
+
+def read_events(path):
+    """TFRecord framing: length (8 bytes), its checksum (4), the record, its checksum (4)."""
+    from tensorboardX.proto import event_pb2  # after MindSpore: see TrainingMonitor.begin
+    data = path.read_bytes()
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        yield event_pb2.Event.FromString(data[12:12 + size])
+        data = data[16 + size:]
+
+
+@pytest.mark.parametrize("stop_after", [3, 5])    # between two epochs, and inside the second
+def test_a_resumed_run_equals_one_that_never_stopped(recipe, tmp_path, stop_after):
+    whole = train(load_config(None, [*recipe, f"CheckpointConfig.ckpt_path={tmp_path}/whole"]))
+    train(load_config(None, [*recipe, f"TrainingConfig.max_steps={stop_after}"]))
+    assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] == stop_after
+    resumed = train(load_config(None, recipe), resume="auto")
+    assert [(m.epoch, m.step, m.dev_wer, m.dev_cer) for m in resumed.history] == \
+        [(m.epoch, m.step, m.dev_wer, m.dev_cer) for m in whole.history]
+    assert [m.train_loss for m in resumed.history] == pytest.approx([m.train_loss for m in whole.history], rel=1e-5)
+    expected = weights(tmp_path / "whole" / "DeepSpeech-last.ckpt")
+    found = weights(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
+    assert found.keys() == expected.keys()
+    for name in found:    # sums in parallel threads are not always in the same order, and Adam magnifies that
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
+
+
+def test_sigterm_saves_everything_and_the_run_goes_on(recipe, tmp_path, monkeypatch):
+    real = training.iterate_batches
+
+    def with_a_signal(source, num_workers):
+        for i, batch in enumerate(real(source, num_workers)):
+            if i == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(training, "iterate_batches", with_a_signal)
+    with pytest.raises(Interrupted, match="--resume auto") as caught:
+        train(load_config(None, recipe))
+    assert caught.value.signal_number == signal.SIGTERM
+    monkeypatch.setattr(training, "iterate_batches", real)
+    assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] == 2
+    assert train(load_config(None, recipe), resume="auto").history[-1].step == 6
+
+
+def test_a_step_that_is_not_finite_is_counted_and_poisons_nothing(recipe, tmp_path, monkeypatch):
+    real = training.iterate_batches
+
+    def with_a_bad_batch(source, num_workers):
+        for i, batch in enumerate(real(source, num_workers)):
+            if i == 1:
+                batch.inputs[0, 0, 3, 3] = np.nan
+            yield batch
+
+    monkeypatch.setattr(training, "iterate_batches", with_a_bad_batch)
+    monitor = train(load_config(None, recipe))
+    assert [m.skipped_steps for m in monitor.history] == [1, 1]
+    assert [m.step for m in monitor.history] == [3, 6]
+    last = weights(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
+    assert all(np.isfinite(value).all() for value in last.values())
+    assert last["optimizer.updates"] == 4
+    assert np.isfinite(monitor.history[-1].train_loss)
+
+
+def test_a_run_without_any_finite_step_fails(recipe, monkeypatch):
+    real = training.iterate_batches
+
+    def with_bad_batches(source, num_workers):
+        for batch in real(source, num_workers):
+            batch.inputs[:] = np.nan
+            yield batch
+
+    monkeypatch.setattr(training, "iterate_batches", with_bad_batches)
+    with pytest.raises(RunError, match="no step had a finite loss"):
+        train(load_config(None, recipe))
+
+
+def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(recipe, tmp_path, caplog):
+    train(load_config(None, [*recipe, "TrainingConfig.epochs=1"]))
+    source = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
+    partial = [p for name, p in source.network_parameters().items() if name != "fc.weight"]
+    save_checkpoint(tmp_path / "partial.ckpt", partial, source.info)
+    tiny_rate = ["OptimConfig.learning_rate=1e-12", f"CheckpointConfig.ckpt_path={tmp_path}/tuned"]
+    train(load_config(None, [*recipe, *tiny_rate, "TrainingConfig.max_steps=1"]),
+          pretrained=str(tmp_path / "partial.ckpt"))
+    assert "not in the checkpoint: fc.weight" in caplog.text
+    tuned = weights(tmp_path / "tuned" / "DeepSpeech-last.ckpt")
+    assert tuned["optimizer.updates"] == 1
+    for p in partial:
+        if p.requires_grad and not p.name.endswith(("moving_mean", "moving_variance")):
+            np.testing.assert_allclose(tuned[p.name], p.asnumpy(), atol=1e-6, err_msg=p.name)
+
+
+def test_resuming_refuses_weights_only_and_changed_data_inside_an_epoch(recipe, tmp_path):
+    train(load_config(None, [*recipe, "TrainingConfig.max_steps=1"]))
+    with pytest.raises(InputError, match="batch_size was 8, is 4"):
+        train(load_config(None, [*recipe, "DataConfig.batch_size=4"]), resume="auto")
+    source = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
+    save_checkpoint(tmp_path / "only.ckpt", list(source.network_parameters().values()), source.info)
+    with pytest.raises(InputError, match="weights only"):
+        train(load_config(None, recipe), resume=str(tmp_path / "only.ckpt"))
+    with pytest.raises(InputError, match="is 16 in the model but 32"):
+        train(load_config(None, [*recipe, "ModelConfig.hidden_size=32"]), resume="auto")
+
+
+def test_training_leaves_out_what_ctc_cannot_align(demo_corpus, caplog):
+    manifest = read_manifest(demo_corpus / "demo_train_manifest.csv", Labels.load("labels.json"))
+    config = load_config()
+    frames = (manifest.samples // 160 + 2) // 2
+    manifest.label_counts[0] = frames[0] - manifest.repeats[0]            # just fits
+    manifest.label_counts[1] = frames[1] - manifest.repeats[1] + 1        # does not
+    rows = training.trainable_rows(manifest, config)
+    assert rows.tolist() == [i for i in range(len(manifest)) if i != 1]
+    assert "1 of 24 utterances are too short" in caplog.text
