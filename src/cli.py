@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -68,6 +69,9 @@ def run(command: Callable[[], int]) -> int:
     except RunError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 128 + getattr(error, "signal_number", -127)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (OSError, MemoryError) as error:
         print(f"failed: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1

@@ -23,9 +23,9 @@ class ConfigError(InputError):
     """A setting that is unknown, of the wrong type or out of range; the message names the field."""
 
 
-def _setting(default, *, minimum=None, above=None, below=None, choices=None, not_yet=False):
-    """A dataclass field with its range; `not_yet` refuses any other value until the feature exists."""
-    limits = {"minimum": minimum, "above": above, "below": below, "choices": choices, "not_yet": not_yet}
+def _setting(default, *, minimum=None, above=None, below=None, choices=None, rule=None, not_yet=False):
+    """A dataclass field with its range; a rule is (predicate, words); `not_yet` refuses all but the default."""
+    limits = {"minimum": minimum, "above": above, "below": below, "choices": choices, "rule": rule, "not_yet": not_yet}
     return field(default=default, metadata=limits)
 
 
@@ -93,7 +93,8 @@ class ModelConfig:
     lookahead_context: int = _setting(20, minimum=1)           # frames; used when bidirectional is False
     bidirectional: bool = _setting(True)
     conv_channels: int = _setting(32, minimum=1)
-    conv2_kernel: tuple[int, int] = _setting((41, 11), minimum=1)    # (frequency, time)
+    conv2_kernel: tuple[int, int] = _setting(                   # (frequency, time)
+        (41, 11), minimum=1, rule=(lambda k: k[0] % 2 and k[1] % 2, "be two odd numbers: the padding is half of them"))
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    ckpt_file_name_prefix: str = _setting("DeepSpeech")
+    ckpt_file_name_prefix: str = _setting(
+        "DeepSpeech", rule=(lambda name: name and "/" not in name, "be the first part of a file name"))
     ckpt_path: str = _setting("checkpoints")
     keep_checkpoint_max: int = _setting(10, minimum=1)
 
@@ -292,5 +294,5 @@ def _check(address: str, value: Any, setting: dataclasses.Field) -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         if limits[name] is not None and not all(holds(number, limits[name]) for number in numbers):
             raise ConfigError(f"`{address}` (={value!r}) must be {words} {limits[name]}")
-    if address == "ModelConfig.conv2_kernel" and (value[0] % 2 == 0 or value[1] % 2 == 0):
-        raise ConfigError(f"`{address}` (={value!r}) must be two odd numbers: the padding is half the kernel")
+    if limits["rule"] and not limits["rule"][0](value):
+        raise ConfigError(f"`{address}` (={value!r}) must {limits['rule'][1]}")

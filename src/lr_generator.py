@@ -8,4 +8,4 @@ def annealed_learning_rate(epoch: int, *, learning_rate: float, learning_anneal:
     The first `anneal_start_epoch` epochs keep the initial rate.
     Source: deepspeech.pytorch, `learning_anneal` ("annealing applied to learning rate after each epoch").
     """
-    return learning_rate / learning_anneal ** max(0, epoch - anneal_start_epoch)
+    return learning_rate * learning_anneal ** -max(0, epoch - anneal_start_epoch)

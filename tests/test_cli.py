@@ -103,6 +103,7 @@ class Interrupted(RunError):
     (Interrupted(signal.SIGTERM), 143, "failed: stopped"),
     (OSError(28, "No space left on device", "a.ckpt"), 1, "failed: [Errno 28] No space left on device: 'a.ckpt'"),
     (MemoryError("Unable to allocate"), 1, "failed: Unable to allocate"),
+    (KeyboardInterrupt(), 130, "interrupted"),
 ])
 def test_errors_become_one_message_and_a_code(error, code, begin, capsys):
     assert cli.run(raising(error)) == code

@@ -272,6 +272,8 @@ def test_wrong_type(override, words):
     ("ModelConfig.conv_channels=0", "at least 1"),
     ("ModelConfig.conv2_kernel=[21, 0]", "at least 1"),
     ("ModelConfig.conv2_kernel=[21, 10]", "two odd numbers"),
+    ("CheckpointConfig.ckpt_file_name_prefix=a/b", "first part of a file name"),
+    ("CheckpointConfig.ckpt_file_name_prefix=", "first part of a file name"),
     ("OptimConfig.optimizer=lamb", "one of adam, sgd"),
     ("OptimConfig.learning_rate=0", "above 0"),
     ("OptimConfig.learning_anneal=0", "above 0"),

@@ -1,0 +1,56 @@
+"""What is installed is what is imported, in ranges with two ends, and CONTRIBUTING.md says why."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("src", "data", "deepspeech_pytorch")
+MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml", "espeakng-loader": "espeakng_loader"}
+NOT_IMPORTED = {"ruff"}      # a command
+
+
+def requirements(name: str) -> dict[str, str]:
+    """{package: range} of a requirements file; every line is `name>=lower,<upper`, a comment or an include."""
+    found = {}
+    for line in (ROOT / name).read_text().splitlines():
+        if not line.startswith(("#", "-r ")):
+            match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)(>=[0-9.]+,<[0-9.]+)", line)
+            assert match, f"{name}: {line!r}"
+            found[match[1]] = match[2]
+    return found
+
+
+def imports(paths: Iterable[Path]) -> set[str]:
+    """The third-party packages that the modules at `paths` import, anywhere in them."""
+    names = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module)
+    ours = {*PACKAGES, "tests", *(path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py")])}
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - ours
+
+
+def test_requirements_are_what_the_modules_import():
+    modules = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+    assert imports(modules) == {MODULE_OF.get(name, name) for name in requirements("requirements.txt")}
+
+
+def test_development_requirements_are_what_the_tests_import():
+    run_time, ours = requirements("requirements.txt"), requirements("requirements-dev.txt")
+    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
+    assert not run_time.keys() & ours.keys()
+    needed = imports(ROOT.glob("tests/**/*.py")) - {MODULE_OF.get(name, name) for name in run_time}
+    assert needed == ours.keys() - NOT_IMPORTED
+
+
+def test_table_of_dependencies():
+    """CONTRIBUTING.md justifies every package, with the range that is installed."""
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\S+)` \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert [(name, limits) for name, limits, _ in rows] == [
+        *requirements("requirements.txt").items(), *requirements("requirements-dev.txt").items()]

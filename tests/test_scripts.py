@@ -1,0 +1,367 @@
+"""The shell scripts as real processes: usage, what they run, exit codes, logs, signals."""
+
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if path.name != "common.sh")
+LAUNCH = [name for name in SCRIPTS if name.startswith("run_") and name != "run_tests.sh"]
+PACKAGES = ("src", "data", "deepspeech_pytorch")
+
+# Says what it was given, and ends as FAKE_EXIT says, or, with FAKE_EXIT=wait, as the first signal asks.
+FAKE_PYTHON = """#!/bin/bash
+echo "run: $PWD: gpu=${CUDA_VISIBLE_DEVICES-}: $(printf '<%s>' "$@")"
+trap 'echo told TERM; exit 5' TERM
+trap 'echo told INT; exit 6' INT
+if [ "$FAKE_EXIT" = wait ]; then
+    echo ready
+    while :; do sleep 0.05; done
+fi
+exit "$FAKE_EXIT"
+"""
+
+
+def executable(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of the project to run scripts in, with a space in its path; packages are links."""
+    root = tmp_path / "the project"
+    shutil.copytree(ROOT / "scripts", root / "scripts")
+    for name in (*PACKAGES, "configs"):
+        (root / name).symlink_to(ROOT / name)
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("requirements*.txt"), ROOT / "labels.json"]:
+        shutil.copy(path, root)
+    return root
+
+
+@pytest.fixture
+def fake(tmp_path) -> Path:
+    return executable(tmp_path / "fake python", FAKE_PYTHON)
+
+
+def start(script: Path, *arguments: str, shell: str = "sh", python: Path | str = sys.executable, **options):
+    """A script as a process, with variables of the environment among the `options`; its output in one text pipe."""
+    variables = {name: options.pop(name) for name in list(options) if name.isupper()}
+    clean = {name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "DS2_PYTHON")}
+    return subprocess.Popen([shell, str(script), *arguments], env=clean | {"DS2_PYTHON": str(python)} | variables,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True, **options)
+
+
+def run(script: Path, *arguments: str, **options) -> tuple[int, str]:
+    """Exit code and output of a script."""
+    process = start(script, *arguments, **options)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def the_log(project: Path) -> str:
+    """The content of the one log file."""
+    (path,) = (project / "logs").glob("*.log")
+    return path.read_text()
+
+
+# Usage
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "common.sh"])
+def test_syntax(name):
+    subprocess.run(["bash", "-n", ROOT / "scripts" / name], check=True)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_through_any_shell(name):
+    texts = [run(ROOT / "scripts" / name, option, shell=shell)
+             for shell, option in (("sh", "--help"), ("bash", "-h"))]
+    assert texts[0] == texts[1]
+    code, text = texts[0]
+    assert code == 0
+    assert re.match(rf"usage: (ba)?sh scripts/{re.escape(name)}( |\n)", text)
+
+
+@pytest.mark.parametrize(("name", "arguments", "variables", "message"), [
+    ("run_standalone_train_cpu.sh", ["nonsense"], {}, "unexpected argument 'nonsense'"),
+    ("run_standalone_train_gpu.sh", ["first"], {}, "DEVICE_ID must be a whole number, not 'first'"),
+    ("run_eval_gpu.sh", ["model.ckpt"], {}, "DEVICE_ID must be a whole number, not 'model.ckpt'"),
+    ("run_export_mindir.sh", [], {}, "PATH_CHECKPOINT is missing"),
+    ("run_export_mindir.sh", ["--batch_size", "1"], {}, "PATH_CHECKPOINT is missing"),
+    ("run_distribute_train_gpu.sh", ["8"], {}, "unexpected argument '8'"),
+    ("run_distribute_train_cpu.sh", [], {"RANK_SIZE": "many"}, "are whole numbers"),
+    ("run_distribute_train_cpu.sh", [], {"RANK_SIZE": "0"}, "RANK_SIZE (=0)"),
+    ("run_distribute_train_cpu.sh", [], {"RANK_SIZE": "3", "NODE_COUNT": "2"}, "multiple of NODE_COUNT (=2)"),
+    ("run_distribute_train_cpu.sh", [], {"NODE_COUNT": "2", "NODE_RANK": "2"}, "NODE_RANK (=2) must be below"),
+    ("run_distribute_train_cpu.sh", [], {"NODE_COUNT": "2"}, "several hosts need MASTER_ADDR"),
+    ("quick_start.sh", ["nonsense"], {}, "'nonsense' is not of the form GROUP.FIELD=VALUE"),
+    ("setup_env.sh", ["--prod"], {}, "unexpected arguments: --prod"),
+])
+def test_wrong_usage(project, fake, name, arguments, variables, message):
+    code, output = run(project / "scripts" / name, *arguments, python=fake, FAKE_EXIT="0", **variables)
+    assert code == 2
+    assert output.startswith("usage: ")
+    assert message in output.splitlines()[-1]
+    assert not (project / "logs").exists()
+
+
+# What is run, and how it ends
+
+@pytest.mark.parametrize(("name", "arguments", "gpu", "command"), [
+    ("run_standalone_train_cpu.sh", [], "", "<train.py><--device_target><CPU>"),
+    ("run_standalone_train_cpu.sh", ["--config", "a b.yaml"], "",
+     "<train.py><--device_target><CPU><--config><a b.yaml>"),
+    ("run_standalone_train_gpu.sh", [], "0", "<train.py><--device_target><GPU>"),
+    ("run_standalone_train_gpu.sh", ["3", "TrainingConfig.epochs=1"], "3",
+     "<train.py><--device_target><GPU><TrainingConfig.epochs=1>"),
+    ("run_eval_cpu.sh", ["x.ckpt"], "", "<eval.py><--device_target><CPU><--pretrain_ckpt><x.ckpt>"),
+    ("run_eval_cpu.sh", ["LMConfig.alpha=1"], "",
+     "<eval.py><--device_target><CPU><--pretrain_ckpt><><LMConfig.alpha=1>"),
+    ("run_eval_gpu.sh", ["2", "x.mindir", "--config", "c.yaml"], "2",
+     "<eval.py><--device_target><GPU><--pretrain_ckpt><x.mindir><--config><c.yaml>"),
+    ("run_export_mindir.sh", ["x.ckpt"], "",
+     "<export.py><--device_target><CPU><--pre_trained_model_path><x.ckpt><--file_name><deepspeech2>"),
+    ("run_export_mindir.sh", ["x.ckpt", "out", "--batch_size", "1"], "",
+     "<export.py><--device_target><CPU><--pre_trained_model_path><x.ckpt><--file_name><out><--batch_size><1>"),
+])
+def test_command_and_exit_code(project, fake, name, arguments, gpu, command):
+    code, output = run(project / "scripts" / name, *arguments, python=fake, FAKE_EXIT="7")
+    assert code == 7
+    assert f"run: {project}: gpu={gpu}: {command}\n" in output
+    assert the_log(project) == output       # the whole output, its own name included
+    assert re.search(r"log file: (\S.*\.log)\n", output)[1].startswith(f"{project}/logs/")
+
+
+def test_paths_of_the_caller(project, fake, tmp_path):
+    """Started elsewhere, a script finds the project, a checkpoint and a Python given relative to the caller."""
+    (tmp_path / "here.ckpt").touch()
+    code, output = run(Path(os.path.relpath(project, tmp_path)) / "scripts" / "run_eval_cpu.sh", "here.ckpt",
+                       cwd=tmp_path, python="./fake python", FAKE_EXIT="0")
+    assert code == 0
+    assert f"run: {project}: gpu=: <eval.py><--device_target><CPU><--pretrain_ckpt><{tmp_path}/here.ckpt>" in output
+
+
+def test_missing_python(project):
+    code, output = run(project / "scripts" / "run_eval_cpu.sh", "x.ckpt", python="no-such-python")
+    assert (code, output) == (2, "error: DS2_PYTHON=no-such-python is not a program\n")
+
+
+def test_python_without_mindspore(project, tmp_path):
+    executable(tmp_path / "python3", "#!/bin/sh\nexit 1\n")
+    code, output = run(project / "scripts" / "run_eval_cpu.sh", "x.ckpt", python="",
+                       PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert code == 2
+    assert output == f"error: {tmp_path}/python3 has no MindSpore; run: bash scripts/setup_env.sh (or set DS2_PYTHON)\n"
+
+
+def test_evaluation_of_a_missing_checkpoint(project):
+    code, output = run(project / "scripts" / "run_eval_cpu.sh", "missing.ckpt")
+    assert code == 2
+    assert re.search(r"^error: .*missing\.ckpt", the_log(project), re.M)
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("run_standalone_train_gpu.sh", []), ("run_eval_gpu.sh", ["x.ckpt"])])
+def test_no_gpu(project, name, arguments):
+    code, output = run(project / "scripts" / name, "99", *arguments)     # no machine has a GPU of that number
+    assert code == 2
+    assert re.search(r"^error: --device_target GPU: MindSpore \S+ finds no usable GPU here", output, re.M)
+    assert "Traceback" not in output
+
+
+def test_distributed_failure_is_shown(project):
+    """What a worker of msrun says about its end stands at the end of the output, once."""
+    code, output = run(project / "scripts" / "run_distribute_train_cpu.sh", "--config", "missing.yaml", RANK_SIZE="2",
+                       MASTER_PORT="18119")
+    assert code != 0
+    *_, heading, message, last = output.splitlines()
+    assert heading == "== what the processes say about it:"
+    assert message.startswith("error: ")
+    assert last.startswith(f"== exit code {code}, log file: ")
+
+
+@pytest.mark.parametrize(("number", "told", "code"), [(signal.SIGTERM, "TERM", 5), (signal.SIGHUP, "TERM", 5),
+                                                      (signal.SIGINT, "INT", 6)])
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_signals_reach_the_job(project, fake, number, told, code, whole_group):
+    """The script waits for the job's last words, logs them and passes its exit code on; Ctrl-C goes to the group."""
+    process = start(project / "scripts" / "run_standalone_train_cpu.sh", python=fake, FAKE_EXIT="wait")
+    for line in process.stdout:
+        if line == "ready\n":
+            break
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert output.startswith(f"told {told}\n")
+    assert f"told {told}\n" in the_log(project)
+
+
+# Setting up
+
+STUBS = ("mindspore", "librosa", "soundfile", "espeakng_loader")
+
+
+@pytest.fixture
+def bare_project(project, tmp_path) -> tuple[Path, dict[str, str]]:
+    """A project that needs nothing which a new environment lacks, and the variables to set it up without a network."""
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for name in STUBS:
+        (stubs / f"{name}.py").touch()
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        (project / name).write_text("pip>=20\n")
+    executable(tmp_path / "python3.11", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    return project, {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(stubs), "PIP_NO_INDEX": "1"}
+
+
+def test_environment_is_made_once_and_repaired(bare_project):
+    project, variables = bare_project
+
+    def setup(*arguments: str) -> str:
+        code, output = run(project / "scripts" / "setup_env.sh", *arguments, python="", **variables)
+        assert code == 0, output
+        return output
+
+    first = setup("--dev")
+    assert "making the virtual environment" in first
+    assert "installing requirements.txt requirements-dev.txt" in first
+    assert (project / ".venv/bin/python").exists()
+    assert setup() == setup("--dev") == ""
+    (project / "requirements.txt").write_text("pip>=20.1\n")
+    changed = setup()
+    assert "making" not in changed
+    assert "installing requirements.txt (" in changed
+    assert setup() == ""
+    (project / ".venv/ds2-unfinished").touch()      # as an interrupted installation leaves it
+    repaired = setup()
+    assert "making the virtual environment" in repaired
+    assert "installing requirements.txt (" in repaired
+    assert setup() == ""
+
+
+def test_a_failed_installation_is_not_taken_for_a_whole_one(bare_project):
+    project, variables = bare_project
+    (project / "requirements.txt").write_text("no-such-package-at-all>=1\n")
+    code, output = run(project / "scripts" / "setup_env.sh", python="", **variables)
+    assert code == 2
+    assert output.endswith("error: pip could not install requirements.txt; its messages stand above\n")
+    assert (project / ".venv/ds2-unfinished").exists()
+
+
+@pytest.mark.parametrize(("pretends", "message"), [
+    ("exit 1", "Python 3.11 or 3.12 is needed; on Debian/Ubuntu: apt-get install python3.11 python3.11-venv (or set "
+               "DS2_PYTHON to a Python that has requirements.txt installed)"),
+    (f'case "$*" in *ensurepip*) exit 1 ;; esac; exec "{sys.executable}" "$@"',
+     "python3.11 cannot make virtual environments; on Debian/Ubuntu: apt-get install python3-venv (or "
+     f"python3.{sys.version_info[1]}-venv)"),
+])
+def test_python_that_cannot_be_used(project, tmp_path, pretends, message):
+    for name in ("python3.11", "python3.12", "python3"):
+        executable(tmp_path / name, f"#!/bin/sh\n{pretends}\n")
+    code, output = run(project / "scripts" / "setup_env.sh", python="", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (code, output) == (2, f"error: {message}\n")
+    assert not (project / ".venv").exists()
+
+
+def test_a_folder_in_the_way_is_left_alone(project):
+    (project / ".venv").mkdir()
+    (project / ".venv/precious").touch()
+    code, output = run(project / "scripts" / "setup_env.sh", python="")
+    assert (code, output) == (2, f"error: {project}/.venv is in the way: it is no virtual environment\n")
+    assert (project / ".venv/precious").exists()
+
+
+def test_given_python_is_used_as_it_is(project, fake):
+    code, output = run(project / "scripts" / "setup_env.sh", python=fake, FAKE_EXIT="0")
+    assert (code, output) == (0, f"== using {fake} as it is\n")
+    assert not (project / ".venv").exists()
+
+
+def test_run_tests(project, fake):
+    code, output = run(project / "scripts" / "run_tests.sh", "-k", "two words", python=fake, FAKE_EXIT="0")
+    assert code == 0
+    ran = re.findall(r"gpu=: (.*)", output)
+    assert ran == ["<-m><ruff><check><.>", "<-m><pytest><-k><two words>"]
+    code, output = run(project / "scripts" / "run_tests.sh", python=fake, FAKE_EXIT="3")
+    assert code == 3
+    assert re.findall(r"gpu=: (.*)", output) == ["<-m><ruff><check><.>"]
+
+
+def test_continuous_integration():
+    path = ROOT / ".ci/run"
+    assert path.stat().st_mode & stat.S_IXUSR
+    assert "bash scripts/run_tests.sh" in path.read_text()
+
+
+# The quick start, with a Python that pretends to do the work
+
+PRETEND = r"""#!/bin/bash
+echo "ran $*" >>"$RAN"
+value() { local a; for a in "$@"; do case $a in "$KEY"=*) echo "${a#*=}" ;; esac; done; }
+case "$1 $2" in
+    "-m data.demo") mkdir -p demo/data/demo_dataset/test/{wav,txt}
+        cd demo/data/demo_dataset/test
+        for i in 0 1 2 3 4; do echo "WORD $i" | tee wav/$i.wav txt/$i.txt >/dev/null; done ;;
+    train.py*) KEY=CheckpointConfig.ckpt_path; folder=$(value "$@"); mkdir -p "$folder"
+        touch "$folder/DeepSpeech-best.ckpt"
+        KEY=TrainingConfig.log_dir; folder=$(value "$@"); mkdir -p "$folder"
+        touch "$folder/metrics.csv" "$folder/demo_test_manifest_eval.csv" ;;
+    eval.py*) printf 'Test Summary \tAverage WER %s\tAverage CER 4.000\t\n' "$WER" ;;
+    export.py*) touch "${@: -1}" "$(dirname "${@: -1}")/deepspeech2.json" ;;
+    transcribe.py*) printf 'HEARD ONE\n\n' ;;
+esac
+[ "$1" != "${FAILS-}" ]
+"""
+
+
+def quick_start(project: Path, *arguments: str, **variables) -> tuple[int, str, str]:
+    """Exit code, output, and the Python commands that were run."""
+    ran = project / "ran.txt"
+    ran.unlink(missing_ok=True)
+    code, output = run(project / "scripts" / "quick_start.sh", *arguments, RAN=str(ran),
+                       python=executable(project / "pretend", PRETEND), **variables)
+    return code, output, ran.read_text()
+
+
+def test_quick_start(project):
+    code, output, ran = quick_start(project, WER="30.000")
+    assert code == 0, output
+    assert re.findall(r"^ran (-m \S+|\S+)", ran, re.M) == [
+        "-m data.demo", "train.py", "eval.py", "export.py", "eval.py", "transcribe.py"]
+    assert "test/wav/1.wav\n  said:  WORD 1\n  heard: HEARD ONE\n" in output
+    assert "test/wav/4.wav\n  said:  WORD 4\n  heard: \n" in output
+    assert re.search(r"^ +\d\S*  demo/run/deepspeech2\.mindir +model for inference$", output, re.M)
+    assert "WER 30.000 %, CER 4.000 %" in output
+    made = {path.name for path in project.iterdir()}
+    assert made - {path.name for path in ROOT.iterdir()} <= {"demo", "pretend", "ran.txt"}
+
+
+def test_quick_start_judges_the_error_rate(project):
+    code, output, _ = quick_start(project, WER="30.001")
+    assert code == 1
+    assert output.endswith("failed: the WER is above 30 %\n")
+
+
+def test_quick_start_with_settings_has_a_folder_of_its_own_and_is_not_judged(project):
+    code, output, ran = quick_start(project, "TrainingConfig.epochs=1", WER="99.000")
+    assert code == 0
+    assert output.endswith("== settings were changed, so the error rate is not judged\n")
+    assert re.search(r"train\.py .*ckpt_path=demo/run-\d+/checkpoints TrainingConfig\.epochs=1\n", ran)
+    assert not (project / "demo/run").exists()
+
+
+@pytest.mark.parametrize("step", ["-m", "train.py", "eval.py", "export.py", "transcribe.py"])
+def test_quick_start_ends_with_the_step_that_fails(project, step):
+    code, output, ran = quick_start(project, WER="1.000", FAILS=step)
+    assert code == 1
+    assert ran.splitlines()[-1].startswith(f"ran {step} ")
+    assert "made in" not in output
