@@ -5,7 +5,6 @@ import sys
 
 from src import cli
 from src.config import load_config
-from src.errors import InputError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,13 +27,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
 
     def command() -> int:
-        if args.is_distributed:
-            raise InputError("--is_distributed True: training in several processes is not built yet; train in one")
         config = load_config(args.config, cli.direction_override(args.bidirectional) + args.overrides)
         cli.set_device(args.device_target)
+        group = cli.join_group() if args.is_distributed else None
         from src.training import train
-        monitor = train(config, args.resume, args.pre_trained_model_path)
-        if monitor.history:
+        monitor = train(config, args.resume, args.pre_trained_model_path, group)
+        if monitor.history and monitor.writes:
             last = monitor.history[-1]
             print(f"Trained {last.epoch} epochs, {last.step} steps; logs in {monitor.log_dir}, "
                   f"checkpoints in {config.CheckpointConfig.ckpt_path}")

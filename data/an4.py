@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from data.common import (
     LABELS_PATH,
@@ -28,6 +29,8 @@ from data.common import (
     parallel,
     save_manifest,
     to_pcm16,
+    utterance_facts,
+    utterance_paths,
     write_text,
     write_wav,
 )
@@ -131,27 +134,25 @@ def read_raw(path: Path) -> np.ndarray:
     return samples.astype(np.float32) / 32768
 
 
-def write_utterance(folder: Path, utterance: Utterance) -> str | None:
-    """Write an utterance below `folder` unless it is there already; returns what is wrong with its audio, or None.
+def write_utterance(folder: Path, labels: Labels, utterance: Utterance) -> tuple[int, int, int, int] | str:
+    """Write an utterance below `folder` unless it is there already; returns its facts, or what is wrong with its audio.
 
     A written file carries the time of change of its source, by which the next run knows it.
     """
-    audio, transcript = output_paths(folder, utterance)
+    audio, transcript = utterance_paths(folder, utterance.name)
     try:
         stamp = utterance.audio.stat().st_mtime_ns
-        if not audio.exists() or audio.stat().st_mtime_ns != stamp:
+        if audio.exists() and audio.stat().st_mtime_ns == stamp:
+            count = soundfile.info(audio).frames
+        else:
             samples = to_pcm16(read_source(utterance.audio))
+            count = len(samples)
             write_wav(audio, samples)
             os.utime(audio, ns=(stamp, stamp))
     except AudioError as error:
         return str(error)
     write_text(transcript, utterance.text)
-    return None
-
-
-def output_paths(folder: Path, utterance: Utterance) -> tuple[Path, Path]:
-    """The prepared audio and transcript of an utterance."""
-    return folder / "wav" / f"{utterance.name}.wav", folder / "txt" / f"{utterance.name}.txt"
+    return utterance_facts(count, utterance.text, labels)
 
 
 def find_corpus(source: Path | None, target: Path) -> Path:
@@ -214,12 +215,16 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
     manifests = {}
     for split, utterances in splits.items():
         folder = target / "an4_dataset" / split
-        problems = parallel(partial(write_utterance, folder), utterances, jobs, f"an4 {split}")
-        for problem in filter(None, problems):
-            logger.warning("%s", problem)
-        rows = [output_paths(folder, u) for u, problem in zip(utterances, problems, strict=True) if not problem]
+        outcomes = parallel(partial(write_utterance, folder, labels), utterances, jobs, f"an4 {split}")
+        rows, facts = [], []
+        for utterance, outcome in zip(utterances, outcomes, strict=True):
+            if isinstance(outcome, str):
+                logger.warning("%s", outcome)
+            else:
+                rows.append(utterance_paths(folder, utterance.name))
+                facts.append(outcome)
         if rows:
-            manifests[split] = save_manifest(target / f"an4_{split}_manifest.csv", rows, labels, jobs)
+            manifests[split] = save_manifest(target / f"an4_{split}_manifest.csv", rows, facts, labels)
         else:
             logger.warning("the source has no usable %s utterances: the %s split is left out", split, split)
     if not manifests:

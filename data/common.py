@@ -2,9 +2,14 @@
 
 import argparse
 import contextlib
+import ctypes
+import fcntl
+import io
+import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +19,15 @@ import soundfile
 from tqdm import tqdm
 
 from src.errors import RunError
-from src.files import atomic_path
+from src.files import write_bytes
 from src.labels import Labels
-from src.manifest import Manifest, write_manifest
+from src.manifest import Manifest, count_repeats, write_manifest
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16000     # Hz, of every prepared file
 LABELS_PATH = Path(__file__).resolve().parents[1] / "labels.json"     # the default of the configuration, from anywhere
+_PR_SET_PDEATHSIG = 1   # from linux/prctl.h
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,7 +65,7 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], jobs: in
     if jobs <= 1 or len(items) <= 1:
         return _collect(map(function, items), len(items), description)
     # Forked, not spawned: spawned workers would import librosa again for seconds each.
-    pool = ProcessPoolExecutor(min(jobs, len(items)), multiprocessing.get_context("fork"))
+    pool = ProcessPoolExecutor(min(jobs, len(items)), multiprocessing.get_context("fork"), _start_worker)
     try:
         # The workers start here, before tqdm starts its thread.
         return _collect(pool.map(function, items, chunksize=8), len(items), description)
@@ -65,6 +73,13 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], jobs: in
         raise RunError(f"{description}: a process was killed (out of memory?); try a smaller --jobs") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Ctrl-C is for the parent, which lets its workers finish; when it is killed the kernel ends them, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError):       # prctl: Linux only
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _collect(results: Iterable[Result], total: int, description: str) -> list[Result]:
@@ -76,10 +91,21 @@ def to_pcm16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
+def utterance_paths(folder: Path, name: str) -> tuple[Path, Path]:
+    """The audio and transcript of a prepared utterance."""
+    return folder / "wav" / f"{name}.wav", folder / "txt" / f"{name}.txt"
+
+
+def wav_size(samples: int) -> int:
+    """Bytes of a file that `write_wav` writes: header and 16-bit samples."""
+    return 44 + 2 * samples
+
+
 def write_wav(path: Path, samples: np.ndarray) -> None:
     """(n,) int16 samples as a mono WAV at `SAMPLE_RATE`."""
-    with atomic_path(path) as temporary:
-        soundfile.write(temporary, samples, SAMPLE_RATE, subtype="PCM_16")
+    content = io.BytesIO()
+    soundfile.write(content, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    write_bytes(path, content.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,15 +114,42 @@ def write_text(path: Path, text: str) -> None:
     with contextlib.suppress(OSError):
         if path.read_bytes() == content:
             return
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)
 
 
-def save_manifest(path: Path, rows: Sequence[tuple[Path, Path]], labels: Labels, jobs: int) -> Manifest:
-    """Write a manifest and its index. Raises RunError if what was just prepared cannot be read back."""
-    manifest, problems = write_manifest(path, rows, labels, jobs)
+def utterance_facts(samples: int, text: str, labels: Labels) -> tuple[int, int, int, int]:
+    """What the index of a manifest keeps of an utterance with so many samples at `SAMPLE_RATE`."""
+    indices = labels.encode(text)
+    return samples, SAMPLE_RATE, len(indices), count_repeats(indices)
+
+
+def save_manifest(path: Path, rows: Sequence[tuple[Path, Path]], facts: Sequence[tuple[int, int, int, int]],
+                  labels: Labels) -> Manifest:
+    """Write a manifest and its index, once the prepared files that they name are on disk.
+
+    Raises:
+        RunError: if a file of `rows` is not there.
+    """
+    os.sync()       # one for all files, where one for each would take longer than writing them
+    manifest, problems = write_manifest(path, rows, labels, facts=facts)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise RunError(f"{problems[0]}{more}")
     assert manifest is not None
     return manifest
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make `folder`, and hold it while other commands that ask for it wait; a killed command lets go of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("%s: waiting for another preparation to end", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

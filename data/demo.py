@@ -16,7 +16,7 @@ import json
 import random
 import sys
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import librosa
@@ -30,6 +30,8 @@ from data.common import (
     parallel,
     save_manifest,
     to_pcm16,
+    utterance_facts,
+    utterance_paths,
     whole_number,
     write_text,
     write_wav,
@@ -120,13 +122,13 @@ def render(utterance: Utterance) -> np.ndarray:
     return to_pcm16(np.pad(spoken, (utterance.before, utterance.after)))
 
 
-def write_utterance(task: tuple[Path, Utterance]) -> tuple[Path, Path]:
-    """Write one utterance below a folder; returns the paths of its audio and transcript."""
-    folder, utterance = task
-    audio, transcript = folder / "wav" / f"{utterance.name}.wav", folder / "txt" / f"{utterance.name}.txt"
-    write_wav(audio, render(utterance))
+def write_utterance(folder: Path, utterance: Utterance) -> int:
+    """Write one utterance below `folder`; returns its number of samples."""
+    audio, transcript = utterance_paths(folder, utterance.name)
+    samples = render(utterance)
+    write_wav(audio, samples)
     write_text(transcript, utterance.speech.text)
-    return audio, transcript
+    return len(samples)
 
 
 def prepare(target: Path, counts: dict[str, int], seed: int, jobs: int) -> dict[str, Manifest]:
@@ -146,14 +148,13 @@ def prepare(target: Path, counts: dict[str, int], seed: int, jobs: int) -> dict[
         print(f"demo: already made in {target / 'demo_dataset'}")
         return manifests
     stamp.unlink(missing_ok=True)       # whatever happens below, a half-made corpus does not count as made
-    folders = {split: target / "demo_dataset" / split for split in plan}
-    for folder in folders.values():
-        clear(folder)
-    tasks = [(folders[split], utterance) for split, utterances in plan.items() for utterance in utterances]
-    rows = iter(parallel(write_utterance, tasks, jobs, "demo"))
     for split, utterances in plan.items():
-        path = manifest_path(target, split)
-        manifests[split] = save_manifest(path, list(islice(rows, len(utterances))), labels, jobs)
+        folder = target / "demo_dataset" / split
+        clear(folder)
+        sizes = parallel(partial(write_utterance, folder), utterances, jobs, f"demo {split}")
+        rows = [utterance_paths(folder, utterance.name) for utterance in utterances]
+        facts = [utterance_facts(n, u.speech.text, labels) for n, u in zip(sizes, utterances, strict=True)]
+        manifests[split] = save_manifest(manifest_path(target, split), rows, facts, labels)
     with atomic_path(stamp) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return manifests

@@ -15,7 +15,8 @@ MAX_WER=30      # percent
 help_if_asked "$@"
 RUN=demo/run
 for setting in "$@"; do
-    { [[ $setting != -* ]] && is_passed_on "$setting"; } || usage_error "'$setting' is not of the form GROUP.FIELD=VALUE"
+    { [[ $setting != -* ]] && is_passed_on "$setting"; } ||
+        usage_error "'$setting' is not of the form GROUP.FIELD=VALUE"
     RUN=demo/run-$(printf '%s\n' "$@" | cksum | cut -d ' ' -f 1)
 done
 CHECKPOINTS=$RUN/checkpoints
@@ -48,7 +49,8 @@ run "$PYTHON" -m data.demo --target demo/data
 
 step 3 "training into $RUN"
 run "$PYTHON" train.py --config configs/demo.yaml --device_target CPU --resume auto \
-    DataConfig.train_manifest=demo/data/demo_train_manifest.csv DataConfig.val_manifest=demo/data/demo_val_manifest.csv \
+    DataConfig.train_manifest=demo/data/demo_train_manifest.csv \
+    DataConfig.val_manifest=demo/data/demo_val_manifest.csv \
     "TrainingConfig.log_dir=$RUN/logs" "CheckpointConfig.ckpt_path=$CHECKPOINTS" "$@"
 MODEL=$CHECKPOINTS/DeepSpeech-best.ckpt
 [ -e "$MODEL" ] || MODEL=$CHECKPOINTS/DeepSpeech-last.ckpt      # settings may end a run before its first evaluation

@@ -61,9 +61,8 @@ make_venv() {
 check_import() {
     local missing output
     if ! output=$("$VENV/bin/python" -c 'import mindspore, librosa, soundfile, espeakng_loader' 2>&1); then
-        missing=$(find "$VENV"/lib/python*/site-packages/mindspore -name '*.so*' -not -path '*/gpu*' \
-            -not -path '*/ascend/*' -exec ldd {} + 2>/dev/null | awk '/not found/ && !/mindspore|cuda|ascend/ {print $1}' |
-            sort -u)
+        missing=$(ldd "$VENV"/lib/python*/site-packages/mindspore/_c_expression*.so 2>/dev/null |
+            awk '/not found/ { print $1 }' | sort -u | tr '\n' ' ')
         case $missing in
             *libgomp.so*) fail "MindSpore needs the library libgomp; on Debian/Ubuntu: apt-get install libgomp1" ;;
             *) printf '%s\n' "$output" >&2
@@ -88,9 +87,9 @@ if [ ${#OUTDATED[@]} -gt 0 ]; then
     touch "$UNFINISHED"
     "$VENV/bin/python" -m pip install --disable-pip-version-check "${OUTDATED[@]/#/--requirement=}" 9<&- ||
         fail "pip could not install ${OUTDATED[*]}; its messages stand above"
+    rm "$UNFINISHED"
     check_import
     for file in "${OUTDATED[@]}"; do
         fingerprint "$file" >"$(stamp "$file")"
     done
-    rm "$UNFINISHED"
 fi

@@ -162,7 +162,7 @@ class PredictCell(nn.Cell):
 class LossCell(nn.Cell):
     """The CTC loss of a batch: the sum over its utterances, divided by `normalizer`.
 
-    An utterance whose labels do not fit in its frames contributes nothing (zero_infinity).
+    An utterance without labels, or whose labels do not fit in its frames, contributes nothing (zero_infinity).
 
     Inputs: (N, 1, F, T), (N,), (N, U) int32 class indices, (N,) label counts, () float32 normalizer.
     Outputs: () float32.
@@ -176,7 +176,8 @@ class LossCell(nn.Cell):
     def construct(self, inputs, input_length, targets, target_length, normalizer):
         logits, lengths = self.network(inputs, input_length)
         log_probs = ops.log_softmax(logits, -1)
-        fits = (target_length <= lengths).astype(ms.int32)    # the kernel stops the program where it does not
+        # the kernel stops the program where there are more labels than frames
+        fits = ops.logical_and(target_length > 0, target_length <= lengths).astype(ms.int32)
         losses, _ = ops.ctc_loss(log_probs, targets, lengths, target_length * fits, self.blank_index, "none", True)
         losses = ops.where(ops.isinf(losses), ops.zeros_like(losses), losses)    # zero_infinity: gradients only
         return (losses * fits).sum() / normalizer

@@ -63,11 +63,14 @@ class TrainingMonitor:
 
     log_dir: Path
     epochs: int
+    writes: bool = True    # False in all processes of a group but the first: they only count
     history: list[EpochMetrics] = field(default_factory=list)
     bar: tqdm | None = None
 
     def begin(self, step: int) -> None:
         """Open the logs; events of a run that went further than `step` before it was resumed are hidden."""
+        if not self.writes:
+            return
         from tensorboardX import SummaryWriter  # not before MindSpore, which must be the first to load protobuf
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.events = SummaryWriter(str(self.log_dir), purge_step=step or None)
@@ -77,12 +80,14 @@ class TrainingMonitor:
         self.epoch, self.learning_rate, self.sums = epoch, learning_rate, sums
         # a log file gets a line every 30 seconds instead of an animation
         self.bar = tqdm(total=batches, initial=done, desc=f"epoch {epoch + 1}/{self.epochs}", unit="step",
-                        mininterval=0.5 if sys.stderr.isatty() else 30, file=sys.stderr)
+                        mininterval=0.5 if sys.stderr.isatty() else 30, file=sys.stderr, disable=not self.writes)
         self._started = time.perf_counter() - sums.seconds
 
     def end_step(self, step: int, loss: float, gradient_norm: float, updated: bool) -> None:
         """Call after `sums` took the step in."""
         self.sums.seconds = time.perf_counter() - self._started
+        if not self.writes:
+            return
         speed = self.sums.audio_seconds / self.sums.seconds
         self.bar.set_postfix_str(f"loss {loss:.2f}, lr {self.learning_rate:.2e}, {speed:.1f} audio-s/s"
                                  + (f", skipped {self.sums.skipped}" if self.sums.skipped else ""), refresh=False)
@@ -102,6 +107,8 @@ class TrainingMonitor:
             sums.gradient_norm / max(1, sums.updates), sums.skipped, sums.missing, dev_wer, dev_cer,
             sums.audio_seconds / sums.seconds, sums.seconds / 60)
         self.history.append(metrics)
+        if not self.writes:
+            return metrics
         if dev_wer is not None:
             self.events.add_scalar("dev/wer", dev_wer, step)
             self.events.add_scalar("dev/cer", dev_cer, step)
@@ -117,7 +124,8 @@ class TrainingMonitor:
         """Close bar and logs, in the middle of an epoch too."""
         if self.bar is not None:
             self.bar.close()
-        self.events.close()
+        if self.writes:
+            self.events.close()
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint keeps of the monitor."""

@@ -6,8 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from src.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from src.distributed import Group
 
 DEVICES = ("GPU", "CPU")
 
@@ -56,6 +60,21 @@ def set_device(target: str) -> None:
         raise InputError(f"--device_target {target}: MindSpore {ms.__version__} finds no usable {target} here; "
                          + ("use --device_target CPU, or see Environment Requirements in README.md for what a GPU needs"
                             if target == "GPU" else "see Environment Requirements in README.md")) from None
+
+
+def join_group() -> "Group":
+    """Meet the other processes of a distributed run. Raises InputError when no launcher started this one."""
+    from mindspore import communication
+
+    from src.distributed import Group
+    if "MS_ROLE" not in os.environ:
+        raise InputError("--is_distributed True: start the processes with scripts/run_distribute_train_gpu.sh or "
+                         "scripts/run_distribute_train_cpu.sh")
+    try:
+        communication.init()
+    except RuntimeError as error:
+        raise RunError(f"the processes of the run did not meet: {error}") from None
+    return Group(communication.get_rank(), communication.get_group_size())
 
 
 def run(command: Callable[[], int]) -> int:

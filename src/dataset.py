@@ -15,19 +15,22 @@ from src.manifest import Manifest, read_transcript
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["inputs", "input_length", "targets", "target_length", "rows"]
-NO_ROW = -1               # the only row of a batch of which no utterance could be read
+NO_ROW = -1               # the only row of a batch without utterances: one frame of silence and no label
 PREFETCHED_BATCHES = 4    # a batch of the largest size is 20 to 40 MB
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One padded batch; `missing` are planned rows whose files went bad since they were checked."""
+    """One padded batch; `missing` are planned rows whose files went bad since they were checked.
+
+    Without any utterance left, N is one: a frame of silence without labels, which adds nothing to the loss.
+    """
 
     inputs: np.ndarray           # (N, 1, F, T) float32, zero past each length
     input_length: np.ndarray     # (N,) int32 frames
     targets: np.ndarray          # (N, U) int32 class indices, zero past each length
     target_length: np.ndarray    # (N,) int32
-    rows: list[int]              # (N,) of the manifest
+    rows: list[int]              # of the manifest; empty for the silence
     missing: list[int]
 
 

@@ -50,11 +50,16 @@ class Evaluation:
         return f"Test Summary \tAverage WER {self.errors.wer:.3f}\tAverage CER {self.errors.cer:.3f}\t"
 
 
-def evaluate(predict: Predict, manifest: Manifest, labels: Labels, config: Config,
+def evaluate(predict: Predict, manifest: Manifest, labels: Labels, config: Config, rows: np.ndarray | None = None,
              keep_probs: bool = False) -> Evaluation:
-    """Decode every utterance greedily and count its errors."""
+    """Decode every utterance, or those of `rows`, greedily and count its errors.
+
+    Raises:
+        RunError: when there are utterances but none can be read.
+    """
+    rows = np.arange(len(manifest)) if rows is None else rows
     decoder = MSGreedyDecoder(labels.characters)
-    batches = split_batches(np.arange(len(manifest)), config.DataConfig.batch_size)
+    batches = split_batches(rows, config.DataConfig.batch_size)
     source = BatchSource(manifest, batches, labels, config.DataConfig.SpectConfig)
     utterances: list[ScoredUtterance] = []
     missing: list[int] = []
@@ -70,8 +75,8 @@ def evaluate(predict: Predict, manifest: Manifest, labels: Labels, config: Confi
             utterances.append(ScoredUtterance(
                 manifest.audio_paths[row], reference, hypothesis, count_errors(reference, hypothesis),
                 float(manifest.seconds[row]), probs[i, :lengths[i]].copy() if keep_probs else None))
-    if not utterances:
-        raise RunError(f"{manifest.path}: none of its {len(manifest)} utterances could be read")
+    if missing and not utterances:
+        raise RunError(f"{manifest.path}: none of its {len(missing)} utterances could be read")
     return Evaluation(utterances, missing)
 
 

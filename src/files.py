@@ -30,6 +30,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a small file, one of very many: whole or not at all like `atomic_path`, at a fifth of the cost.
+
+    It is not flushed to disk: whoever records these files as done calls `os.sync()` once before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def ensure_writable(folder: str | Path) -> None:
     """Make `folder` and try a file in it, so that a long run does not fail at its first output.
 

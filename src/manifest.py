@@ -7,6 +7,7 @@ is decoded twice: a row is believed as long as both files have the size and time
 
 import csv
 import hashlib
+import io
 import logging
 import os
 from collections.abc import Sequence
@@ -83,6 +84,11 @@ def read_transcript(path: str | Path, labels: Labels) -> tuple[str, list[int]]:
         raise InputError(f"{path}: {error}") from None
 
 
+def count_repeats(indices: Sequence[int]) -> int:
+    """How many of (U,) class indices equal the one before."""
+    return sum(a == b for a, b in zip(indices, indices[1:], strict=False))
+
+
 def read_manifest(path: str | Path, labels: Labels, jobs: int | None = None) -> Manifest:
     """Read a manifest and make sure that every file in it can be used, decoding only what the index does not know.
 
@@ -97,19 +103,29 @@ def read_manifest(path: str | Path, labels: Labels, jobs: int | None = None) -> 
 
 
 def write_manifest(path: str | Path, rows: Sequence[tuple[str | Path, str | Path]], labels: Labels,
-                   jobs: int | None = None) -> tuple[Manifest | None, list[str]]:
-    """Write (audio, transcript) rows as a manifest of absolute paths, and its index; returns as `inspect_manifest`."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows((os.path.abspath(a), os.path.abspath(t)) for a, t in rows)
-    return inspect_manifest(path, labels, jobs, trust_index=True)
+                   jobs: int | None = None,
+                   facts: Sequence[tuple[int, int, int, int]] | None = None) -> tuple[Manifest | None, list[str]]:
+    """Write (audio, transcript) rows as a manifest of absolute paths, and its index; returns as `inspect_manifest`.
+
+    `facts` are (samples, sample rate, labels, repeats) of each row: who has just written the files knows them, and
+    then nothing is decoded. What has these contents already is left alone.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((os.path.abspath(a), os.path.abspath(t)) for a, t in rows)
+    content = text.getvalue().encode()
+    if not Path(path).is_file() or Path(path).read_bytes() != content:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    return inspect_manifest(path, labels, jobs, trust_index=True, facts=facts)
 
 
-def inspect_manifest(path: str | Path, labels: Labels, jobs: int | None = None,
-                     trust_index: bool = False) -> tuple[Manifest | None, list[str]]:
+def inspect_manifest(path: str | Path, labels: Labels, jobs: int | None = None, trust_index: bool = False,
+                     facts: Sequence[tuple[int, int, int, int]] | None = None) -> tuple[Manifest | None, list[str]]:
     """Check every line and file of a manifest in one pass with `jobs` threads (None: one a core).
 
     Returns the manifest (None if it has problems) and the list of problems as `file:line: message`. With
-    `trust_index`, files that have not changed since the index was written are not read again.
+    `trust_index`, files that have not changed since the index was written are not read again; with `facts`, as of
+    `write_manifest`, only those are that cannot be found.
     """
     path = Path(path)
     rows, digest, problems = _parse(path)
@@ -118,7 +134,12 @@ def inspect_manifest(path: str | Path, labels: Labels, jobs: int | None = None,
     audio_paths, transcript_paths = [r[1] for r in rows], [r[2] for r in rows]
     stamps = np.array([_stamp(a) + _stamp(t) for a, t in zip(audio_paths, transcript_paths, strict=True)], np.int64)
     known = _load_index(index_path(path), digest, labels) if trust_index and not problems else None
-    if known is not None and len(known["stamps"]) == len(rows):
+    if known is not None and len(known["stamps"]) != len(rows):
+        known = None
+    if facts is not None:
+        facts = np.array(facts, np.int64)
+        stale = np.flatnonzero((stamps < 0).any(axis=1))
+    elif known is not None:
         facts = known["facts"].copy()
         stale = np.flatnonzero((known["stamps"] != stamps).any(axis=1))
     else:
@@ -134,7 +155,7 @@ def inspect_manifest(path: str | Path, labels: Labels, jobs: int | None = None,
                 problems += [f"{path}:{rows[i][0]}: {message}" for message in wrong]
     if problems:
         return None, problems
-    if len(stale):
+    if known is None or not (np.array_equal(known["facts"], facts) and np.array_equal(known["stamps"], stamps)):
         _save_index(index_path(path), digest, labels, facts, stamps)
     return Manifest(path, audio_paths, transcript_paths, *facts.T), []
 
@@ -192,8 +213,7 @@ def _inspect(audio: str, transcript: str, labels: Labels) -> tuple[tuple[int, in
         _, indices = read_transcript(transcript, labels)
     except ValueError as error:
         problems.append(str(error))
-    repeats = sum(a == b for a, b in zip(indices, indices[1:], strict=False))
-    return (len(samples), rate, len(indices), repeats), problems
+    return (len(samples), rate, len(indices), count_repeats(indices)), problems
 
 
 def _load_index(path: Path, digest: str, labels: Labels) -> dict[str, np.ndarray] | None:

@@ -77,14 +77,19 @@ class TrainStep(nn.Cell):
     The loss is multiplied by `loss_scale` before the backward pass and the gradients divided by it, then their global
     norm is clipped to `max_grad_norm`.
 
+    With `distributed`, loss and gradients are summed over the processes before anything is decided about them, so that
+    all processes make the same update.
+
     Inputs: those of the loss cell, () float32 learning rate.
     Outputs: () loss, () global gradient norm before clipping, () bool whether the weights were updated.
     """
 
-    def __init__(self, loss_cell: nn.Cell, optimizer: AdamW | SGD, loss_scale: float, max_grad_norm: float):
+    def __init__(self, loss_cell: nn.Cell, optimizer: AdamW | SGD, loss_scale: float, max_grad_norm: float,
+                 distributed: bool = False):
         super().__init__(auto_prefix=False)
         self.loss_cell, self.optimizer = loss_cell, optimizer
         self.loss_scale, self.max_grad_norm = loss_scale, max_grad_norm
+        self.all_reduce = ops.AllReduce() if distributed else None
         self.value_and_grad = ms.value_and_grad(self._scaled_loss, None, optimizer.parameters)
 
     def _scaled_loss(self, *inputs):
@@ -92,6 +97,12 @@ class TrainStep(nn.Cell):
 
     def construct(self, inputs, input_length, targets, target_length, normalizer, learning_rate):
         loss, gradients = self.value_and_grad(inputs, input_length, targets, target_length, normalizer)
+        if self.all_reduce is not None:
+            loss = self.all_reduce(loss)
+            summed = ()
+            for gradient in gradients:
+                summed += (self.all_reduce(gradient),)
+            gradients = summed
         squares = ops.zeros((), ms.float32)
         for gradient in gradients:
             squares = squares + ops.square(gradient).sum()

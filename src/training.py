@@ -4,26 +4,28 @@ import logging
 import signal
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from src.batching import epoch_batches
+from src.batching import epoch_batches, rank_share
 from src.callback import EpochSums, TrainingMonitor
 from src.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint, load_parameters
 from src.config import Config
 from src.dataset import Batch, BatchSource, iterate_batches
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_inputs, dynamic_targets, output_lengths
+from src.distributed import Group
 from src.errors import InputError, RunError
-from src.evaluation import Evaluation, evaluate
+from src.evaluation import evaluate
 from src.features import num_frames
 from src.files import ensure_writable
 from src.labels import Labels
 from src.lr_generator import annealed_learning_rate
 from src.manifest import Manifest, read_manifest
+from src.metrics import ErrorCounts
 from src.model_info import ModelInfo
 from src.optimizer import TrainStep, create_optimizer
 from src.predictor import network_predictor
@@ -41,20 +43,23 @@ class Interrupted(RunError):
 
 @dataclass
 class Position:
-    """How far a run is. `batch` counts global batches of the unfinished epoch."""
+    """How far a run is, the same in all processes."""
 
-    epoch: int = 0
-    batch: int = 0
+    epoch: int = 0         # whole epochs done
+    batch: int = 0         # global batches of the unfinished epoch that are done
+    batch_size: int = 0    # utterances of a process in these, and processes: with what an epoch began, it ends
+    ranks: int = 1
     step: int = 0
     best: tuple[float, float] = (float("inf"), float("inf"))    # dev WER, dev CER
 
 
-def train(config: Config, resume: str = "", pretrained: str = "") -> TrainingMonitor:
+def train(config: Config, resume: str = "", pretrained: str = "", group: Group | None = None) -> TrainingMonitor:
     """Train as configured and return the monitor with the history of the run.
 
     Args:
         resume: '' to begin; a checkpoint to go on from; `auto` for this run's last one if there is one.
         pretrained: a checkpoint whose weights to begin with, '' for random ones.
+        group: the processes that train together; each gets its share of every batch, the first one writes.
 
     Raises:
         InputError: for settings, manifests or checkpoints that cannot be used, before anything is trained.
@@ -69,11 +74,12 @@ def train(config: Config, resume: str = "", pretrained: str = "") -> TrainingMon
         config, labels = start.info.apply(config, str(start.path)), start.info.labels
     else:
         labels = Labels.load(config.DataConfig.labels_path)
-    run = _Run(config, labels, folder)
+    run = _Run(config, labels, folder, group or Group())
     if checkpoint:
         run.restore(checkpoint)
     elif start:
         load_parameters(run.network, start.network_parameters(), start.path, strict=False)
+    run.group.broadcast(run.step_cell.get_parameters())
     return run.carry_through()
 
 
@@ -92,11 +98,15 @@ def trainable_rows(manifest: Manifest, config: Config) -> np.ndarray:
 class _Run:
     """The parts of one run. Its methods are the stages that `train` goes through."""
 
-    def __init__(self, config: Config, labels: Labels, folder: CheckpointFolder):
-        self.config, self.labels, self.folder = config, labels, folder
+    def __init__(self, config: Config, labels: Labels, folder: CheckpointFolder, group: Group):
+        self.config, self.labels, self.folder, self.group = config, labels, folder, group
         data = config.DataConfig
+        if not group.is_first:
+            group.wait()    # until the first process has written the indexes
         self.train_set = read_manifest(data.train_manifest, labels)
         self.dev_set = read_manifest(data.val_manifest, labels) if data.val_manifest else None
+        if group.is_first:
+            group.wait()
         self.rows = trainable_rows(self.train_set, config)
         logger.info("%s: %d utterances, %.2f hours", self.train_set.path, len(self.rows),
                     self.train_set.seconds[self.rows].sum() / 3600)
@@ -105,10 +115,12 @@ class _Run:
         self.network = DeepSpeech(config.ModelConfig, num_bins, len(labels))
         self.optimizer = create_optimizer(self.network.trainable_params(), config.OptimConfig)
         self.step_cell = TrainStep(LossCell(self.network, labels.blank_index), self.optimizer,
-                                   config.OptimConfig.loss_scale, config.TrainingConfig.max_grad_norm)
+                                   config.OptimConfig.loss_scale, config.TrainingConfig.max_grad_norm,
+                                   distributed=group.size > 1)
         self.step_cell.set_inputs(*dynamic_inputs(num_bins), *dynamic_targets(), Tensor(shape=[], dtype=ms.float32))
         self.predict = network_predictor(self.network, num_bins)
-        self.monitor = TrainingMonitor(Path(config.TrainingConfig.log_dir), config.TrainingConfig.epochs)
+        self.monitor = TrainingMonitor(Path(config.TrainingConfig.log_dir), config.TrainingConfig.epochs,
+                                       writes=group.is_first)
         self.position, self.sums = Position(), EpochSums()
         self.buffers = [p for p in self.network.get_parameters() if not p.requires_grad]
         logger.info("network: %.1f M parameters", sum(p.size for p in self.network.trainable_params()) / 1e6)
@@ -120,7 +132,8 @@ class _Run:
                              "use it with --pre_trained_model_path")
         load_parameters(self.step_cell, checkpoint.parameters, checkpoint.path)
         progress = checkpoint.progress
-        self.position = Position(progress["epoch"], progress["batch"], progress["step"], tuple(progress["best"]))
+        self.position = Position(**{f.name: progress[f.name] for f in fields(Position)})
+        self.position.best = tuple(progress["best"])
         self.sums = self.monitor.restore(progress)
         self._check_order(checkpoint)
         logger.info("resuming %s: epoch %d, step %d", checkpoint.path, self.position.epoch + 1, self.position.step)
@@ -145,38 +158,46 @@ class _Run:
         rate = annealed_learning_rate(position.epoch, learning_rate=optim.learning_rate,
                                       learning_anneal=optim.learning_anneal,
                                       anneal_start_epoch=optim.anneal_start_epoch)
-        batches = self._batches(position.epoch)
-        source = BatchSource(self.train_set, batches[position.batch:], self.labels, data.SpectConfig)
+        if not position.batch:
+            position.batch_size, position.ranks = data.batch_size, self.group.size
+        batches = self._batches()
+        shares = [rank_share(batch, self.group.rank, self.group.size) for batch in batches]
+        source = BatchSource(self.train_set, shares[position.batch:], self.labels, data.SpectConfig)
         self.monitor.begin_epoch(position.epoch, len(batches), position.batch, rate, self.sums)
         self.step_cell.set_train(True)
         for batch in iterate_batches(source, data.num_workers):
-            self._train_batch(batch, rate)
-            if requested():
+            stop = self._train_batch(batch, len(batches[position.batch]), rate, requested())
+            if stop:
                 self._save(best=False)
                 raise Interrupted(f"stopped at step {position.step}; {self.folder.last} holds everything up to it: "
-                                  "go on with --resume auto", requested())
+                                  "go on with --resume auto", stop)
             if self._enough() and position.batch < len(batches):
                 self._save(best=False)
                 return
         self._finish_epoch()
 
-    def _train_batch(self, batch: Batch, rate: float) -> None:
-        self.position.batch += 1
-        self.sums.missing += len(batch.missing)
-        if not batch.rows:
-            return
+    def _train_batch(self, batch: Batch, planned: int, rate: float, signal_number: int) -> int:
+        """One step on this process's share of `planned` utterances.
+
+        Returns the number of the signal that any process got, or 0: all must stop after the same step.
+        """
         before = [b.asnumpy().copy() for b in self.buffers]
         outputs = self.step_cell(Tensor(batch.inputs), Tensor(batch.input_length), Tensor(batch.targets),
-                                 Tensor(batch.target_length), Tensor(len(batch.rows), ms.float32),
-                                 Tensor(rate, ms.float32))
+                                 Tensor(batch.target_length), Tensor(planned, ms.float32), Tensor(rate, ms.float32))
         loss, norm, updated = (output.asnumpy().item() for output in outputs)
+        self.position.batch += 1
         self.position.step += 1
         if not updated:    # the forward pass has already put the bad numbers into the batch-norm statistics
             for buffer, value in zip(self.buffers, before, strict=True):
                 buffer.set_data(Tensor(value))
             logger.warning("step %d: loss %s, gradient norm %s: skipped", self.position.step, loss, norm)
-        self.sums.add(loss, norm, updated, len(batch.rows), float(self.train_set.seconds[batch.rows].sum()))
+        utterances, missing, seconds, *signals = self.group.sum(
+            [len(batch.rows), len(batch.missing), self.train_set.seconds[batch.rows].sum(),
+             signal_number == signal.SIGINT, signal_number == signal.SIGTERM])
+        self.sums.missing += int(missing)
+        self.sums.add(loss, norm, updated, int(utterances), seconds)
         self.monitor.end_step(self.position.step, loss, norm, updated)
+        return signal.SIGINT if signals[0] else signal.SIGTERM if signals[1] else 0
 
     def _finish_epoch(self) -> None:
         """Evaluate, record and save what is due at the end of an epoch."""
@@ -186,31 +207,41 @@ class _Run:
                            "OptimConfig.learning_rate")
         position.epoch, position.batch = position.epoch + 1, 0
         final = position.epoch == config.epochs
-        evaluation = self._evaluate() if final or position.epoch % config.eval_interval == 0 else None
-        rates = (evaluation.errors.wer, evaluation.errors.cer) if evaluation else (None, None)
+        self.group.average(self.buffers)
+        errors = self._evaluate() if final or position.epoch % config.eval_interval == 0 else None
+        rates = (errors.wer, errors.cer) if errors else (None, None)
         self.monitor.end_epoch(position.step, *rates)
         self.sums = self.monitor.sums = EpochSums()
-        best = evaluation is not None and rates < position.best
+        best = errors is not None and rates < position.best
         if best:
             position.best = rates
         if best or final or position.epoch % config.save_interval == 0:
             self._save(best)
 
-    def _evaluate(self) -> Evaluation | None:
-        return evaluate(self.predict, self.dev_set, self.labels, self.config) if self.dev_set else None
+    def _evaluate(self) -> ErrorCounts | None:
+        """The errors on the dev set, of which each process decodes its share."""
+        if not self.dev_set:
+            return None
+        rows = rank_share(np.arange(len(self.dev_set)), self.group.rank, self.group.size)
+        errors = evaluate(self.predict, self.dev_set, self.labels, self.config, rows).errors
+        return ErrorCounts(*map(int, self.group.sum(astuple(errors))))
 
     def _save(self, best: bool) -> None:
+        if self.position.batch:
+            self.group.average(self.buffers)
         progress = asdict(self.position) | self.monitor.progress() | {"order": self._order()}
-        path = self.folder.save(self._parameters(), ModelInfo.of(self.config, self.labels), progress, best)
-        logger.info("saved %s%s", path, " (best so far)" if best else "")
+        if self.group.is_first:
+            path = self.folder.save(self._parameters(), ModelInfo.of(self.config, self.labels), progress, best)
+            logger.info("saved %s%s", path, " (best so far)" if best else "")
 
     def _parameters(self) -> list[Parameter]:
         return list(self.step_cell.get_parameters())
 
-    def _batches(self, epoch: int) -> list[np.ndarray]:
-        config = self.config
-        lengths = self.train_set.seconds[self.rows]
-        batches = epoch_batches(lengths, config.DataConfig.batch_size, epoch, config.TrainingConfig.seed)
+    def _batches(self) -> list[np.ndarray]:
+        """The global batches of the epoch that the position is in."""
+        position, lengths = self.position, self.train_set.seconds[self.rows]
+        batches = epoch_batches(lengths, position.batch_size, position.epoch, self.config.TrainingConfig.seed,
+                                position.ranks)
         return [self.rows[batch] for batch in batches]
 
     def _enough(self) -> bool:
@@ -218,9 +249,8 @@ class _Run:
         return 0 < limit <= self.position.step
 
     def _order(self) -> dict[str, int]:
-        """What the order of the data depends on."""
-        return {"utterances": len(self.rows), "batch_size": self.config.DataConfig.batch_size,
-                "seed": self.config.TrainingConfig.seed}
+        """What the order of the data depends on, beside the size of a batch."""
+        return {"utterances": len(self.rows), "seed": self.config.TrainingConfig.seed}
 
     def _check_order(self, checkpoint: Checkpoint) -> None:
         """In the middle of an epoch, a place in the data means something only in the same order."""

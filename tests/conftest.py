@@ -60,6 +60,6 @@ def recipe(demo_corpus, tmp_path) -> list[str]:
             f"DataConfig.val_manifest={demo_corpus}/demo_val_manifest.csv",
             f"DataConfig.test_manifest={demo_corpus}/demo_test_manifest.csv",
             f"DataConfig.labels_path={ROOT}/labels.json",
-            "ModelConfig.hidden_size=16", "ModelConfig.hidden_layers=2", "ModelConfig.conv_channels=2",
+            "ModelConfig.hidden_size=16", "ModelConfig.hidden_layers=1", "ModelConfig.conv_channels=2",
             "ModelConfig.conv2_kernel=[21, 11]", "TrainingConfig.epochs=2",
             f"TrainingConfig.log_dir={tmp_path}/logs", f"CheckpointConfig.ckpt_path={tmp_path}/ckpt"]

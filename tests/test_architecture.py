@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = (
     ("errors", "config", "files"),
     ("labels", "features", "augment", "manifest", "batching", "metrics", "lr_generator", "model_info"),
-    ("DeepSpeech", "dataset", "greedydecoder", "optimizer", "checkpoint", "callback", "predictor"),
+    ("DeepSpeech", "dataset", "greedydecoder", "optimizer", "checkpoint", "callback", "predictor", "distributed"),
     ("transcription", "exporting", "evaluation", "training"),
     ("cli",),                                    # what the commands share: no other module of src imports it
 )

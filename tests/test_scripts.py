@@ -223,12 +223,12 @@ def bare_project(project, tmp_path) -> tuple[Path, dict[str, str]]:
     return project, {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(stubs), "PIP_NO_INDEX": "1"}
 
 
-def test_environment_is_made_once_and_repaired(bare_project):
+def test_environment_is_made_once_kept_up_to_date_and_repaired(bare_project):
     project, variables = bare_project
 
-    def setup(*arguments: str) -> str:
+    def setup(*arguments: str, expected: int = 0) -> str:
         code, output = run(project / "scripts" / "setup_env.sh", *arguments, python="", **variables)
-        assert code == 0, output
+        assert code == expected, output
         return output
 
     first = setup("--dev")
@@ -236,25 +236,19 @@ def test_environment_is_made_once_and_repaired(bare_project):
     assert "installing requirements.txt requirements-dev.txt" in first
     assert (project / ".venv/bin/python").exists()
     assert setup() == setup("--dev") == ""
+    (project / "requirements.txt").write_text("no-such-package-at-all>=1\n")
+    failed = setup(expected=2)
+    assert "making" not in failed
+    assert failed.endswith("error: pip could not install requirements.txt; its messages stand above\n")
     (project / "requirements.txt").write_text("pip>=20.1\n")
+    repaired = setup()      # what a failed or interrupted installation left is not trusted
+    assert "making the virtual environment" in repaired
+    assert "installing requirements.txt (" in repaired
+    (project / "requirements.txt").write_text("pip>=20.2\n")
     changed = setup()
     assert "making" not in changed
     assert "installing requirements.txt (" in changed
     assert setup() == ""
-    (project / ".venv/ds2-unfinished").touch()      # as an interrupted installation leaves it
-    repaired = setup()
-    assert "making the virtual environment" in repaired
-    assert "installing requirements.txt (" in repaired
-    assert setup() == ""
-
-
-def test_a_failed_installation_is_not_taken_for_a_whole_one(bare_project):
-    project, variables = bare_project
-    (project / "requirements.txt").write_text("no-such-package-at-all>=1\n")
-    code, output = run(project / "scripts" / "setup_env.sh", python="", **variables)
-    assert code == 2
-    assert output.endswith("error: pip could not install requirements.txt; its messages stand above\n")
-    assert (project / ".venv/ds2-unfinished").exists()
 
 
 @pytest.mark.parametrize(("pretends", "message"), [

@@ -139,14 +139,20 @@ def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(recipe,
 
 def test_resuming_refuses_weights_only_and_changed_data_inside_an_epoch(recipe, tmp_path):
     train(load_config(None, [*recipe, "TrainingConfig.max_steps=1"]))
-    with pytest.raises(InputError, match="batch_size was 8, is 4"):
-        train(load_config(None, [*recipe, "DataConfig.batch_size=4"]), resume="auto")
+    with pytest.raises(InputError, match="seed was 0, is 1"):
+        train(load_config(None, [*recipe, "TrainingConfig.seed=1"]), resume="auto")
     source = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
     save_checkpoint(tmp_path / "only.ckpt", list(source.network_parameters().values()), source.info)
     with pytest.raises(InputError, match="weights only"):
         train(load_config(None, recipe), resume=str(tmp_path / "only.ckpt"))
     with pytest.raises(InputError, match="is 16 in the model but 32"):
         train(load_config(None, [*recipe, "ModelConfig.hidden_size=32"]), resume="auto")
+
+
+def test_an_epoch_is_finished_with_the_batches_that_it_began_with(recipe):
+    train(load_config(None, [*recipe, "TrainingConfig.max_steps=1"]))    # 24 utterances in batches of 8
+    history = train(load_config(None, [*recipe, "DataConfig.batch_size=4"]), resume="auto").history
+    assert [m.step for m in history] == [3, 3 + 6]
 
 
 def test_training_leaves_out_what_ctc_cannot_align(demo_corpus, caplog):

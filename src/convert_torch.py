@@ -1,0 +1,302 @@
+"""Turn models of deepspeech.pytorch into checkpoints of this project: `python -m src.convert_torch INPUT OUTPUT.ckpt`.
+
+INPUT is a `.pth` of V1.2 to V2.1, a `.ckpt` of V3 (PyTorch Lightning), or an `.npz` with arrays `state/NAME`. Weights,
+labels and spectrogram settings are taken over, the optimizer's state is not. Nothing that stands in a file is executed
+or imported. Sources: deepspeech.pytorch, `deepspeech_pytorch/model.py` and `configs/train_config.py`; V1, `model.py`.
+"""
+
+import argparse
+import importlib
+import mmap
+import pickle
+import re
+import sys
+import types
+from collections import OrderedDict
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src import cli
+from src.config import Config, SpectConfig
+from src.errors import InputError
+from src.labels import BLANK, Labels
+from src.model_info import ModelInfo
+
+ORIGINAL_LABELS = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "    # its labels.json: the blank is class 0
+ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."    # how files of torch.save begin
+
+# layers of deepspeech.pytorch and ours, {} being the layer's number
+_LAYERS = (
+    (r"conv\.seq_module\.0", "conv.conv1"),
+    (r"conv\.seq_module\.1", "conv.norm1"),
+    (r"conv\.seq_module\.3", "conv.conv2"),
+    (r"conv\.seq_module\.4", "conv.norm2"),
+    (r"rnns\.(\d+)\.rnn", "rnns.{}.forward_lstm"),
+    (r"rnns\.([1-9]\d*)\.batch_norm\.module", "norms.{}.cell"),
+    (r"lookahead\.0(?:\.conv)?", "lookahead.conv"),    # in V1 the weight was the layer's own
+    (r"fc\.0\.module\.0", "fc_norm.cell"),
+    (r"fc\.0\.module\.1", "fc"),
+)
+_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+
+
+def our_name(name: str) -> str | None:
+    """deepspeech.pytorch's name of a tensor -> ours; None for a layer or statistic that its network does not have."""
+    layer, _, leaf = name.rpartition(".")
+    for pattern, ours in _LAYERS:
+        if match := re.fullmatch(pattern, layer):
+            number = int(match[1]) if match.groups() else 0
+            if "norm" in ours:
+                return f"{ours.format(number - 1)}.{_NORM[leaf]}" if leaf in _NORM else None
+            if leaf.endswith("_reverse"):
+                ours, leaf = ours.replace("forward", "backward"), leaf.removesuffix("_reverse")
+            return f"{ours.format(number)}.{leaf}"
+    return None
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a file says: tensors by deepspeech.pytorch's names, labels in its class order, spectrogram settings."""
+
+    tensors: dict[str, np.ndarray]
+    labels: list[str] | None
+    spect: dict[str, Any]
+
+
+def read_original(path: Path) -> Original:
+    """Read a file of any of the kinds. Raises InputError when it is missing, broken or of no kind."""
+    if not path.is_file():
+        raise InputError("no such file")
+    try:
+        original = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:    # the readers answer a broken or hostile file with errors of every kind
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"not a whole checkpoint of deepspeech.pytorch: {reason[0]}") from None
+    # torch.nn.DataParallel puts `module.` before all names
+    return Original({name.removeprefix("module."): value for name, value in original.tensors.items()
+                     if not name.endswith("num_batches_tracked")}, original.labels, original.spect)
+
+
+def _read_npz(path: Path) -> Original:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Original({name.removeprefix("state/"): arrays[name].astype(np.float32)
+                         for name in arrays.files if name.startswith("state/")}, None, {})
+
+
+def _read_torch(path: Path) -> Original:
+    package = _load_package(path)
+    if not isinstance(package, dict) or not isinstance(package.get("state_dict"), dict):
+        raise InputError("not a checkpoint of deepspeech.pytorch: no state_dict in it")
+    parameters = _plain(package.get("hyper_parameters", {}))    # V3; in V1 and V2 all stands at the top
+    labels = parameters.get("labels", _plain(package.get("labels")))
+    spect = parameters.get("spect_cfg", _plain(package.get("audio_conf")))
+    return Original({str(name): value.detach().float().numpy() for name, value in package["state_dict"].items()},
+                    list(labels) if labels else None, spect if isinstance(spect, dict) else {})
+
+
+def _load_package(path: Path) -> Any:
+    """What torch.save wrote, with `_Foreign` in place of all but tensors and plain values."""
+    with open(path, "rb") as file:
+        if not file.read(len(LEGACY)).startswith((ZIP, LEGACY)):
+            raise InputError("not a file that PyTorch wrote")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"constants.pkl") >= 0:    # torch.load would hand it to torch.jit.load
+                raise InputError("a TorchScript archive, which is a program: convert the checkpoint that it is from")
+        try:
+            torch = importlib.import_module("torch")    # on purpose not in requirements.txt
+        except ImportError:
+            raise InputError("reading it needs PyTorch, which nothing else here does; install the CPU build: "
+                             "pip install torch --index-url https://download.pytorch.org/whl/cpu") from None
+        file.seek(0)
+        return torch.load(file, "cpu", _restricted_pickle(torch), weights_only=False, mmap=False)
+
+
+class _Foreign:
+    """Stands for an object of any class or function that a file names: keeps what it is given and does nothing."""
+
+    def __new__(cls, *args, **_):
+        self = super().__new__(cls)
+        self.args, self.state = args, {}
+        return self
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __call__(self, *_, **__):
+        return self
+
+    def __setstate__(self, state):
+        self.state = state if isinstance(state, dict) else {}
+
+    def __setitem__(self, key, value):
+        self.state[key] = value
+
+    def append(self, value):
+        pass
+
+    extend = add = append
+
+
+def _plain(value: Any) -> Any:
+    """The numbers, text, lists and dictionaries within OmegaConf's containers, enumerations and dataclasses."""
+    if isinstance(value, _Foreign):
+        for name in ("_content", "_val"):              # omegaconf: DictConfig and ListConfig, and their nodes
+            if name in value.state:
+                return _plain(value.state[name])
+        is_enumeration = len(value.args) == 1 and not value.state
+        return _plain(value.args[0] if is_enumeration else value.state)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
+    """A stand-in for `pickle` in torch.load: it rebuilds tensors and ordered dictionaries, the rest is `_Foreign`."""
+    def rebuild(storage, offset, size, stride, *_):
+        return torch._utils._rebuild_tensor(storage, offset, size, stride)
+
+    known = {("collections", "OrderedDict"): OrderedDict, ("torch._utils", "_rebuild_tensor"): rebuild,
+             ("torch._utils", "_rebuild_tensor_v2"): rebuild,
+             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data}
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            return known.get((module, name)) or type(name, (_Foreign,), {})
+
+        def __setattr__(self, name, value):
+            """torch sets `persistent_load`, which for anything but storages could write a file the pickle names."""
+            def storages_only(key):
+                if key[0] != "storage":
+                    raise pickle.UnpicklingError(f"a {key[0]!r} in place of a storage")
+                return value(key)
+            super().__setattr__(name, storages_only if name == "persistent_load" else value)
+
+    module = types.ModuleType("restricted_pickle")
+    module.Unpickler, module.load = Unpickler, lambda file, **options: Unpickler(file, **options).load()
+    return module
+
+
+def recognise(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
+    """{field of ModelConfig: value} and the number of classes, from the names and shapes of tensors by our names.
+
+    Raises:
+        InputError: naming a tensor that is missing, of the wrong rank, or not an LSTM's.
+    """
+    def shape(name: str, *ranks: int) -> tuple[int, ...]:
+        found = tensors[name].shape if name in tensors else None
+        if found is None or len(found) not in ranks:
+            raise InputError(f"{name} has shape {found}, {ranks[-1]} dimensions are needed" if found else f"no {name}")
+        return found
+
+    gates, hidden = shape("rnns.0.forward_lstm.weight_hh_l0", 2)
+    if gates != 4 * hidden:
+        kind = "a GRU" if gates == 3 * hidden else "a plain RNN" if gates == hidden else "of an unknown kind"
+        raise InputError(f"only LSTMs can be converted, but the recurrent layers are {kind}: weight_hh_l0 has shape "
+                         f"{gates, hidden}, an LSTM's is {4 * hidden, hidden}")
+    channels, _, *kernel = shape("conv.conv2.weight", 4)
+    bidirectional = "rnns.0.backward_lstm.weight_hh_l0" in tensors
+    lookahead = {} if bidirectional else {"lookahead_context": shape("lookahead.conv.weight", 2, 3)[-1]}
+    layers = {name.split(".")[1] for name in tensors if name.startswith("rnns.")}
+    return {"hidden_size": hidden, "hidden_layers": len(layers), "bidirectional": bidirectional,
+            "conv_channels": channels, "conv2_kernel": kernel} | lookahead, shape("fc.weight", 2)[0]
+
+
+def choose_labels(stored: list[str] | None, asked: Labels | None, classes: int) -> tuple[Labels, str]:
+    """The labels in the original's class order, and where they are from.
+
+    Raises:
+        InputError: if `stored` (in the file) and `asked` (on the command line) differ or do not fit the classes.
+    """
+    labels = Labels(stored) if stored else asked or Labels(ORIGINAL_LABELS)
+    if asked and asked != labels:
+        raise InputError(f"its labels are {str(labels)!r}, those of --labels_path {str(asked)!r}")
+    if len(labels) != classes:
+        raise InputError(f"{classes} classes, but {len(labels)} labels: {str(labels)!r}"
+                         + ("" if stored or asked else "; name its own with --labels_path"))
+    if not stored and labels.blank_index != 0:    # only V3 may have it elsewhere, and V3 stores its labels
+        raise InputError(f"in deepspeech.pytorch the blank {BLANK!r} is class 0, in --labels_path class "
+                         f"{labels.blank_index}: give the labels in the class order of the file")
+    return labels, "from the file" if stored else "from --labels_path" if asked else "deepspeech.pytorch's own"
+
+
+def convert(path: Path, asked: Labels | None) -> tuple[dict[str, np.ndarray], Config, Labels, list[str]]:
+    """Tensors by our names and in our class order, settings, labels, and lines that tell the user about them.
+
+    Raises:
+        InputError: for a file that cannot be converted.
+    """
+    original = read_original(path)
+    if "conv.0.weight" in original.tensors:
+        raise InputError("a model of V1.1 or before, which had another network: convolutions with other padding and "
+                         "without masks, recurrent layers without bias")
+    if unknown := sorted(name for name in original.tensors if our_name(name) is None):
+        raise InputError(f"{len(unknown)} tensors that the network does not have: {', '.join(unknown[:8])}")
+    tensors = {our_name(name): value for name, value in original.tensors.items()}
+    model, classes = recognise(tensors)
+    labels, source = choose_labels(original.labels, asked, classes)
+    order = [i for i in range(classes) if i != labels.blank_index] + [labels.blank_index]
+    labels = Labels([labels.characters[i] for i in order])
+    tensors["fc.weight"] = tensors["fc.weight"][order]
+    if not model["bidirectional"]:    # (H, 1, context), in V1 (H, context)
+        tensors["lookahead.conv.weight"] = tensors["lookahead.conv.weight"].reshape(model["hidden_size"], 1, 1, -1)
+    names = [field.name for field in fields(SpectConfig)]
+    spect = {name: original.spect[name] for name in names if original.spect.get(name) is not None}
+    config = Config().with_settings({f"ModelConfig.{name}": value for name, value in model.items()}
+                                    | {f"DataConfig.SpectConfig.{name}": value for name, value in spect.items()}, False)
+    return tensors, config, labels, report(config, labels, source, [name for name in names if name not in spect])
+
+
+def report(config: Config, labels: Labels, source: str, defaults: list[str]) -> list[str]:
+    """What was recognised, and which spectrogram settings were not in the file."""
+    model, spect = config.ModelConfig, config.DataConfig.SpectConfig
+    direction = "bidirectional" if model.bidirectional else f"forward, lookahead over {model.lookahead_context} frames"
+    return [f"network: {model.hidden_layers} LSTM layers of {model.hidden_size} units, {direction}; "
+            f"{model.conv_channels} channels, second kernel {list(model.conv2_kernel)}; {len(labels)} classes",
+            f"spectrogram: {spect.sample_rate} Hz, {spect.window} windows of {spect.window_size} s every "
+            f"{spect.window_stride} s" + (f"; by default, not in the file: {', '.join(defaults)}" if defaults else ""),
+            f"labels {source}: {str(labels)!r}, the blank last"]
+
+
+def write(target: Path, tensors: dict[str, np.ndarray], config: Config, labels: Labels) -> None:
+    """Save the tensors as a checkpoint. Raises InputError naming those that do not fit the network, and RunError."""
+    from mindspore import Parameter, Tensor
+
+    from src.checkpoint import load_parameters, save_checkpoint
+    from src.DeepSpeech import DeepSpeech
+    network = DeepSpeech(config.ModelConfig, config.DataConfig.SpectConfig.num_bins, len(labels))
+    load_parameters(network, {name: Parameter(Tensor(value)) for name, value in tensors.items()}, target)
+    save_checkpoint(target, network.get_parameters(), ModelInfo.of(config, labels))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert as the command line says; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m src.convert_torch", description="Convert a deepspeech.pytorch model.")
+    parser.add_argument("input", type=Path, metavar="INPUT", help=".pth (V1.2 to V2.1), .ckpt (V3) or .npz file")
+    parser.add_argument("output", type=Path, metavar="OUTPUT.ckpt", help="checkpoint to write")
+    parser.add_argument("--labels_path", metavar="FILE", help="JSON list of the characters in the class order of INPUT, "
+                        "where INPUT does not hold them; default is deepspeech.pytorch's own")
+    args = parser.parse_args(argv)
+
+    def command() -> int:
+        if args.output.suffix != ".ckpt" or args.output.resolve() == args.input.resolve():
+            raise InputError(f"{args.output}: OUTPUT must end in .ckpt and not be INPUT")
+        asked = Labels.load(args.labels_path) if args.labels_path else None
+        try:
+            tensors, config, labels, lines = convert(args.input, asked)
+        except InputError as error:
+            raise InputError(f"{args.input}: {error}") from None
+        cli.set_device("CPU")
+        write(args.output, tensors, config, labels)
+        print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, weights only", *lines, sep="\n")
+        return 0
+
+    return cli.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
