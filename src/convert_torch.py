@@ -109,7 +109,7 @@ def _load_package(path: Path) -> Any:
                 raise InputError("a TorchScript archive, which is a program: convert the checkpoint that it is from")
         try:
             torch = importlib.import_module("torch")    # on purpose not in requirements.txt
-        except ImportError:
+        except (ImportError, OSError):
             raise InputError("reading it needs PyTorch, which nothing else here does; install the CPU build: "
                              "pip install torch --index-url https://download.pytorch.org/whl/cpu") from None
         file.seek(0)
@@ -127,19 +127,16 @@ class _Foreign:
     def __init__(self, *_, **__):
         pass
 
+    append = extend = add = __init__    # what else a pickle may ask of an object
+
     def __call__(self, *_, **__):
         return self
-
-    def __setstate__(self, state):
-        self.state = state if isinstance(state, dict) else {}
 
     def __setitem__(self, key, value):
         self.state[key] = value
 
-    def append(self, value):
-        pass
-
-    extend = add = append
+    def __setstate__(self, state):
+        self.state |= state if isinstance(state, dict) else {}
 
 
 def _plain(value: Any) -> Any:
@@ -148,8 +145,7 @@ def _plain(value: Any) -> Any:
         for name in ("_content", "_val"):              # omegaconf: DictConfig and ListConfig, and their nodes
             if name in value.state:
                 return _plain(value.state[name])
-        is_enumeration = len(value.args) == 1 and not value.state
-        return _plain(value.args[0] if is_enumeration else value.state)
+        return _plain(value.state or (value.args[0] if len(value.args) == 1 else {}))    # args: an enumeration's
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
@@ -160,13 +156,12 @@ def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
     def rebuild(storage, offset, size, stride, *_):
         return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
-    known = {("collections", "OrderedDict"): OrderedDict, ("torch._utils", "_rebuild_tensor"): rebuild,
-             ("torch._utils", "_rebuild_tensor_v2"): rebuild,
-             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data}
+    known = {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor": rebuild,
+             "torch._utils._rebuild_tensor_v2": rebuild, "torch._utils._rebuild_parameter": lambda data, *_: data}
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module, name):
-            return known.get((module, name)) or type(name, (_Foreign,), {})
+            return known.get(f"{module}.{name}") or type(name, (_Foreign,), {})
 
         def __setattr__(self, name, value):
             """torch sets `persistent_load`, which for anything but storages could write a file the pickle names."""
@@ -190,7 +185,8 @@ def recognise(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
     def shape(name: str, *ranks: int) -> tuple[int, ...]:
         found = tensors[name].shape if name in tensors else None
         if found is None or len(found) not in ranks:
-            raise InputError(f"{name} has shape {found}, {ranks[-1]} dimensions are needed" if found else f"no {name}")
+            raise InputError(f"{name} has shape {found}, {ranks[-1]} dimensions are needed" if found else
+                             f"no tensor for {name} in it")
         return found
 
     gates, hidden = shape("rnns.0.forward_lstm.weight_hh_l0", 2)
@@ -202,8 +198,9 @@ def recognise(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
     bidirectional = "rnns.0.backward_lstm.weight_hh_l0" in tensors
     lookahead = {} if bidirectional else {"lookahead_context": shape("lookahead.conv.weight", 2, 3)[-1]}
     layers = {name.split(".")[1] for name in tensors if name.startswith("rnns.")}
-    return {"hidden_size": hidden, "hidden_layers": len(layers), "bidirectional": bidirectional,
-            "conv_channels": channels, "conv2_kernel": kernel} | lookahead, shape("fc.weight", 2)[0]
+    model = {"hidden_size": hidden, "hidden_layers": len(layers), "bidirectional": bidirectional,
+             "conv_channels": channels, "conv2_kernel": kernel}
+    return model | lookahead, shape("fc.weight", 2)[0]
 
 
 def choose_labels(stored: list[str] | None, asked: Labels | None, classes: int) -> tuple[Labels, str]:
@@ -227,13 +224,11 @@ def choose_labels(stored: list[str] | None, asked: Labels | None, classes: int) 
 def convert(path: Path, asked: Labels | None) -> tuple[dict[str, np.ndarray], Config, Labels, list[str]]:
     """Tensors by our names and in our class order, settings, labels, and lines that tell the user about them.
 
-    Raises:
-        InputError: for a file that cannot be converted.
+    Raises InputError for a file that cannot be converted.
     """
     original = read_original(path)
     if "conv.0.weight" in original.tensors:
-        raise InputError("a model of V1.1 or before, which had another network: convolutions with other padding and "
-                         "without masks, recurrent layers without bias")
+        raise InputError("a model of V1.1 or before, whose network was another: no masks, no biases, other padding")
     if unknown := sorted(name for name in original.tensors if our_name(name) is None):
         raise InputError(f"{len(unknown)} tensors that the network does not have: {', '.join(unknown[:8])}")
     tensors = {our_name(name): value for name, value in original.tensors.items()}
@@ -242,8 +237,9 @@ def convert(path: Path, asked: Labels | None) -> tuple[dict[str, np.ndarray], Co
     order = [i for i in range(classes) if i != labels.blank_index] + [labels.blank_index]
     labels = Labels([labels.characters[i] for i in order])
     tensors["fc.weight"] = tensors["fc.weight"][order]
-    if not model["bidirectional"]:    # (H, 1, context), in V1 (H, context)
-        tensors["lookahead.conv.weight"] = tensors["lookahead.conv.weight"].reshape(model["hidden_size"], 1, 1, -1)
+    if not model["bidirectional"]:    # (H, 1, context), in V1 (H, context) -> (H, 1, 1, context)
+        weight = tensors["lookahead.conv.weight"]
+        tensors["lookahead.conv.weight"] = weight[:, None] if weight.ndim == 3 else weight[:, None, None]
     names = [field.name for field in fields(SpectConfig)]
     spect = {name: original.spect[name] for name in names if original.spect.get(name) is not None}
     config = Config().with_settings({f"ModelConfig.{name}": value for name, value in model.items()}
@@ -262,24 +258,24 @@ def report(config: Config, labels: Labels, source: str, defaults: list[str]) -> 
             f"labels {source}: {str(labels)!r}, the blank last"]
 
 
-def write(target: Path, tensors: dict[str, np.ndarray], config: Config, labels: Labels) -> None:
+def write(target: Path, tensors: dict[str, np.ndarray], config: Config, labels: Labels, source: Path) -> None:
     """Save the tensors as a checkpoint. Raises InputError naming those that do not fit the network, and RunError."""
     from mindspore import Parameter, Tensor
 
     from src.checkpoint import load_parameters, save_checkpoint
     from src.DeepSpeech import DeepSpeech
     network = DeepSpeech(config.ModelConfig, config.DataConfig.SpectConfig.num_bins, len(labels))
-    load_parameters(network, {name: Parameter(Tensor(value)) for name, value in tensors.items()}, target)
+    load_parameters(network, {name: Parameter(Tensor(value)) for name, value in tensors.items()}, source)
     save_checkpoint(target, network.get_parameters(), ModelInfo.of(config, labels))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert as the command line says; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m src.convert_torch", description="Convert a deepspeech.pytorch model.")
+    parser = argparse.ArgumentParser(prog="python -m src.convert_torch")
     parser.add_argument("input", type=Path, metavar="INPUT", help=".pth (V1.2 to V2.1), .ckpt (V3) or .npz file")
     parser.add_argument("output", type=Path, metavar="OUTPUT.ckpt", help="checkpoint to write")
-    parser.add_argument("--labels_path", metavar="FILE", help="JSON list of the characters in the class order of INPUT, "
-                        "where INPUT does not hold them; default is deepspeech.pytorch's own")
+    parser.add_argument("--labels_path", metavar="FILE", help="JSON list of the characters in the class order of INPUT "
+                        "if that does not hold them, default is deepspeech.pytorch's own")
     args = parser.parse_args(argv)
 
     def command() -> int:
@@ -291,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         except InputError as error:
             raise InputError(f"{args.input}: {error}") from None
         cli.set_device("CPU")
-        write(args.output, tensors, config, labels)
+        write(args.output, tensors, config, labels, args.input)
         print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, weights only", *lines, sep="\n")
         return 0
 
