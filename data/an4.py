@@ -12,7 +12,6 @@ that running again does no work again.
 
 import argparse
 import logging
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -147,8 +146,7 @@ def write_utterance(folder: Path, labels: Labels, utterance: Utterance) -> tuple
         else:
             samples = to_pcm16(read_source(utterance.audio))
             count = len(samples)
-            write_wav(audio, samples)
-            os.utime(audio, ns=(stamp, stamp))
+            write_wav(audio, samples, stamp)
     except AudioError as error:
         return str(error)
     write_text(transcript, utterance.text)

@@ -101,11 +101,11 @@ def wav_size(samples: int) -> int:
     return 44 + 2 * samples
 
 
-def write_wav(path: Path, samples: np.ndarray) -> None:
-    """(n,) int16 samples as a mono WAV at `SAMPLE_RATE`."""
+def write_wav(path: Path, samples: np.ndarray, mtime_ns: int | None = None) -> None:
+    """(n,) int16 samples as a mono WAV at `SAMPLE_RATE`, with the time of change `mtime_ns` if one is given."""
     content = io.BytesIO()
     soundfile.write(content, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    write_bytes(path, content.getvalue())
+    write_bytes(path, content.getvalue(), mtime_ns)
 
 
 def write_text(path: Path, text: str) -> None:

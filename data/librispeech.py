@@ -18,7 +18,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -101,8 +100,7 @@ def write_utterance(folder: Path, limits: tuple[float, float], labels: Labels,
             return None
         stamp = utterance.audio.stat().st_mtime_ns
         if not is_prepared(audio, samples, stamp):
-            write_wav(audio, to_pcm16(load_audio(utterance.audio, SAMPLE_RATE)))
-            os.utime(audio, ns=(stamp, stamp))
+            write_wav(audio, to_pcm16(load_audio(utterance.audio, SAMPLE_RATE)), stamp)
     except AudioError as error:
         return str(error)
     write_text(transcript, utterance.text)
@@ -144,13 +142,13 @@ class Corpus:
             todo = [s for s in known if (s in wanted or not wanted) and not self._is_done(s, mark)]
             subsets = self._unpack(source) if todo or not known else dict.fromkeys(known, self.folder)
             marks = dict.fromkeys(subsets, mark)
-        if not subsets:
-            raise InputError(f"{source}: not LibriSpeech: it has no SUBSET/SPEAKER/CHAPTER/*.trans.txt")
         for subset, folder in subsets.items():
             if subset in wanted or not wanted:
                 self._add(subset, folder, marks[subset], list(subsets))
         if source.is_file():
             shutil.rmtree(self.folder / "source", ignore_errors=True)
+        if not subsets:
+            raise InputError(f"{source}: not LibriSpeech: it has no SUBSET/SPEAKER/CHAPTER/*.trans.txt")
         return list(subsets)
 
     def add_official(self, subset: str) -> None:
@@ -197,7 +195,7 @@ class Corpus:
 
     def of_split(self, split: str) -> dict[str, Record]:
         """The records of a split's subsets."""
-        return {subset: record for subset, record in self.records.items() if split_of(subset) == split}
+        return {subset: record for subset, record in sorted(self.records.items()) if split_of(subset) == split}
 
     def _prepare(self, subset: str, folder: Path, mark: str, together: list[str]) -> Record:
         split = split_of(subset)

@@ -30,16 +30,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes, mtime_ns: int | None = None) -> None:
     """Write a small file, one of very many: whole or not at all like `atomic_path`, at a fifth of the cost.
 
-    It is not flushed to disk: whoever records these files as done calls `os.sync()` once before.
+    It appears with the time of change `mtime_ns` if one is given. It is not flushed to disk: whoever records such files
+    as done calls `os.sync()` once before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
+        if mtime_ns is not None:
+            os.utime(temporary, ns=(mtime_ns, mtime_ns))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

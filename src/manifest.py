@@ -10,9 +10,10 @@ import hashlib
 import io
 import logging
 import os
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from src.labels import Labels
 logger = logging.getLogger(__name__)
 
 INDEX_VERSION = 1
+_PENDING = 10_000    # files that wait to be checked
 
 
 class ManifestError(InputError):
@@ -128,36 +130,29 @@ def inspect_manifest(path: str | Path, labels: Labels, jobs: int | None = None, 
     `write_manifest`, only those are that cannot be found.
     """
     path = Path(path)
-    rows, digest, problems = _parse(path)
+    lines = _parse(path)
+    rows, problems = len(lines.audio_paths), lines.problems
     if not rows:
         return None, problems or [f"{path}: the manifest is empty"]
-    audio_paths, transcript_paths = [r[1] for r in rows], [r[2] for r in rows]
-    stamps = np.array([_stamp(a) + _stamp(t) for a, t in zip(audio_paths, transcript_paths, strict=True)], np.int64)
-    known = _load_index(index_path(path), digest, labels) if trust_index and not problems else None
-    if known is not None and len(known["stamps"]) != len(rows):
+    stamps = np.fromiter((number for audio, transcript in zip(lines.audio_paths, lines.transcript_paths, strict=True)
+                          for number in _stamp(audio) + _stamp(transcript)), np.int64, 4 * rows).reshape(rows, 4)
+    known = _load_index(index_path(path), lines.digest, labels) if trust_index and not problems else None
+    if known is not None and len(known["stamps"]) != rows:
         known = None
     if facts is not None:
-        facts = np.array(facts, np.int64)
-        stale = np.flatnonzero((stamps < 0).any(axis=1))
+        facts, stale = np.array(facts, np.int64), (stamps < 0).any(axis=1)
     elif known is not None:
-        facts = known["facts"].copy()
-        stale = np.flatnonzero((known["stamps"] != stamps).any(axis=1))
+        facts, stale = known["facts"], (known["stamps"] != stamps).any(axis=1)
     else:
-        facts, stale = np.zeros((len(rows), 4), np.int64), np.arange(len(rows))
-    if len(stale):
-        with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-            checked = pool.map(_inspect, (audio_paths[i] for i in stale), (transcript_paths[i] for i in stale),
-                               repeat(labels))
-            quiet = len(stale) < 2000 or None    # None: shown on a terminal only
-            for i, (fact, wrong) in zip(stale, tqdm(checked, f"checking {path.name}", len(stale), disable=quiet),
-                                        strict=True):
-                facts[i] = fact
-                problems += [f"{path}:{rows[i][0]}: {message}" for message in wrong]
+        facts, stale = np.zeros((rows, 4), np.int64), np.ones(rows, bool)
+    if stale.any():
+        facts = facts.copy()
+        problems += _check_files(lines, np.flatnonzero(stale), facts, labels, jobs)
     if problems:
         return None, problems
     if known is None or not (np.array_equal(known["facts"], facts) and np.array_equal(known["stamps"], stamps)):
-        _save_index(index_path(path), digest, labels, facts, stamps)
-    return Manifest(path, audio_paths, transcript_paths, *facts.T), []
+        _save_index(index_path(path), lines.digest, labels, facts, stamps)
+    return Manifest(path, lines.audio_paths, lines.transcript_paths, *facts.T), []
 
 
 def index_path(manifest: str | Path) -> Path:
@@ -165,30 +160,63 @@ def index_path(manifest: str | Path) -> Path:
     return Path(manifest).with_suffix(".index.npz")
 
 
-def _parse(path: Path) -> tuple[list[tuple[int, str, str]], str, list[str]]:
-    """(line number, audio, transcript) rows, the digest of the file, and the problems of its lines."""
+@dataclass(frozen=True)
+class _Lines:
+    """The well-formed lines of a manifest with their numbers, and the problems of the others."""
+
+    path: Path
+    digest: str = ""
+    numbers: array = field(default_factory=lambda: array("q"))
+    audio_paths: list[str] = field(default_factory=list)
+    transcript_paths: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def _parse(path: Path) -> _Lines:
     try:
         content = path.read_bytes()
-        lines = content.decode("utf-8-sig").splitlines()
     except OSError as error:
-        return [], "", [f"{path}: cannot read the manifest: {error.strerror}"]
-    except UnicodeDecodeError as error:
-        return [], "", [f"{path}: the manifest is not UTF-8: {error.reason} at byte {error.start}"]
-    rows, problems = [], []
+        return _Lines(path, problems=[f"{path}: cannot read the manifest: {error.strerror}"])
+    result = _Lines(path, hashlib.sha256(content).hexdigest())
     folder = path.resolve().parent
-    for number, line in enumerate(lines, 1):
-        cells = _cells(line)
-        if len(cells) != 2 or "\0" in line or not all(cell.strip() for cell in cells):
-            problems.append(f"{path}:{number}: expected `audio_path,transcript_path`, found {line[:80]!r}")
-        else:
-            rows.append((number, *(os.path.join(folder, cell.strip()) for cell in cells)))
-    return rows, hashlib.sha256(content).hexdigest(), problems
+    try:
+        for number, line in enumerate(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig"), 1):
+            cells = _cells(line.rstrip("\n"))
+            if len(cells) != 2 or "\0" in line or not all(cells):
+                found = line.rstrip("\n")[:80]
+                result.problems.append(f"{path}:{number}: expected `audio_path,transcript_path`, found {found!r}")
+            else:
+                result.numbers.append(number)
+                result.audio_paths.append(os.path.join(folder, cells[0]))
+                result.transcript_paths.append(os.path.join(folder, cells[1]))
+    except UnicodeDecodeError as error:
+        return _Lines(path, problems=[f"{path}: the manifest is not UTF-8: {error.reason} at byte {error.start}"])
+    return result
+
+
+def _check_files(lines: _Lines, rows: np.ndarray, facts: np.ndarray, labels: Labels, jobs: int | None) -> list[str]:
+    """Read the files of `rows` completely, put into `facts` what they are, and return what is wrong with them."""
+    problems = []
+    quiet = len(rows) < 2000 or None    # None: shown on a terminal only
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, \
+            tqdm(desc=f"checking {lines.path.name}", total=len(rows), disable=quiet) as bar:
+        for start in range(0, len(rows), _PENDING):    # the pool would make a million tasks before the first is done
+            part = rows[start:start + _PENDING]
+            checked = pool.map(_inspect, (lines.audio_paths[i] for i in part),
+                               (lines.transcript_paths[i] for i in part), repeat(labels))
+            for i, (fact, wrong) in zip(part, checked, strict=True):
+                facts[i] = fact
+                problems += [f"{lines.path}:{lines.numbers[i]}: {message}" for message in wrong]
+                bar.update()
+    return problems
 
 
 def _cells(line: str) -> list[str]:
     """The cells of one line, read by itself: an open quote must not swallow the lines after it."""
+    if '"' not in line and len(line) < csv.field_size_limit():    # csv says the same of it in five times the time
+        return [cell.strip() for cell in line.split(",")]
     try:
-        return next(csv.reader([line]), [])
+        return [cell.strip() for cell in next(csv.reader([line]), [])]
     except csv.Error:    # a cell beyond all measure
         return []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import InputError
-from src.files import atomic_path, ensure_writable
+from src.files import atomic_path, ensure_writable, write_bytes
 
 
 def names(folder: Path) -> list[str]:
@@ -145,3 +145,29 @@ def test_ensure_writable_of_a_read_only_folder(tmp_path):
             ensure_writable(tmp_path)
     finally:
         tmp_path.chmod(0o755)
+
+
+# write_bytes
+
+def test_write_bytes_replaces_and_makes_parent_folders(tmp_path):
+    (tmp_path / "ordinary").write_text("")
+    for content in (b"old and longer", b"new"):
+        write_bytes(tmp_path / "b" / "c" / "a.txt", content)
+        assert (tmp_path / "b" / "c" / "a.txt").read_bytes() == content
+    write_bytes(tmp_path / "b" / "c" / "a.txt", b"new", mtime_ns=10**18 + 1)
+    assert (tmp_path / "b" / "c" / "a.txt").stat().st_mtime_ns == 10**18 + 1
+    assert names(tmp_path / "b" / "c") == ["a.txt"]
+    assert (tmp_path / "b" / "c" / "a.txt").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["replace", "write"])
+def test_write_bytes_that_fails_leaves_what_was_there_and_no_temporary(tmp_path, monkeypatch, name):
+    (tmp_path / "a.txt").write_text("old")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(*((os, "replace") if name == "replace" else (Path, "write_bytes")), fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_bytes(tmp_path / "a.txt", b"new")
+    assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
