@@ -148,7 +148,7 @@ run_logged() {
 # distribute DEVICE ARGUMENT...: train in RANK_SIZE processes through msrun, and exit with the job's exit code.
 distribute() {
     local device=$1 total=${RANK_SIZE:-8} hosts=${NODE_COUNT:-1} host=${NODE_RANK:-0} port=${MASTER_PORT:-8118}
-    local name status=0 folder
+    local name code status=0 folder
     shift
     for name in total hosts host port; do
         [[ ${!name} =~ ^[0-9]+$ ]] || usage_error "RANK_SIZE, NODE_COUNT, NODE_RANK and MASTER_PORT are whole numbers"
@@ -170,6 +170,9 @@ distribute() {
         --join True --tail_worker_log $((host * total / hosts)) \
         train.py --is_distributed True --device_target "$device" "$@" || status=$?
     if [ "$status" -ne 0 ]; then
+        # msrun answers 1 to whatever happens; the exit code of the first process that failed says more
+        code=$(sed -nE 's/.*Worker process .* Error code: ([1-9][0-9]*)\..*/\1/p' "$LOG" | head -n 1)
+        status=${code:-$status}
         say "what the processes say about it:"
         grep -hE '^(error|failed|train\.py: error): ' "$folder"/worker_*.log | sort -u ||
             tail -n 20 "$folder"/worker_*.log || true

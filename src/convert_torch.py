@@ -1,8 +1,9 @@
 """Turn models of deepspeech.pytorch into checkpoints of this project: `python -m src.convert_torch INPUT OUTPUT.ckpt`.
 
-INPUT is a `.pth` of V1.2 to V2.1, a `.ckpt` of V3 (PyTorch Lightning), or an `.npz` with arrays `state/NAME`. Weights,
-labels and spectrogram settings are taken over, the optimizer's state is not. Nothing that stands in a file is executed
-or imported. Sources: deepspeech.pytorch, `deepspeech_pytorch/model.py` and `configs/train_config.py`; V1, `model.py`.
+INPUT is a `.pth` of V2, or of V1 where its network is the same, a `.ckpt` of V3 (PyTorch Lightning), or an `.npz` with
+arrays `state/NAME`. Weights, labels and spectrogram settings are taken over, the optimizer's state is not. Nothing that
+stands in a file is executed or imported. Sources: deepspeech.pytorch, `deepspeech_pytorch/model.py` and
+`configs/train_config.py`; V1, `model.py`.
 """
 
 import argparse
@@ -96,7 +97,7 @@ def _read_torch(path: Path) -> Original:
     labels = parameters.get("labels", _plain(package.get("labels")))
     spect = parameters.get("spect_cfg", _plain(package.get("audio_conf")))
     return Original({str(name): value.detach().float().numpy() for name, value in package["state_dict"].items()},
-                    list(labels) if labels else None, spect if isinstance(spect, dict) else {})
+                    None if labels is None else list(labels), spect if isinstance(spect, dict) else {})
 
 
 def _load_package(path: Path) -> Any:
@@ -164,11 +165,9 @@ def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
             return known.get(f"{module}.{name}") or type(name, (_Foreign,), {})
 
         def __setattr__(self, name, value):
-            """torch sets `persistent_load`, which for anything but storages could write a file the pickle names."""
+            """torch sets `persistent_load`, which for classes (all but storages) may write a file that they name."""
             def storages_only(key):
-                if key[0] != "storage":
-                    raise pickle.UnpicklingError(f"a {key[0]!r} in place of a storage")
-                return value(key)
+                return value(key) if key[0] == "storage" else _Foreign()
             super().__setattr__(name, storages_only if name == "persistent_load" else value)
 
     module = types.ModuleType("restricted_pickle")
@@ -209,7 +208,7 @@ def choose_labels(stored: list[str] | None, asked: Labels | None, classes: int) 
     Raises:
         InputError: if `stored` (in the file) and `asked` (on the command line) differ or do not fit the classes.
     """
-    labels = Labels(stored) if stored else asked or Labels(ORIGINAL_LABELS)
+    labels = Labels(stored) if stored is not None else asked or Labels(ORIGINAL_LABELS)
     if asked and asked != labels:
         raise InputError(f"its labels are {str(labels)!r}, those of --labels_path {str(asked)!r}")
     if len(labels) != classes:
@@ -228,9 +227,9 @@ def convert(path: Path, asked: Labels | None) -> tuple[dict[str, np.ndarray], Co
     """
     original = read_original(path)
     if "conv.0.weight" in original.tensors:
-        raise InputError("a model of V1.1 or before, whose network was another: no masks, no biases, other padding")
+        raise InputError("an early V1 model, whose network was another: no masks, no biases, other padding")
     if unknown := sorted(name for name in original.tensors if our_name(name) is None):
-        raise InputError(f"{len(unknown)} tensors that the network does not have: {', '.join(unknown[:8])}")
+        raise InputError(f"the network has no place for {len(unknown)} of its tensors: {', '.join(unknown[:8])}")
     tensors = {our_name(name): value for name, value in original.tensors.items()}
     model, classes = recognise(tensors)
     labels, source = choose_labels(original.labels, asked, classes)
@@ -272,7 +271,7 @@ def write(target: Path, tensors: dict[str, np.ndarray], config: Config, labels: 
 def main(argv: list[str] | None = None) -> int:
     """Convert as the command line says; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m src.convert_torch")
-    parser.add_argument("input", type=Path, metavar="INPUT", help=".pth (V1.2 to V2.1), .ckpt (V3) or .npz file")
+    parser.add_argument("input", type=Path, metavar="INPUT", help=".pth (V1, V2), .ckpt (V3) or .npz file")
     parser.add_argument("output", type=Path, metavar="OUTPUT.ckpt", help="checkpoint to write")
     parser.add_argument("--labels_path", metavar="FILE", help="JSON list of the characters in the class order of INPUT "
                         "if that does not hold them, default is deepspeech.pytorch's own")
