@@ -171,7 +171,7 @@ distribute() {
         train.py --is_distributed True --device_target "$device" "$@" || status=$?
     if [ "$status" -ne 0 ]; then
         # msrun answers 1 to whatever happens; the exit code of the first process that failed says more
-        code=$(sed -nE 's/.*Worker process .* Error code: ([1-9][0-9]*)\..*/\1/p' "$LOG" | head -n 1)
+        code=$(sed -nE 's/.*Worker process .* Error code: ([1-9][0-9]*)\..*/\1/p; T; q' "$LOG")
         status=${code:-$status}
         say "what the processes say about it:"
         grep -hE '^(error|failed|train\.py: error): ' "$folder"/worker_*.log | sort -u ||

@@ -1,13 +1,13 @@
 """Watching a training run: progress bar, metrics as CSV, TensorBoard events."""
 
-import csv
 import logging
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 from src.files import atomic_path
@@ -137,11 +137,8 @@ class TrainingMonitor:
         return EpochSums(**progress["sums"])
 
     def _write_history(self) -> None:
-        with atomic_path(self.log_dir / "metrics.csv") as temporary, \
-                open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(EpochMetrics)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(m) for m in self.history)
+        with atomic_path(self.log_dir / "metrics.csv") as temporary:
+            pd.DataFrame(asdict(m) for m in self.history).to_csv(temporary, index=False)
 
 
 def _losses(sums: EpochSums) -> str:

@@ -1,12 +1,11 @@
 """One evaluation for eval.py, for training and for tests: every utterance once, in the order of the manifest."""
 
-import csv
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from src.batching import split_batches
 from src.config import Config
@@ -81,12 +80,11 @@ def evaluate(predict: Predict, manifest: Manifest, labels: Labels, config: Confi
 
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
-    """One line an utterance with a header."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["audio_path", "reference", "hypothesis", "word_errors", "words", "char_errors", "chars",
-                         "seconds"])
-        writer.writerows(_csv_rows(evaluation))
+    """One line an utterance with a header: path, texts, word and character errors and their totals, seconds."""
+    rows = [{"audio_path": u.audio_path, "reference": u.reference, "hypothesis": u.hypothesis, **asdict(u.errors),
+             "seconds": round(u.seconds, 3)} for u in evaluation.utterances]
+    with atomic_path(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
 def write_outputs(evaluation: Evaluation, manifest_rows: int, path: str | Path) -> None:
@@ -96,10 +94,3 @@ def write_outputs(evaluation: Evaluation, manifest_rows: int, path: str | Path) 
                 for row in range(manifest_rows)]
     with atomic_path(path) as temporary:
         np.savez(temporary, *matrices)
-
-
-def _csv_rows(evaluation: Evaluation) -> Iterator[list]:
-    for u in evaluation.utterances:
-        e = u.errors
-        yield [u.audio_path, u.reference, u.hypothesis, e.word_errors, e.words, e.char_errors, e.chars,
-               f"{u.seconds:.3f}"]

@@ -275,7 +275,7 @@ def _stop_requests():
     received = [0]
 
     def note(number: int, _frame) -> None:
-        received[0] = number
+        received[0] = received[0] or number    # the data pipeline answers SIGINT with a SIGTERM of its own
         signal.signal(number, previous[number])
         logger.warning("stopping after this step; once more to stop at once")
 

@@ -71,19 +71,20 @@ def test_a_resumed_run_equals_one_that_never_stopped(recipe, tmp_path, stop_afte
         np.testing.assert_allclose(found[name], expected[name], atol=2e-5, err_msg=name)
 
 
-def test_sigterm_saves_everything_and_the_run_goes_on(recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_everything_and_the_run_goes_on(recipe, tmp_path, monkeypatch, number):
     real = training.iterate_batches
 
     def with_a_signal(source, num_workers):
         for i, batch in enumerate(real(source, num_workers)):
             if i == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             yield batch
 
     monkeypatch.setattr(training, "iterate_batches", with_a_signal)
     with pytest.raises(Interrupted, match="--resume auto") as caught:
         train(load_config(None, recipe))
-    assert caught.value.signal_number == signal.SIGTERM
+    assert caught.value.signal_number == number
     monkeypatch.setattr(training, "iterate_batches", real)
     assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] == 2
     assert train(load_config(None, recipe), resume="auto").history[-1].step == 6
