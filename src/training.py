@@ -271,11 +271,15 @@ def _checkpoint_to_resume(resume: str, folder: CheckpointFolder) -> Checkpoint |
 
 @contextmanager
 def _stop_requests():
-    """Yield a function that gives the number of the SIGINT or SIGTERM that arrived, 0 so far; a second one kills."""
+    """Yield a function that gives the number of the SIGINT or SIGTERM that arrived, 0 so far; a second one kills.
+
+    MindSpore puts in a handler of its own for SIGINT while it compiles and loads data, which sends a SIGTERM: Ctrl-C
+    arrives here as either.
+    """
     received = [0]
 
     def note(number: int, _frame) -> None:
-        received[0] = received[0] or number    # the data pipeline answers SIGINT with a SIGTERM of its own
+        received[0] = number
         signal.signal(number, previous[number])
         logger.warning("stopping after this step; once more to stop at once")
 
