@@ -58,7 +58,13 @@ def start(script: Path, *arguments: str, shell: str = "sh", python: Path | str =
     clean = {name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "DS2_PYTHON")}
     return subprocess.Popen([shell, str(script), *arguments], env=clean | {"DS2_PYTHON": str(python)} | variables,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            start_new_session=True, **options)
+                            start_new_session=True, preexec_fn=answer_signals, **options)
+
+
+def answer_signals() -> None:
+    """A test run in the background ignores SIGINT and SIGHUP, and its children would; a script cannot undo that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def run(script: Path, *arguments: str, **options) -> tuple[int, str]:
