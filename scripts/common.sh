@@ -145,10 +145,16 @@ run_logged() {
     finish "$status"
 }
 
+# free_port PORT: print it if it is free, or any free one for 0.
+free_port() {
+    "$PYTHON" -c 'import socket, sys; s = socket.socket(); s.bind(("", int(sys.argv[1]))); print(s.getsockname()[1])' \
+        "$1" 2>/dev/null
+}
+
 # distribute DEVICE ARGUMENT...: train in RANK_SIZE processes through msrun, and exit with the job's exit code.
 distribute() {
-    local device=$1 total=${RANK_SIZE:-8} hosts=${NODE_COUNT:-1} host=${NODE_RANK:-0} port=${MASTER_PORT:-8118}
-    local name code status=0 folder
+    local device=$1 total=${RANK_SIZE:-8} hosts=${NODE_COUNT:-1} host=${NODE_RANK:-0} port=${MASTER_PORT:-0}
+    local name code status=0 folder patience=120
     shift
     for name in total hosts host port; do
         [[ ${!name} =~ ^[0-9]+$ ]] || usage_error "RANK_SIZE, NODE_COUNT, NODE_RANK and MASTER_PORT are whole numbers"
@@ -156,8 +162,14 @@ distribute() {
     [ "$total" -gt 0 ] && [ "$hosts" -gt 0 ] && [ $((total % hosts)) -eq 0 ] ||
         usage_error "RANK_SIZE (=$total) must be a multiple of NODE_COUNT (=$hosts)"
     [ "$host" -lt "$hosts" ] || usage_error "NODE_RANK (=$host) must be below NODE_COUNT (=$hosts)"
-    [ "$hosts" -eq 1 ] || [ -n "${MASTER_ADDR:-}" ] || usage_error "several hosts need MASTER_ADDR"
+    if [ "$hosts" -gt 1 ]; then
+        [ -n "${MASTER_ADDR:-}" ] || usage_error "several hosts need MASTER_ADDR"
+        [ "$port" -gt 0 ] || port=8118
+        patience=600        # seconds until the processes of all hosts must have met
+    fi
     find_python
+    # on a port that somebody else has, the processes would wait for each other in vain
+    [ "$host" -gt 0 ] || port=$(free_port "$port") || fail "MASTER_PORT=$MASTER_PORT is in use here: choose another"
     # msrun starts its processes as `python`
     [ -x "$(dirname -- "$PYTHON")/python" ] ||
         fail "msrun needs a program named python beside $PYTHON: use a virtual environment"
@@ -166,8 +178,8 @@ distribute() {
     folder=${LOG%.log}
     say "logs of the single processes: $ROOT/$folder"
     run_job "$PYTHON" -m mindspore.parallel.cluster.run --worker_num "$total" --local_worker_num $((total / hosts)) \
-        --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$port" --node_rank "$host" --log_dir "$folder" \
-        --join True --tail_worker_log $((host * total / hosts)) \
+        --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$port" --cluster_time_out "$patience" \
+        --node_rank "$host" --log_dir "$folder" --join True --tail_worker_log $((host * total / hosts)) \
         train.py --is_distributed True --device_target "$device" "$@" || status=$?
     if [ "$status" -ne 0 ]; then
         # msrun answers 1 to whatever happens; the exit code of the first process that failed says more

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -184,10 +185,17 @@ def test_no_gpu(project, name, arguments):
     assert "Traceback" not in output
 
 
+def test_a_port_that_is_in_use_is_refused_at_once(project):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        port = str(other.getsockname()[1])
+        code, output = run(project / "scripts" / "run_distribute_train_cpu.sh", MASTER_PORT=port)
+    assert (code, output) == (2, f"error: MASTER_PORT={port} is in use here: choose another\n")
+
+
 def test_distributed_failure_is_shown(project):
     """What a worker of msrun says about its end stands at the end of the output, once."""
-    code, output = run(project / "scripts" / "run_distribute_train_cpu.sh", "--config", "missing.yaml", RANK_SIZE="2",
-                       MASTER_PORT="18119")
+    code, output = run(project / "scripts" / "run_distribute_train_cpu.sh", "--config", "missing.yaml", RANK_SIZE="2")
     assert code == 2
     *_, heading, message, last = output.splitlines()
     assert heading == "== what the processes say about it:"
