@@ -65,7 +65,8 @@ def test_two_processes_of_four_make_the_step_of_one_process_of_eight(recipe, tmp
 def test_all_processes_have_the_same_weights_and_the_sharded_evaluation_counts_all(recipe, tmp_path, labels, ranks):
     # 24 utterances: with 2 processes of 5 the last batch has 4, with 4 of 5 it has 4
     epochs, steps = (7, 21) if ranks == 2 else (10, 20)
-    options = [*recipe, "DataConfig.batch_size=5", f"TrainingConfig.epochs={epochs}"]
+    options = [*recipe, "DataConfig.batch_size=5", f"TrainingConfig.epochs={epochs}",
+               "TrainingConfig.eval_interval=100", "TrainingConfig.save_interval=100"]
     launch(ranks, tmp_path, "whole_run", str(tmp_path), *options)
     all_weights = [load(tmp_path / f"run_{ranks}_{rank}.npz") for rank in range(ranks)]
     for name, expected in all_weights[0].items():
@@ -114,7 +115,7 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(recipe,
     assert process.returncode != 0, output
     epoch = load_checkpoint(last).progress["epoch"]
     assert epoch >= 1
-    result = subprocess.run([*script, f"TrainingConfig.epochs={epoch + 1}"], env=environment(3), timeout=120,
+    result = subprocess.run([*script, f"TrainingConfig.epochs={epoch + 1}"], env=environment(1), timeout=120,
                             capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:]
     assert load_checkpoint(last).progress["epoch"] == epoch + 1
