@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         group = cli.join_group() if args.is_distributed else None
         from src.training import train
         monitor = train(config, args.resume, args.pre_trained_model_path, group)
-        if monitor.history and monitor.writes:
+        if monitor.trained and monitor.writes:
             last = monitor.history[-1]
             print(f"Trained {last.epoch} epochs, {last.step} steps; logs in {monitor.log_dir}, "
                   f"checkpoints in {config.CheckpointConfig.ckpt_path}")

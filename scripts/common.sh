@@ -187,7 +187,7 @@ distribute() {
         status=${code:-$status}
         say "what the processes say about it:"
         grep -hE '^(error|failed|train\.py: error): ' "$folder"/worker_*.log | sort -u ||
-            tail -n 20 "$folder"/worker_*.log || true
+            tail -n 20 "$folder"/worker_*.log "$folder"/scheduler.log || true
     fi
     say "exit code $status, log file: $ROOT/$LOG"
     finish "$status"

@@ -66,6 +66,7 @@ class TrainingMonitor:
     writes: bool = True    # False in all processes of a group but the first: they only count
     history: list[EpochMetrics] = field(default_factory=list)
     bar: tqdm | None = None
+    trained: bool = False    # whether an epoch was finished by this process, not only taken over from a checkpoint
 
     def begin(self, step: int) -> None:
         """Open the logs; events of a run that went further than `step` before it was resumed are hidden."""
@@ -107,6 +108,7 @@ class TrainingMonitor:
             sums.gradient_norm / max(1, sums.updates), sums.skipped, sums.missing, dev_wer, dev_cer,
             sums.audio_seconds / sums.seconds, sums.seconds / 60)
         self.history.append(metrics)
+        self.trained = True
         if not self.writes:
             return metrics
         if dev_wer is not None:

@@ -53,6 +53,7 @@ def set_device(target: str) -> None:
     os.environ.setdefault("GLOG_v", "3")    # MindSpore's log: errors only, its compiler warns of harmless things
     import mindspore as ms
     ms.set_context(mode=ms.GRAPH_MODE)
+    logging.disable()    # MindSpore's own lines about missing CUDA libraries; the message below says it
     try:
         ms.set_device(target)
         ms.ops.ones(1, ms.float32).asnumpy()    # a missing driver shows only when something runs
@@ -60,6 +61,8 @@ def set_device(target: str) -> None:
         raise InputError(f"--device_target {target}: MindSpore {ms.__version__} finds no usable {target} here; "
                          + ("use --device_target CPU, or see Environment Requirements in README.md for what a GPU needs"
                             if target == "GPU" else "see Environment Requirements in README.md")) from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def join_group() -> "Group":
@@ -86,8 +89,9 @@ def run(command: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 128 + getattr(error, "signal_number", -127)
+        number = getattr(error, "signal_number", 0)    # of a signal that the user sent: no failure
+        print(error if number else f"failed: {error}", file=sys.stderr)
+        return 128 + number if number else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

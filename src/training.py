@@ -68,7 +68,12 @@ def train(config: Config, resume: str = "", pretrained: str = "", group: Group |
     folder = CheckpointFolder(config.CheckpointConfig)
     for path in (folder.folder, Path(config.TrainingConfig.log_dir)):
         ensure_writable(path)
+    if not resume and folder.last.exists():
+        raise InputError(f"{folder.last}: an earlier run is kept there; go on with --resume auto, or choose another "
+                         "CheckpointConfig.ckpt_path")
     checkpoint = _checkpoint_to_resume(resume, folder)
+    if checkpoint and pretrained:
+        logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
     start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
     if start and start.info:
         config, labels = start.info.apply(config, str(start.path)), start.info.labels

@@ -150,6 +150,14 @@ def test_resuming_refuses_weights_only_and_changed_data_inside_an_epoch(recipe, 
         train(load_config(None, [*recipe, "ModelConfig.hidden_size=32"]), resume="auto")
 
 
+def test_a_new_run_does_not_write_into_the_checkpoints_of_another(recipe, tmp_path):
+    train(load_config(None, [*recipe, "TrainingConfig.max_steps=1"]))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()}
+    with pytest.raises(InputError, match="an earlier run is kept there; go on with --resume auto"):
+        train(load_config(None, recipe))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()} == before
+
+
 def test_an_epoch_is_finished_with_the_batches_that_it_began_with(recipe):
     train(load_config(None, [*recipe, "TrainingConfig.max_steps=1"]))    # 24 utterances in batches of 8
     history = train(load_config(None, [*recipe, "DataConfig.batch_size=4"]), resume="auto").history

@@ -183,4 +183,5 @@ def test_bad_arguments_end_with_2_and_one_message(command, options, words, capsy
 def test_a_gpu_that_is_not_there_is_one_clear_message(capsys):
     assert train.main(["--device_target", "GPU"]) == 2
     error = capsys.readouterr().err
+    assert error.count("\n") == 1
     assert "finds no usable GPU" in error and "--device_target CPU" in error
