@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from src.config import ModelConfig
+from src.fourier_conv import FourierConv2d
 
 CONV1_KERNEL = (41, 11)              # (frequency, time); the kernel of conv 2 is a setting
 CONV_STRIDES = ((2, 2), (2, 1))      # of conv 1 and conv 2
@@ -30,16 +31,24 @@ class MaskConv(nn.Cell):
 
     Source: deepspeech.pytorch, `MaskConv`: without the zeros an utterance would hear what it is batched with.
 
+    Args:
+        fourier: compute conv 2 as products in the Fourier domain, the same numbers but for rounding.
+
     Inputs: (N, 1, F, T) spectrograms, (N,) frame counts.
-    Outputs: (N, C, F', T') features, (N,) output lengths.
+    Outputs: (T', N, C, F') features, (N,) output lengths, (T', N) mask.
     """
 
-    def __init__(self, model: ModelConfig):
+    def __init__(self, model: ModelConfig, num_bins: int, fourier: bool):
         super().__init__()
-        channels = model.conv_channels
+        channels, kernel = model.conv_channels, model.conv2_kernel
         self.conv1 = self._conv(1, channels, CONV1_KERNEL, CONV_STRIDES[0])
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = self._conv(channels, channels, model.conv2_kernel, CONV_STRIDES[1])
+        self.fourier = fourier
+        if fourier:
+            bins = conv_output_size(num_bins, CONV1_KERNEL[0], CONV_STRIDES[0][0])
+            self.conv2 = FourierConv2d(channels, channels, kernel, CONV_STRIDES[1][0], bins)
+        else:
+            self.conv2 = self._conv(channels, channels, kernel, CONV_STRIDES[1])
         self.norm2 = nn.BatchNorm2d(channels)
 
     @staticmethod
@@ -50,10 +59,17 @@ class MaskConv(nn.Cell):
     def construct(self, inputs, input_length):
         lengths = output_lengths(input_length)
         x = self.conv1(inputs)
-        mask = length_mask(x.shape[3], lengths).reshape(x.shape[0], 1, 1, x.shape[3])
+        n, _, _, t = x.shape
+        mask = length_mask(t, lengths).reshape(n, 1, 1, t)
         x = ops.clamp(self.norm1(x * mask) * mask, 0.0, 20.0)
-        x = self.conv2(x) * mask
-        return ops.clamp(self.norm2(x) * mask, 0.0, 20.0), lengths
+        x = self.conv2(x)
+        if not self.fourier:
+            x = x.transpose(3, 0, 1, 2)                             # (N, C, F', T') -> (T', N, C, F')
+        _, _, c, f = x.shape
+        mask = mask.reshape(n, t).transpose(1, 0)
+        rows = mask.reshape(t * n, 1, 1, 1)
+        x = self.norm2(x.reshape(t * n, c, f, 1) * rows) * rows     # a row a frame: batch norm looks at channels only
+        return ops.clamp(x, 0.0, 20.0).reshape(t, n, c, f), lengths, mask
 
 
 class SequenceWise(nn.Cell):
@@ -115,14 +131,17 @@ class DeepSpeech(nn.Cell):
         model: sizes and kinds of the layers.
         num_bins: F, frequency bins of the spectrogram.
         num_classes: C, characters including the CTC blank.
+        fourier: how conv 2 is computed, see `MaskConv`; None for what is faster on the device, which is true on CPU.
 
     Inputs: (N, 1, F, T) float32 spectrograms, zero past their ends; (N,) int32 frame counts.
     Outputs: (T', N, C) logits; (N,) int32 output lengths.
     """
 
-    def __init__(self, model: ModelConfig, num_bins: int, num_classes: int):
+    def __init__(self, model: ModelConfig, num_bins: int, num_classes: int, fourier: bool | None = None):
         super().__init__()
-        self.conv = MaskConv(model)
+        if fourier is None:
+            fourier = ms.get_context("device_target") == "CPU" and model.conv2_kernel[1] > 1
+        self.conv = MaskConv(model, num_bins, fourier)
         bins = num_bins
         for kernel, stride in zip((CONV1_KERNEL, model.conv2_kernel), CONV_STRIDES, strict=True):
             bins = conv_output_size(bins, kernel[0], stride[0])
@@ -135,11 +154,10 @@ class DeepSpeech(nn.Cell):
         self.fc = nn.Dense(hidden, num_classes, has_bias=False)
 
     def construct(self, inputs, input_length):
-        x, lengths = self.conv(inputs, input_length)
-        n, c, f, t = x.shape
-        x = x.reshape(n, c * f, t).transpose(2, 0, 1)      # (N, C, F', T') -> (T', N, C*F')
-        mask = length_mask(t, lengths).transpose(1, 0).reshape(t, n, 1)
-        x = self.rnns[0](x, lengths, mask)
+        x, lengths, mask = self.conv(inputs, input_length)
+        t, n, c, f = x.shape
+        mask = mask.reshape(t, n, 1)
+        x = self.rnns[0](x.reshape(t, n, c * f), lengths, mask)
         for i in range(len(self.norms)):
             x = self.rnns[i + 1](self.norms[i](x), lengths, mask)
         if self.lookahead is not None:

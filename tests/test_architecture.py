@@ -15,7 +15,8 @@ COMMANDS = ("convert_torch",)                    # of src; the others stand at t
 ROWS = (
     ("errors", "config", "files"),
     ("labels", "features", "augment", "manifest", "batching", "metrics", "lr_generator", "model_info"),
-    ("DeepSpeech", "dataset", "greedydecoder", "optimizer", "checkpoint", "callback", "predictor", "distributed"),
+    ("fourier_conv", "DeepSpeech", "dataset", "greedydecoder", "optimizer", "checkpoint", "callback", "predictor",
+     "distributed"),
     ("transcription", "exporting", "evaluation", "training"),
     ("cli",),                                    # what the commands share: no other module of src imports it
     COMMANDS,

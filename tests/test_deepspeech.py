@@ -47,9 +47,9 @@ def reference(shared):
     return np.load(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
 
 
-@pytest.fixture(scope="module")
-def network(reference):
-    network = DeepSpeech(ModelConfig(hidden_size=16, hidden_layers=3, conv2_kernel=(21, 11)), 161, 29)
+@pytest.fixture(scope="module", params=[True, False], ids=["fourier", "plain"])
+def network(reference, request):
+    network = DeepSpeech(ModelConfig(hidden_size=16, hidden_layers=3, conv2_kernel=(21, 11)), 161, 29, request.param)
     tensors = our_tensors(reference, "state/")
     assert tensors.keys() == network.parameters_dict().keys()
     for name, parameter in network.parameters_dict().items():
@@ -217,7 +217,7 @@ import numpy as np, mindspore as ms
 from mindspore import Tensor
 from src.config import ModelConfig
 from src.DeepSpeech import DeepSpeech
-network = DeepSpeech(ModelConfig(hidden_size=8, hidden_layers=1), 161, 29).set_train(False)
+network = DeepSpeech(ModelConfig(hidden_size=8, hidden_layers=1), 161, 29, fourier=False).set_train(False)
 network(Tensor(np.zeros((1, 1, 161, 50), np.float32)), Tensor(np.array([50], np.int32)))[0].asnumpy()
 """
     result = subprocess.run([sys.executable, "-c", code], env=os.environ | {"DNNL_VERBOSE": "1"}, check=True,
