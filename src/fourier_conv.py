@@ -1,9 +1,9 @@
-"""A convolution as products in the Fourier domain: for the CPU, where MindSpore's own convolution is slow.
+"""The network's two convolutions as products in the Fourier domain: for the CPU, where MindSpore's own are slow.
 
 MindSpore 2.8 multiplies the unfolded input (im2col) with the weights, at a third of the speed of PyTorch's kernels. By
-the convolution theorem the second convolution of DeepSpeech2 needs a sixth of the arithmetic. Transforms of such sizes
-are matrices that the input is multiplied with, so everything here is a matrix product, which runs at the speed of the
-machine, and the gradients follow by automatic differentiation.
+the convolution theorem the second convolution of DeepSpeech2 needs a sixth of the arithmetic, the first one half.
+Transforms of such sizes are matrices that the input is multiplied with, so everything here is a matrix product, which
+runs at the speed of the machine, and the gradients follow by automatic differentiation.
 
 Axes: N batch, C input and D output channel, F input and G output frequency bin, T frame; P and Q points of the
 transforms of frequency and time; B blocks of frames. A complex axis has twice its size: real and imaginary parts.
@@ -13,46 +13,98 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-POINTS = 32    # of the transform of time, unless the kernel is too long for it; measured: 48 and 64 are not faster
+TIME_POINTS = 32    # unless the kernel is too long for it; measured: 48 and 64 are not faster
 
 
-class FourierConv2d(nn.Conv2d):
-    """`nn.Conv2d` with half-kernel padding, a stride in frequency and a bias: the same numbers but for rounding (1e-6).
+class _FourierConv2d(nn.Conv2d):
+    """What both have in common: parameters as `nn.Conv2d`, half-kernel padding, and the transforms of frequency.
 
     Frequency is transformed at once, with a period so long that the ends do not meet; the transform back computes only
-    the bins that the stride keeps. Time is transformed in blocks; their results overlap and are added.
+    the bins that the stride keeps. The weights are correlated with the input, so their transforms turn the other way.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int],
+                 num_bins: int):
+        half_f, half_t = kernel[0] // 2, kernel[1] // 2
+        super().__init__(in_channels, out_channels, kernel, stride, pad_mode="pad",
+                         padding=(half_f, half_f, half_t, half_t), has_bias=True)
+        self.taps_f, self.taps_t, self.half_t = kernel[0], kernel[1], half_t
+        self.out_bins = (num_bins + 2 * half_f - kernel[0]) // stride[0] + 1
+        period = (num_bins + half_f) // 2 * 2 + 1    # odd: then point 0 alone has no mirror image
+        p = np.arange((period + 1) // 2)
+        self.points = len(p)
+        bins = _complex_rows(_transform(p, np.arange(num_bins), -period))                       # (2, P, 2, F)
+        self.bins_to_points = _constant(bins[:, :, 0].swapaxes(0, 1), 2 * self.points)          # (P2, F)
+        taps = _complex_rows(_transform(p, np.arange(kernel[0]) - half_f, period))
+        self.taps_to_points = _constant(taps[:, :, 0].swapaxes(0, 1), 2 * self.points)          # (P2, taps)
+        mirrored = np.where(p == 0, 1, 2) / period
+        back = _complex_rows(_transform(stride[0] * np.arange(self.out_bins), p, period) * mirrored)
+        self.points_to_bins = _constant(back[0].swapaxes(1, 2), self.out_bins)                  # (G, P2)
+        self.matmul, self.matmuls, self.add_bias = ops.MatMul(), ops.BatchMatMul(), ops.BiasAdd()
+
+    def transformed_weight(self):
+        """(P, 2 * time taps, D * C)."""
+        w = self.weight.transpose(2, 3, 0, 1).reshape(self.taps_f, -1)
+        return self.matmul(self.taps_to_points, w).reshape(self.points, 2 * self.taps_t, -1)
+
+
+class FourierConv1(_FourierConv2d):
+    """`nn.Conv2d` from one channel, with stride 2 in both directions; only frequency is transformed.
+
+    Args:
+        num_bins: F.
+        kernel: (frequency, time), odd.
+
+    Inputs: (N, 1, F, T) float32.
+    Outputs: (G, D, T', N), the order that `FourierConv2` takes. Nothing flows back to the inputs' gradient in training,
+    as nobody asks for it.
+    """
+
+    def __init__(self, out_channels: int, kernel: tuple[int, int], num_bins: int):
+        super().__init__(1, out_channels, kernel, (2, 2), num_bins)
+
+    def construct(self, x):
+        n, _, f, t = x.shape
+        d, taps = self.out_channels, self.taps_t
+        frames = (t - 1) // 2 + 1
+        w = self.transformed_weight()                                                    # (P, 2 * taps, D)
+        real, imag = w[:, :taps], w[:, taps:]
+        w = ops.concat((ops.concat((real, -imag), 1), ops.concat((imag, real), 1)), 2)   # (P, 2 * taps, 2 * D)
+
+        width = frames + taps // 2    # of the frames at even places, and of those at odd ones
+        x = ops.concat((ops.zeros((n, f, self.half_t), ms.float32), x.reshape(n, f, t),
+                        ops.zeros((n, f, 2 * width - self.half_t - t), ms.float32)), 2)
+        x = x.reshape(n, f, width, 2).transpose(1, 3, 2, 0)                              # (F, 2, width, N)
+        shifted = ()
+        for tap in range(taps):
+            shifted += (ops.slice(x, (0, tap % 2, tap // 2, 0), (f, 1, frames, n)),)
+        x = ops.concat(shifted, 1).reshape(f, taps * frames * n)
+        x = self.matmul(self.bins_to_points, x).reshape(self.points, 2 * taps, frames * n)
+        y = self.matmuls(w.transpose(0, 2, 1), x).reshape(2 * self.points, d * frames * n)
+        y = self.matmul(self.points_to_bins, y).reshape(self.out_bins, d, frames, n)
+        return self.add_bias(y, self.bias)
+
+
+class FourierConv2(_FourierConv2d):
+    """`nn.Conv2d` with a stride in frequency; frequency and time are transformed.
+
+    Time is transformed in blocks; their results overlap by the kernel less one frame and are added.
 
     Args:
         num_bins: F.
         kernel: (frequency, time), odd, longer than a frame.
         stride: of frequency; that of time is 1.
 
-    Inputs: (N, C, F, T) float32.
+    Inputs: (F, C, T, N) float32.
     Outputs: (T, N, D, G), time first as recurrent layers want it.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: int, num_bins: int):
-        half_f, half_t = kernel[0] // 2, kernel[1] // 2
-        super().__init__(in_channels, out_channels, kernel, (stride, 1), pad_mode="pad",
-                         padding=(half_f, half_f, half_t, half_t), has_bias=True)
-        self.taps_f, self.taps_t, self.half_t = kernel[0], kernel[1], half_t
-        self.time_points = max(POINTS, 2 * kernel[1])
+        super().__init__(in_channels, out_channels, kernel, (stride, 1), num_bins)
+        self.time_points = max(TIME_POINTS, 2 * kernel[1])
         self.overlap = kernel[1] - 1
         self.hop = self.time_points - self.overlap
-        period = (num_bins + half_f) // 2 * 2 + 1    # odd: then point 0 alone has no mirror image
-        p, q = np.arange((period + 1) // 2), np.arange(self.time_points)
-        self.points, self.in_bins = len(p), num_bins
-        self.out_bins = (num_bins + 2 * half_f - kernel[0]) // stride + 1
-
-        # the weights are correlated with the input, not convolved: their transforms have the opposite sign
-        bins = _complex_rows(_transform(p, np.arange(num_bins), -period))                       # (2, P, 2, F)
-        self.bins_to_points = _constant(bins[:, :, 0].swapaxes(0, 1), 2 * self.points)          # (P2, F)
-        taps = _complex_rows(_transform(p, np.arange(kernel[0]) - half_f, period))
-        self.taps_to_points = _constant(taps[:, :, 0].swapaxes(0, 1), 2 * self.points)          # (P2, taps)
-        mirrored = np.where(p == 0, 1, 2) / period
-        back = _complex_rows(_transform(stride * np.arange(self.out_bins), p, period) * mirrored)
-        self.points_to_bins = _constant(back[0].swapaxes(1, 2), self.out_bins)                  # (G, P2)
-
+        q = np.arange(self.time_points)
         frames = _complex_rows(_transform(q, np.arange(self.hop), -self.time_points))           # (2, Q, 2, hop)
         self.frames_to_real, self.frames_to_imag = (_constant(part, self.time_points) for part in frames)
         taps = _complex_rows(_transform(q, np.arange(-self.overlap, 1), self.time_points))
@@ -60,19 +112,15 @@ class FourierConv2d(nn.Conv2d):
         inverse = _transform(q, q, self.time_points) / self.time_points
         self.real_to_frames, self.imag_to_frames = (                                            # (2 frames, Q2)
             _constant(_complex_rows(factor * inverse).swapaxes(2, 3), 2 * self.time_points) for factor in (1, 1j))
-        self.matmul, self.matmuls = ops.MatMul(), ops.BatchMatMul()
 
     def construct(self, x):
-        n, c, f, t = x.shape
+        f, c, t, n = x.shape
         d, p, q = self.out_channels, self.points, self.time_points
         blocks = (t + self.half_t) // self.hop + 1
+        w = self._at_each_point(self.time_taps_to_points, self.transformed_weight()).reshape(p * q, 2 * d, c)
 
-        w = self.weight.transpose(2, 3, 0, 1).reshape(self.taps_f, self.taps_t * d * c)
-        w = self.matmul(self.taps_to_points, w).reshape(p, 2 * self.taps_t, d * c)
-        w = self._at_each_point(self.time_taps_to_points, w).reshape(p * q, 2 * d, c)
-
-        x = ops.concat((x, ops.zeros((n, c, f, blocks * self.hop - t), ms.float32)), 3)
-        x = x.reshape(n, c, f, blocks, self.hop).transpose(2, 4, 1, 3, 0)                # (F, hop, C, B, N)
+        x = ops.concat((x, ops.zeros((f, c, blocks * self.hop - t, n), ms.float32)), 2)
+        x = x.reshape(f, c, blocks, self.hop, n).transpose(0, 3, 1, 2, 4)                # (F, hop, C, B, N)
         x = self.matmul(self.bins_to_points, x.reshape(f, self.hop * c * blocks * n))
         x = x.reshape(p, 2 * self.hop, c * blocks * n)
         y = (self._filter(self.frames_to_real, x, w, blocks * n, self.real_to_frames)
@@ -84,12 +132,13 @@ class FourierConv2d(nn.Conv2d):
         late = ops.concat((ops.zeros((self.out_bins, self.overlap, d, 1, n), ms.float32), late), 3)
         y = ops.concat((y[:, :self.overlap] + late, y[:, self.overlap:self.hop]), 1)     # (G, hop, D, B, N)
         y = y.transpose(3, 1, 4, 2, 0).reshape(blocks * self.hop, n, d, self.out_bins)
-        return y[self.half_t:self.half_t + t] + self.bias.reshape(d, 1)
+        y = y[self.half_t:self.half_t + t].reshape(t * n, d, self.out_bins)
+        return self.add_bias(y, self.bias).reshape(t, n, d, self.out_bins)
 
     def _filter(self, to_points, x, w, columns, to_frames):
         """One part, real or imaginary, of the transformed input, times the weights, transformed back."""
-        x = self._at_each_point(to_points, x).reshape(-1, self.in_channels, columns)    # (P*Q, C, B*N)
-        y = self.matmuls(w, x).reshape(self.points, 2 * self.time_points, -1)            # (P, Q2, D*B*N)
+        x = self._at_each_point(to_points, x).reshape(-1, self.in_channels, columns)     # (P*Q, C, B*N)
+        y = self.matmuls(w, x).reshape(self.points, 2 * self.time_points, -1)             # (P, Q2, D*B*N)
         return self._at_each_point(to_frames, y)
 
     def _at_each_point(self, matrix, x):
