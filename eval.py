@@ -11,14 +11,16 @@ from src.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+DEVICE = "GPU"
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of evaluation."""
     result = argparse.ArgumentParser(prog="eval.py", description="Evaluate DeepSpeech2.")
     result.add_argument("--pretrain_ckpt", default="", metavar="MODEL",
-                        help="model to evaluate, a .ckpt or .mindir file, default is ''")
+                        help="model to evaluate, a .ckpt, .mindir or .onnx file, default is ''")
     cli.add_bidirectional_argument(result)
-    cli.add_device_argument(result)
+    cli.add_model_device_argument(result, DEVICE)
     result.add_argument("--save_output", default="", metavar="FILE.npz",
                         help="file for the softmax matrix (T', classes) of every manifest row, default is ''")
     cli.add_config_arguments(result)
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError("--pretrain_ckpt: name the model to evaluate")
         if args.save_output and not args.save_output.endswith(".npz"):
             raise InputError(f"--save_output {args.save_output}: must end in .npz")
-        cli.set_device(args.device_target)
+        cli.set_device_for(args.pretrain_ckpt, args.device_target, DEVICE)
         from src.evaluation import evaluate, write_csv, write_outputs
         from src.files import ensure_writable
         from src.manifest import read_manifest

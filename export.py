@@ -20,8 +20,10 @@ def parser() -> argparse.ArgumentParser:
                         help="0: any batch size; N: only batches of N utterances, default is 0")
     result.add_argument("--file_name", default="deepspeech2",
                         help="output path without suffix, default is deepspeech2")
-    result.add_argument("--file_format", default="MINDIR", choices=("MINDIR", "AIR"),
-                        help="MINDIR (AIR is refused), default is MINDIR")
+    result.add_argument("--file_format", default="MINDIR", choices=("MINDIR", "ONNX", "AIR"),
+                        help="MINDIR for MindSpore, ONNX for ONNX Runtime (AIR is refused), default is MINDIR")
+    result.add_argument("--quantize", default="", choices=("", "int8"),
+                        help="int8: an ONNX model whose LSTMs compute in 8 bits, default is ''")
     return result
 
 
@@ -35,14 +37,23 @@ def main(argv: list[str] | None = None) -> int:
                              "export MINDIR")
         if args.batch_size < 0:
             raise InputError(f"--batch_size (={args.batch_size}) must be 0 (any) or more")
+        if args.file_format == "ONNX" and args.batch_size:
+            raise InputError(f"--batch_size {args.batch_size}: an ONNX model takes any batch; leave the option out")
+        if args.file_format != "ONNX" and args.quantize:
+            raise InputError(f"--quantize {args.quantize}: only ONNX models can be quantized; add --file_format ONNX")
         cli.set_device(args.device_target)
-        from src.exporting import export_mindir
-        path = Path(args.file_name.removesuffix(".mindir") + ".mindir")
-        path, difference = export_mindir(args.pre_trained_model_path, load_config(), path, args.batch_size)
+        from src.exporting import export_mindir, export_onnx
+        suffix = f".{args.file_format.lower()}"
+        path = Path(args.file_name.removesuffix(suffix) + suffix)
+        if args.file_format == "ONNX":
+            path, difference = export_onnx(args.pre_trained_model_path, load_config(), path, args.quantize)
+        else:
+            path, difference = export_mindir(args.pre_trained_model_path, load_config(), path, args.batch_size)
         sidecar = path.with_suffix(".json")
         classes = len(json.loads(sidecar.read_text(encoding="utf-8"))["labels"])
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {classes} classes, settings in {sidecar}; "
-              f"largest difference from the network {difference:.1e}")
+              f"largest difference from the network {difference:.1e} (of a probability, for noise"
+              + ("; it is larger for speech, so compare the error rates of eval.py)" if args.quantize else ")"))
         return 0
 
     return cli.run(command)

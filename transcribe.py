@@ -10,13 +10,15 @@ from src.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+DEVICE = "CPU"
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of transcription."""
     result = argparse.ArgumentParser(prog="transcribe.py", description="Transcribe audio files, a line of text each.")
     result.add_argument("--pretrain_ckpt", required=True, metavar="MODEL",
-                        help="model to use, a .ckpt or .mindir file, required")
-    cli.add_device_argument(result, default="CPU")
+                        help="model to use, a .ckpt, .mindir or .onnx file, required")
+    cli.add_model_device_argument(result, DEVICE)
     result.add_argument("files", nargs="+", metavar="FILE",
                         help="recordings: WAV, FLAC, OGG or MP3, of any sample rate")
     return result
@@ -27,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
 
     def command() -> int:
-        cli.set_device(args.device_target)
+        cli.set_device_for(args.pretrain_ckpt, args.device_target, DEVICE)
         from src.predictor import load_predictor
         from src.transcription import transcribe
         predict, config, labels = load_predictor(args.pretrain_ckpt, load_config())

@@ -2,7 +2,7 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"   # also when started as: sh SCRIPT
 USAGE="usage: sh scripts/run_eval_cpu.sh [PATH_CHECKPOINT] [OPTION | GROUP.FIELD=VALUE]...
 
-Evaluates a model (.ckpt or .mindir) on the CPU. Everything behind its path is passed on to eval.py,
+Evaluates a model (.ckpt, .mindir or .onnx) on the CPU. Everything behind its path is passed on to eval.py,
 e.g. --config configs/an4.yaml."
 . "$(dirname "$0")/common.sh"
 

@@ -32,9 +32,15 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
                         help="settings that differ from the defaults and the file, e.g. TrainingConfig.epochs=5")
 
 
-def add_device_argument(parser: argparse.ArgumentParser, default: str = "GPU") -> None:
-    parser.add_argument("--device_target", choices=DEVICES, default=default,
-                        help=f"device where the code runs: GPU or CPU, default is {default}")
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device_target", choices=DEVICES, default="GPU",
+                        help="device where the code runs: GPU or CPU, default is GPU")
+
+
+def add_model_device_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """None stands for not written: then `default`, but the CPU for an ONNX model. See `set_device_for`."""
+    parser.add_argument("--device_target", choices=DEVICES, default=None,
+                        help=f"device where the code runs: GPU or CPU, default is {default}; ONNX models: CPU only")
 
 
 def add_bidirectional_argument(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +69,22 @@ def set_device(target: str) -> None:
                             if target == "GPU" else "see Environment Requirements in README.md")) from None
     finally:
         logging.disable(logging.NOTSET)
+
+
+def set_device_for(model: str, target: str | None, default: str) -> None:
+    """The device for a stored model: an ONNX model runs on the CPU without MindSpore, for others as `set_device`.
+
+    Args:
+        target: what `--device_target` says, None if it was not written.
+
+    Raises:
+        InputError: when an ONNX model was asked to run on a GPU.
+    """
+    if not model.endswith(".onnx"):
+        set_device(target or default)
+    elif target == "GPU":
+        raise InputError(f"--device_target GPU: {model} is an ONNX model, which runs on the CPU here; leave the option "
+                         "out, or use the checkpoint or its MindIR")
 
 
 def join_group() -> "Group":

@@ -17,12 +17,13 @@ ROWS = (
     ("labels", "features", "augment", "manifest", "batching", "metrics", "lr_generator", "model_info"),
     ("fourier_conv", "DeepSpeech", "dataset", "greedydecoder", "optimizer", "checkpoint", "callback", "predictor",
      "distributed"),
-    ("transcription", "exporting", "evaluation", "training"),
+    ("transcription", "onnx_graph", "exporting", "evaluation", "training"),
     ("cli",),                                    # what the commands share: no other module of src imports it
     COMMANDS,
 )
 ORDER = [name for row in ROWS for name in row]
 WITHOUT_MINDSPORE = ROWS[0] + ROWS[1]
+WITH_ONNX_MODEL = ("greedydecoder", "predictor", "transcription")    # what runs one: MindSpore within functions at most
 
 SOURCES = sorted([*ROOT.glob("*.py"), *(ROOT / "src").glob("*.py"), *(ROOT / "deepspeech_pytorch").glob("*.py"),
                   *(ROOT / "data").glob("*.py")])
@@ -100,6 +101,24 @@ def test_importing_the_lower_rows_and_the_decoder_does_not_import_mindspore():
             "print(sorted({'mindspore', 'torch', 'src.manifest'} & sys.modules.keys()))")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.stdout == "['src.manifest']\n", result.stderr
+
+
+def test_what_runs_an_onnx_model_imports_neither_mindspore_nor_other_slow_packages():
+    modules = {"src.cli", *(f"src.{name}" for name in WITH_ONNX_MODEL)}
+    code = (f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
+            "slow = {'mindspore', 'librosa', 'numba', 'pandas', 'onnx', 'google.protobuf', 'matplotlib'}\n"
+            "print(sorted(slow & sys.modules.keys()))")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.stdout == "[]\n", result.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_onnx_is_imported_within_functions(path):
+    """It loads protobuf, after which MindSpore cannot be imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert not [name for name in names if name.partition(".")[0] == "onnx" or name == "onnxruntime.quantization"]
 
 
 @pytest.mark.parametrize("script", ["train", "eval", "export", "transcribe", *(f"src/{name}" for name in COMMANDS)])

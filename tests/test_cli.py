@@ -70,6 +70,33 @@ def test_defaults(parser):
     assert (args.device_target, args.bidirectional, args.config, args.overrides) == ("GPU", None, "", [])
 
 
+# the device of a stored model
+
+@pytest.fixture
+def devices(monkeypatch) -> list[str]:
+    """What `set_device` is asked for, in place of MindSpore."""
+    asked = []
+    monkeypatch.setattr(cli, "set_device", asked.append)
+    return asked
+
+
+@pytest.mark.parametrize(("model", "arguments", "expected"), [
+    ("a.ckpt", [], ["GPU"]), ("a.mindir", ["--device_target", "CPU"], ["CPU"]),
+    ("a.onnx", [], []), ("a.onnx", ["--device_target", "CPU"], []),
+])
+def test_an_onnx_model_needs_no_device_of_mindspore(devices, model, arguments, expected):
+    result = argparse.ArgumentParser()
+    cli.add_model_device_argument(result, "GPU")
+    cli.set_device_for(model, result.parse_args(arguments).device_target, "GPU")
+    assert devices == expected
+
+
+def test_an_onnx_model_is_not_run_on_the_cpu_in_silence_when_a_gpu_was_asked_for(devices):
+    with pytest.raises(InputError, match=r"--device_target GPU: a\.onnx is an ONNX model, which runs on the CPU here"):
+        cli.set_device_for("a.onnx", "GPU", "CPU")
+    assert devices == []
+
+
 @pytest.mark.parametrize("arguments", [
     ["--config", "a.yaml", "A.b=1", "C.d=[2, 3]"],
     ["A.b=1", "C.d=[2, 3]", "--config", "a.yaml"],

@@ -65,13 +65,23 @@ def test_a_model_that_differs_is_not_written(checkpoint, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model.ckpt"]
 
 
+def test_a_network_that_gives_no_numbers_is_not_written(checkpoint, tmp_path, monkeypatch):
+    def nan(*_):
+        return np.full((1, 31, 4), np.nan, np.float32), np.array([31], np.int32)
+    monkeypatch.setattr("src.exporting.CHECK_SIZES", [1])
+    monkeypatch.setattr("src.exporting.cell_predictor", lambda _: nan)
+    monkeypatch.setattr("src.exporting.load_mindir", lambda _: nan)
+    with pytest.raises(RunError, match="by nan, not written"):
+        export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir")
+
+
 def test_what_is_not_a_model_is_refused(checkpoint, tmp_path):
     (tmp_path / "alone.mindir").write_bytes(b"x")
     (tmp_path / "bad.mindir").write_bytes(b"x" * 100)
     (tmp_path / "bad.json").write_text(ModelInfo.of(CONFIG, Labels("AB _")).to_json())
     for name, message in (("alone.mindir", "alone.json is missing"), ("bad.mindir", "not a whole MindIR"),
                           ("none.mindir", "no such model"), ("none.ckpt", "no such checkpoint"),
-                          ("x.onnx", "ends in .ckpt or .mindir")):
+                          ("x.pth", "ends in .ckpt, .mindir or .onnx")):
         with pytest.raises(InputError, match=message):
             load_predictor(tmp_path / name, load_config())
 

@@ -10,15 +10,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("src", "data", "deepspeech_pytorch")
 MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml", "espeakng-loader": "espeakng_loader"}
 NOT_IMPORTED = {"ruff"}      # a command
+EXACT = {"torch"}            # one version: what we are measured against
 
 
 def requirements(name: str) -> dict[str, str]:
-    """{package: range} of a requirements file; every line is `name>=lower,<upper`, a comment or an include."""
+    """{package: range} of a requirements file; every line is `name>=lower,<upper`, a comment or an include.
+
+    What is in EXACT is `name==version`.
+    """
     found = {}
     for line in (ROOT / name).read_text().splitlines():
         if not line.startswith(("#", "-r ")):
-            match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)(>=[0-9.]+,<[0-9.]+)", line)
-            assert match, f"{name}: {line!r}"
+            match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)(>=[0-9.]+,<[0-9.]+|==[0-9.]+)", line)
+            assert match and (match[2].startswith("==") == (match[1] in EXACT)), f"{name}: {line!r}"
             found[match[1]] = match[2]
     return found
 
@@ -32,7 +36,8 @@ def imports(paths: Iterable[Path]) -> set[str]:
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add(node.module)
-    ours = {*PACKAGES, "tests", *(path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py")])}
+    ours = {*PACKAGES, "tests", "benchmarks",
+            *(path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py")])}
     return {name.split(".")[0] for name in names} - sys.stdlib_module_names - ours
 
 
@@ -49,8 +54,15 @@ def test_development_requirements_are_what_the_tests_import():
     assert needed == ours.keys() - NOT_IMPORTED
 
 
+def test_benchmark_requirements_are_what_the_benchmarks_import():
+    run_time, ours = requirements("requirements.txt"), requirements("requirements-benchmark.txt")
+    assert "-r requirements.txt" in (ROOT / "requirements-benchmark.txt").read_text().splitlines()
+    assert imports(ROOT.glob("benchmarks/*.py")) - {MODULE_OF.get(name, name) for name in run_time} == ours.keys()
+
+
 def test_table_of_dependencies():
     """CONTRIBUTING.md justifies every package, with the range that is installed."""
     rows = re.findall(r"^\| `([\w-]+)` \| `(\S+)` \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
     assert [(name, limits) for name, limits, _ in rows] == [
-        *requirements("requirements.txt").items(), *requirements("requirements-dev.txt").items()]
+        *requirements("requirements.txt").items(), *requirements("requirements-dev.txt").items(),
+        *requirements("requirements-benchmark.txt").items()]

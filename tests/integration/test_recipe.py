@@ -3,10 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import eval as evaluation_command
 import export
@@ -38,35 +42,99 @@ def checkpoint(trained):
     return str(trained / "ckpt" / "DeepSpeech-last.ckpt")
 
 
-def test_evaluation_of_checkpoint_and_export_agree(trained, checkpoint, demo_corpus, tmp_path, capsys):
-    assert export.main([*CPU, "--pre_trained_model_path", checkpoint, "--file_name", f"{tmp_path}/model"]) == 0
-    assert f"{tmp_path}/model.mindir" in capsys.readouterr().out
-    lines, outputs = [], []
-    for model in (checkpoint, f"{tmp_path}/model.mindir"):
-        # without --config: the model knows its sizes
-        assert evaluation_command.main([*CPU, "--pretrain_ckpt", model, "--save_output", f"{tmp_path}/o.npz",
-                                        f"DataConfig.test_manifest={demo_corpus}/demo_test_manifest.csv",
-                                        f"TrainingConfig.log_dir={tmp_path}/logs"]) == 0
-        lines.append(capsys.readouterr().out.rstrip("\n").splitlines()[-1])
-        with np.load(tmp_path / "o.npz") as archive:
-            outputs.append([archive[name] for name in archive.files])
-    assert lines[0] == lines[1]
-    assert lines[0].startswith("Test Summary \tAverage WER ") and lines[0].endswith("\t")
-    assert len(outputs[0]) == 6
-    for a, b in zip(*outputs, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        np.testing.assert_allclose(a.sum(axis=1), 1, atol=1e-5)
+@pytest.fixture(scope="module")
+def models(trained, tmp_path_factory):
+    """The checkpoint in every format, exported by export.py: {name: path}."""
+    folder, checkpoint = tmp_path_factory.mktemp("models"), str(trained / "ckpt" / "DeepSpeech-last.ckpt")
+    options = {"mindir": [], "onnx": ["--file_format", "ONNX"], "int8": ["--file_format", "ONNX", "--quantize", "int8"]}
+    paths = {"ckpt": checkpoint}
+    for name, option in options.items():
+        paths[name] = f"{folder}/{name}.{'mindir' if name == 'mindir' else 'onnx'}"
+        assert export.main([*CPU, "--pre_trained_model_path", checkpoint, "--file_name", f"{folder}/{name}",
+                            *option]) == 0
+    assert sorted(os.listdir(folder)) == ["int8.json", "int8.onnx", "mindir.json", "mindir.mindir", "onnx.json",
+                                          "onnx.onnx"]
+    return paths
+
+
+def score(model, demo_corpus, tmp_path, capsys, options=CPU):
+    """The last line of eval.py and the softmax matrices. Without --config: the model knows its sizes."""
+    assert evaluation_command.main([*options, "--pretrain_ckpt", model, "--save_output", f"{tmp_path}/o.npz",
+                                    f"DataConfig.test_manifest={demo_corpus}/demo_test_manifest.csv",
+                                    f"TrainingConfig.log_dir={tmp_path}/logs"]) == 0
     assert (tmp_path / "logs" / "demo_test_manifest_eval.csv").exists()
+    with np.load(tmp_path / "o.npz") as archive:
+        return capsys.readouterr().out.rstrip("\n").splitlines()[-1], [archive[name] for name in archive.files]
 
 
-def test_transcription_gives_a_line_a_file_and_names_the_bad_one(checkpoint, demo_corpus, tmp_path, capsys, caplog):
+def test_evaluation_of_checkpoint_and_exports_agree(models, demo_corpus, tmp_path, capsys):
+    line, outputs = score(models["ckpt"], demo_corpus, tmp_path, capsys)
+    assert line.startswith("Test Summary \tAverage WER ") and line.endswith("\t")
+    assert len(outputs) == 6
+    for matrix in outputs:
+        np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-5)
+    for name, tolerance in (("mindir", 1e-5), ("onnx", 1e-5), ("int8", 0.05)):
+        exported_line, exported = score(models[name], demo_corpus, tmp_path, capsys, [] if name == "onnx" else CPU)
+        assert exported_line == line or name == "int8"
+        for a, b in zip(outputs, exported, strict=True):
+            np.testing.assert_allclose(a, b, atol=tolerance)
+
+
+def test_the_int8_model_scores_the_same_in_batches_of_any_size(models, demo_corpus, tmp_path, capsys):
+    score_of = {size: score(models["int8"], demo_corpus, tmp_path, capsys, [f"DataConfig.batch_size={size}"])
+                for size in (1, 4)}
+    assert score_of[1][0] == score_of[4][0]
+    for a, b in zip(score_of[1][1], score_of[4][1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("file_name", "options", "compared"), [
+    ("a", [], "(of a probability, for noise)"), ("a.onnx", [], "(of a probability, for noise)"),
+    ("a", ["--quantize", "int8"], "(of a probability, for noise; it is larger for speech, so compare the error rates "
+                                  "of eval.py)"),
+])
+def test_an_export_says_how_large_it_is_and_what_was_compared(tmp_path, monkeypatch, capsys, file_name, options,
+                                                              compared):
+    def write(checkpoint, config, path, quantize):
+        path.write_bytes(bytes(3 * 2**20))
+        path.with_suffix(".json").write_text('{"labels": ["A", "_"]}')
+        return path, 0.0123 if quantize else 1.2e-7
+    monkeypatch.setattr("src.exporting.export_onnx", write)
+    assert export.main([*CPU, "--pre_trained_model_path", "x.ckpt", "--file_format", "ONNX",
+                        "--file_name", f"{tmp_path}/{file_name}", *options]) == 0
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/a.onnx: 3.0 MiB, 2 classes, settings in {tmp_path}/a.json; largest difference from the network "
+        f"{'1.2e-02' if options else '1.2e-07'} {compared}\n")
+
+
+def test_transcription_gives_a_line_a_file_and_names_the_bad_one(models, demo_corpus, tmp_path, capsys, caplog):
     files = sorted(str(path) for path in (demo_corpus / "demo_dataset" / "test" / "wav").iterdir())[:2]
-    assert transcribe.main(["--pretrain_ckpt", checkpoint, *files]) == 0
-    both = capsys.readouterr().out
-    assert len(both.splitlines()) == 2
-    assert transcribe.main(["--pretrain_ckpt", checkpoint, files[0], f"{tmp_path}/no.wav", files[1]]) == 2
-    assert capsys.readouterr().out.splitlines() == [both.splitlines()[0], "", both.splitlines()[1]]
+    both = {}
+    for name in ("ckpt", "mindir", "onnx", "int8"):
+        assert transcribe.main(["--pretrain_ckpt", models[name], *files]) == 0
+        both[name] = capsys.readouterr().out
+    assert len(both["ckpt"].splitlines()) == 2
+    assert both["mindir"] == both["onnx"] == both["ckpt"]
+    assert transcribe.main(["--pretrain_ckpt", models["onnx"], files[0], f"{tmp_path}/no.wav", files[1]]) == 2
+    assert capsys.readouterr().out.splitlines() == [both["ckpt"].splitlines()[0], "", both["ckpt"].splitlines()[1]]
     assert "no.wav" in caplog.text
+
+
+def test_transcription_with_an_onnx_model_answers_soon_and_imports_what_it_needs(models, demo_corpus):
+    wav = next((demo_corpus / "demo_dataset" / "test" / "wav").iterdir())
+    code = ("import sys, transcribe\n"
+            f"code = transcribe.main(['--pretrain_ckpt', {models['onnx']!r}, {str(wav)!r}])\n"
+            "slow = {'mindspore', 'librosa', 'numba', 'pandas', 'onnx', 'google.protobuf', 'matplotlib', 'sklearn'}\n"
+            "print(sorted(slow & sys.modules.keys()))\nsys.exit(code)")
+    times = []
+    for _ in range(3):    # two seconds on an idle machine; the tests may have company
+        start = time.monotonic()
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        times.append(time.monotonic() - start)
+        assert result.returncode == 0 and result.stdout.splitlines()[1:] == ["[]"], result.stdout + result.stderr
+        if times[-1] < 2:
+            return
+    assert min(times) < 2
 
 
 def test_resuming_a_finished_run_does_nothing_and_more_epochs_go_on(trained, checkpoint, tmp_path):
@@ -172,7 +240,13 @@ def test_a_full_disk_ends_the_run_with_1_and_keeps_what_was_there(trained, tmp_p
     (export, ["--pre_trained_model_path", "nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
     (export, ["--pre_trained_model_path", "x.ckpt", "--file_format", "AIR"], "AIR is for Ascend"),
     (export, ["--pre_trained_model_path", "x.ckpt", "--batch_size", "-1"], "--batch_size (=-1)"),
+    (export, ["--pre_trained_model_path", "x.ckpt", "--file_format", "ONNX", "--batch_size", "2"], "--batch_size 2: "),
+    (export, ["--pre_trained_model_path", "x.ckpt", "--quantize", "int8"], "--quantize int8: only ONNX models"),
+    (export, ["--pre_trained_model_path", "nowhere.ckpt", "--file_format", "ONNX"], "nowhere.ckpt: no such checkpoint"),
+    (evaluation_command, ["--pretrain_ckpt", "nowhere.onnx"], "nowhere.onnx: no such model"),
+    (evaluation_command, ["--pretrain_ckpt", "x.onnx", "--device_target", "GPU"], "--device_target GPU: x.onnx is an"),
     (transcribe, ["--pretrain_ckpt", "nowhere.ckpt", "a.wav"], "nowhere.ckpt: no such checkpoint"),
+    (transcribe, ["--pretrain_ckpt", "nowhere.onnx", "a.wav"], "nowhere.onnx: no such model"),
 ])
 def test_bad_arguments_end_with_2_and_one_message(command, options, words, capsys):
     assert command.main([*CPU, *options]) == 2

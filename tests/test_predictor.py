@@ -1,0 +1,91 @@
+"""Stored models behind one call: what is refused, and how an ONNX model is run."""
+
+import numpy as np
+import pytest
+
+from src.config import load_config
+from src.DeepSpeech import DeepSpeech
+from src.errors import InputError
+from src.labels import Labels
+from src.model_info import ModelInfo
+from src.onnx_graph import write_onnx
+from src.predictor import load_predictor
+
+CONFIG = load_config(None, ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=1", "ModelConfig.conv_channels=2",
+                            "ModelConfig.conv2_kernel=[21, 11]"])
+LABELS = Labels("AB _")
+
+
+@pytest.fixture(scope="module")
+def content(graph_mode, tmp_path_factory) -> bytes:
+    """A small ONNX model with the weights that a new network has."""
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    network = DeepSpeech(CONFIG.ModelConfig, 161, len(LABELS))
+    write_onnx(path, {name: p.asnumpy() for name, p in network.parameters_dict().items()}, CONFIG.ModelConfig, 161)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Models are written here as `model.onnx`, beside their JSON file."""
+    (tmp_path / "model.json").write_text(ModelInfo.of(CONFIG, LABELS).to_json())
+    return tmp_path
+
+
+def test_an_onnx_model_and_its_json_file_are_complete(folder, content):
+    (folder / "model.onnx").write_bytes(content)
+    predict, config, labels = load_predictor(folder / "model.onnx", load_config())
+    assert config.ModelConfig == CONFIG.ModelConfig and labels == LABELS
+    probs, lengths = predict(np.zeros((2, 1, 161, 30), np.float32), np.array([30, 11], np.int32))
+    assert probs.shape == (2, 15, 4) and lengths.tolist() == [15, 6]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: b"", lambda content: b"x" * 100, lambda content: content[:len(content) // 2],
+    lambda content: content[:-1],
+], ids=["empty", "no model", "half", "a byte short"])
+def test_a_damaged_onnx_model_is_refused(folder, content, damage):
+    (folder / "model.onnx").write_bytes(damage(content))
+    with pytest.raises(InputError, match=r"model\.onnx: not a whole ONNX model: .*\S") as caught:
+        load_predictor(folder / "model.onnx", load_config())
+    assert "\n" not in str(caught.value)
+
+
+def test_an_onnx_model_of_something_else_is_refused(folder):
+    import onnx
+    from onnx import helper
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+              folder / "model.onnx")
+    with pytest.raises(InputError, match="an ONNX model, but not one that export.py wrote"):
+        load_predictor(folder / "model.onnx", load_config())
+
+
+@pytest.mark.parametrize("suffix", [".mindir", ".onnx"])
+def test_an_exported_model_needs_its_json_file(folder, content, suffix):
+    with pytest.raises(InputError, match=f"model{suffix}: no such model"):
+        load_predictor(folder / f"model{suffix}", load_config())
+    (folder / f"alone{suffix}").write_bytes(content)
+    with pytest.raises(InputError, match=r"alone\.json is missing beside it: export.py writes both"):
+        load_predictor(folder / f"alone{suffix}", load_config())
+    (folder / "alone.json").write_text("{}")
+    with pytest.raises(InputError, match=r"alone\.json: the model's settings cannot be read"):
+        load_predictor(folder / f"alone{suffix}", load_config())
+
+
+@pytest.mark.parametrize(("config", "labels", "words"), [
+    (CONFIG, Labels("ABC _"), "161 frequency bins and 4 classes, but model.json says 161 and 5"),
+    (CONFIG.with_settings({"DataConfig.SpectConfig.sample_rate": 8000}, False), LABELS, "model.json says 81 and 4"),
+])
+def test_the_json_file_of_another_model_is_noticed(folder, content, config, labels, words):
+    (folder / "model.onnx").write_bytes(content)
+    (folder / "model.json").write_text(ModelInfo.of(config, labels).to_json())
+    with pytest.raises(InputError, match=f"{words}: it belongs to another model"):
+        load_predictor(folder / "model.onnx", load_config())
+
+
+def test_a_setting_that_contradicts_an_onnx_model_is_refused(folder, content):
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(InputError, match=r"ModelConfig.hidden_size. is 8 in the model but 16"):
+        load_predictor(folder / "model.onnx", load_config(None, ["ModelConfig.hidden_size=16"]))
