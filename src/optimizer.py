@@ -105,7 +105,7 @@ class TrainStep(nn.Cell):
             gradients = summed
         squares = ops.zeros((), ms.float32)
         for gradient in gradients:
-            squares = squares + ops.square(gradient).sum()
+            squares = squares + ops.square(gradient).sum(-1).sum()      # a sum over all axes at once uses no vectors
         norm = ops.sqrt(squares) / self.loss_scale
         finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(norm))
         if finite:
