@@ -19,7 +19,6 @@ from src.errors import InputError
 logger = logging.getLogger("benchmarks")
 
 SECTIONS = ("peak", "train", "inference", "epoch", "features", "decoding", "start", "checkpoints", "memory")
-NEEDED = ("torch", "matplotlib")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,9 +70,9 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def _brief(row: dict) -> str:
-    """The numbers and names of a row, and how much faster than PyTorch, in one line."""
-    words = [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-             if isinstance(value, int | float | str)]
+    """What a row says, and how much faster than PyTorch, in one line."""
+    from benchmarks import report
+    words = [report.values(row)]
     words += [f"{side} {value:.3g} s" for side, value in row.get("median", {}).items()]
     words += [f"{side} is {ratio['value']:.2f} times as fast" for side, ratio in row.get("speedup", {}).items()]
     return ", ".join(words)
@@ -87,9 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         unknown = sorted(set(args.only) - set(SECTIONS))
         if unknown:
             raise InputError(f"--only {','.join(unknown)}: the sections are {', '.join(SECTIONS)}")
-        missing = [name for name in NEEDED if not importlib.util.find_spec(name)]
-        if missing:
-            raise InputError(f"the benchmark needs {' and '.join(missing)}: python -m pip install "
+        if not importlib.util.find_spec("torch"):
+            raise InputError("the benchmark needs torch: python -m pip install "
                              "-r requirements-benchmark.txt (the CPU build of PyTorch will do: "
                              "--extra-index-url https://download.pytorch.org/whl/cpu)")
         from benchmarks import report

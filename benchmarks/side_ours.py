@@ -170,7 +170,7 @@ class Side:
         from src.batching import epoch_batches
         from src.dataset import BatchSource, iterate_batches
         from src.manifest import read_manifest
-        from src.training import trainable_rows
+        from src.training_data import trainable_rows
         data, optim = self.config.DataConfig, self.config.OptimConfig
         manifest = read_manifest(data.train_manifest, self.labels)
         rows = trainable_rows(manifest, self.config)

@@ -10,10 +10,10 @@ import numpy as np
 
 from benchmarks.workers import ROOT
 from src.config import SpectConfig
+from src.dataset import COLUMNS, BatchSource
 from src.errors import RunError
-from src.features import load_audio, spectrogram
 from src.labels import Labels
-from src.manifest import Manifest, read_manifest, read_transcript
+from src.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,9 @@ class Speech:
         return nearest[np.argsort(lengths[nearest], kind="stable")]
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The fields of `src.dataset.Batch`, which would import MindSpore: inputs (N, 1, F, T), targets (N, U) …"""
-        spect, manifest = SpectConfig(), self.manifest
-        inputs = [spectrogram(load_audio(manifest.audio_paths[row], spect.sample_rate), spect) for row in rows]
-        targets = [np.array(read_transcript(manifest.transcript_paths[row], self.labels)[1]) for row in rows]
-        frames, characters = [s.shape[1] for s in inputs], [len(t) for t in targets]
-        batch = {"inputs": np.zeros((len(rows), 1, spect.num_bins, max(frames)), np.float32),
-                 "input_length": np.array(frames, np.int32),
-                 "targets": np.zeros((len(rows), max(characters)), np.int32),
-                 "target_length": np.array(characters, np.int32)}
-        for i, (s, t) in enumerate(zip(inputs, targets, strict=True)):
-            batch["inputs"][i, 0, :, :len(s[0])] = s
-            batch["targets"][i, :len(t)] = t
-        return batch
+        """The arrays of a batch by the names of their columns: inputs (N, 1, F, T), targets (N, U), lengths."""
+        *arrays, _ = BatchSource(self.manifest, [rows], self.labels, SpectConfig())[0]
+        return dict(zip(COLUMNS, arrays, strict=False))
 
 
 def shared_data() -> Path:

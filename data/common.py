@@ -64,7 +64,7 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], jobs: in
     """
     if jobs <= 1 or len(items) <= 1:
         return _collect(map(function, items), len(items), description)
-    # Forked, not spawned: spawned workers would import librosa again for seconds each.
+    # Forked, not spawned: spawned workers would import everything again.
     pool = ProcessPoolExecutor(min(jobs, len(items)), multiprocessing.get_context("fork"), _start_worker)
     try:
         # The workers start here, before tqdm starts its thread.

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import librosa
 import numpy as np
 
 from data import espeak
@@ -118,6 +117,7 @@ def plan_split(split: str, count: int, seed: int) -> list[Utterance]:
 def render(utterance: Utterance) -> np.ndarray:
     """(n,) int16 samples at `SAMPLE_RATE`."""
     spoken = espeak.synthesize(utterance.speech).astype(np.float32) / 32768
+    import librosa  # takes seconds
     spoken = librosa.resample(spoken, orig_sr=espeak.SAMPLE_RATE, target_sr=SAMPLE_RATE)
     return to_pcm16(np.pad(spoken, (utterance.before, utterance.after)))
 

@@ -12,6 +12,7 @@ from src.fourier_conv import FourierConv1, FourierConv2
 
 CONV1_KERNEL = (41, 11)              # (frequency, time); the kernel of conv 2 is a setting
 CONV_STRIDES = ((2, 2), (2, 1))      # of conv 1 and conv 2
+TIME_STRIDE = CONV_STRIDES[0][1] * CONV_STRIDES[1][1]    # spectrogram frames for an output frame
 
 
 def conv_output_size(size, kernel: int, stride: int):
@@ -41,10 +42,12 @@ class MaskConv(nn.Cell):
     def __init__(self, model: ModelConfig, num_bins: int, fourier: bool):
         super().__init__()
         channels, kernel = model.conv_channels, model.conv2_kernel
+        bins = conv_output_size(num_bins, CONV1_KERNEL[0], CONV_STRIDES[0][0])
+        self.out_bins = conv_output_size(bins, kernel[0], CONV_STRIDES[1][0])
         self.fourier = fourier
         if fourier:
             self.conv1 = FourierConv1(channels, CONV1_KERNEL, num_bins)
-            self.conv2 = FourierConv2(channels, channels, kernel, CONV_STRIDES[1][0], self.conv1.out_bins)
+            self.conv2 = FourierConv2(channels, channels, kernel, CONV_STRIDES[1][0], bins)
         else:
             self.conv1 = self._conv(1, channels, CONV1_KERNEL, CONV_STRIDES[0])
             self.conv2 = self._conv(channels, channels, kernel, CONV_STRIDES[1])
@@ -58,18 +61,16 @@ class MaskConv(nn.Cell):
 
     def construct(self, inputs, input_length):
         lengths = output_lengths(input_length)
-        x = self.conv1(inputs)                  # (N, C, F', T'), or (F', C, T', N) in the Fourier domain's order
-        if self.fourier:
-            t, n = x.shape[2:]
-            mask = length_mask(t, lengths).transpose(1, 0)
+        n, t = inputs.shape[0], output_lengths(inputs.shape[3])
+        valid = length_mask(t, lengths)         # (N, T')
+        mask = valid.transpose(1, 0)
+        x = self.conv1(inputs)
+        if self.fourier:                        # (F', C, T', N)
             x = self._ramp(self.norm1, x, mask.reshape(1, 1, t, n))
             x = self.conv2(x)
-        else:
-            n, _, _, t = x.shape
-            mask = length_mask(t, lengths)
-            x = self._ramp(self.norm1, x, mask.reshape(n, 1, 1, t))
+        else:                                   # (N, C, F', T')
+            x = self._ramp(self.norm1, x, valid.reshape(n, 1, 1, t))
             x = self.conv2(x).transpose(3, 0, 1, 2)
-            mask = mask.transpose(1, 0)
         _, _, c, f = x.shape                    # (T', N, C, F'): a row a frame, batch norm looks at channels only
         x = self._ramp(self.norm2, x.reshape(t * n, c, f, 1), mask.reshape(t * n, 1, 1, 1))
         return x.reshape(t, n, c, f), lengths, mask
@@ -146,7 +147,8 @@ class DeepSpeech(nn.Cell):
         num_classes: C, characters including the CTC blank.
         fourier: how the convolutions are computed, see `MaskConv`; None for what the device does faster: true on CPU.
 
-    Inputs: (N, 1, F, T) float32 spectrograms, zero past their ends; (N,) int32 frame counts.
+    Inputs: (N, 1, F, T) float32 spectrograms, zero past their ends; (N,) int32 frame counts; for training with dropout
+        (layers, N, H) float32, what the units of each recurrent layer are multiplied with after its batch norm.
     Outputs: (T', N, C) logits; (N,) int32 output lengths.
     """
 
@@ -155,27 +157,32 @@ class DeepSpeech(nn.Cell):
         if fourier is None:
             fourier = ms.get_context("device_target") == "CPU" and model.conv2_kernel[1] > 1
         self.conv = MaskConv(model, num_bins, fourier)
-        bins = num_bins
-        for kernel, stride in zip((CONV1_KERNEL, model.conv2_kernel), CONV_STRIDES, strict=True):
-            bins = conv_output_size(bins, kernel[0], stride[0])
         hidden = model.hidden_size
-        widths = [model.conv_channels * bins] + [hidden] * (model.hidden_layers - 1)
+        widths = [model.conv_channels * self.conv.out_bins] + [hidden] * (model.hidden_layers - 1)
         self.rnns = nn.CellList([MaskedLSTM(width, hidden, model.bidirectional) for width in widths])
         self.norms = nn.CellList([SequenceWise(nn.BatchNorm1d(hidden)) for _ in widths[1:]])
         self.lookahead = None if model.bidirectional else Lookahead(hidden, model.lookahead_context)
         self.fc_norm = SequenceWise(nn.BatchNorm1d(hidden))
         self.fc = nn.Dense(hidden, num_classes, has_bias=False)
 
-    def construct(self, inputs, input_length):
+    def construct(self, inputs, input_length, keep=None):
         x, lengths, mask = self.conv(inputs, input_length)
         t, n, c, f = x.shape
         mask = mask.reshape(t, n, 1)
         x = self.rnns[0](x.reshape(t, n, c * f), lengths, mask)
         for i in range(len(self.norms)):
-            x = self.rnns[i + 1](self.norms[i](x), lengths, mask)
+            x = self.rnns[i + 1](self._drop(self.norms[i](x), keep, i), lengths, mask)
         if self.lookahead is not None:
             x = self.lookahead(x)
-        return self.fc(self.fc_norm(x)), lengths
+        return self.fc(self._drop(self.fc_norm(x), keep, len(self.norms))), lengths
+
+    @staticmethod
+    def _drop(x, keep, layer):
+        """(T', N, H) times row `layer` of `keep`."""
+        if keep is None:
+            return x
+        _, n, h = x.shape
+        return x * ops.broadcast_to(keep[layer].reshape(1, n, h), x.shape)    # see MaskConv._ramp
 
 
 class PredictCell(nn.Cell):
@@ -195,7 +202,8 @@ class LossCell(nn.Cell):
 
     An utterance without labels, or whose labels do not fit in its frames, contributes nothing (zero_infinity).
 
-    Inputs: (N, 1, F, T), (N,), (N, U) int32 class indices, (N,) label counts, () float32 normalizer.
+    Inputs: (N, 1, F, T), (N,), (N, U) int32 class indices, (N,) label counts, () float32 normalizer, and (layers, N, H)
+        where there is dropout.
     Outputs: () float32.
     """
 
@@ -204,14 +212,19 @@ class LossCell(nn.Cell):
         self.network = network
         self.blank_index = blank_index
 
-    def construct(self, inputs, input_length, targets, target_length, normalizer):
-        logits, lengths = self.network(inputs, input_length)
+    def construct(self, inputs, input_length, targets, target_length, normalizer, keep=None):
+        logits, lengths = self.network(inputs, input_length, keep)
         log_probs = ops.log_softmax(logits, -1)
         # the kernel stops the program where there are more labels than frames
         fits = ops.logical_and(target_length > 0, target_length <= lengths).astype(ms.int32)
         losses, _ = ops.ctc_loss(log_probs, targets, lengths, target_length * fits, self.blank_index, "none", True)
         losses = ops.where(ops.isinf(losses), ops.zeros_like(losses), losses)    # zero_infinity: gradients only
         return (losses * fits).sum() / normalizer
+
+
+def dynamic_keep(model: ModelConfig) -> Tensor:
+    """Placeholder for what dropout keeps."""
+    return Tensor(shape=[model.hidden_layers, None, model.hidden_size], dtype=ms.float32)
 
 
 def length_mask(size: int, lengths):

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from src.files import atomic_path
+from src.metrics import ErrorCounts
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class EpochMetrics:
 
     epoch: int                     # whole epochs done, from 1
     step: int
-    learning_rate: float
+    learning_rate: float           # of its last step
     train_loss: float              # mean over utterances
     gradient_norm: float           # mean over updates, before clipping
     skipped_steps: int
@@ -76,16 +78,17 @@ class TrainingMonitor:
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.events = SummaryWriter(str(self.log_dir), purge_step=step or None)
 
-    def begin_epoch(self, epoch: int, batches: int, done: int, learning_rate: float, sums: EpochSums) -> None:
+    def begin_epoch(self, epoch: int, batches: int, done: int, sums: EpochSums) -> None:
         """Start the bar of an epoch (from 0) of which `done` batches were trained before a resume."""
-        self.epoch, self.learning_rate, self.sums = epoch, learning_rate, sums
+        self.epoch, self.sums = epoch, sums
         # a log file gets a line every 30 seconds instead of an animation
         self.bar = tqdm(total=batches, initial=done, desc=f"epoch {epoch + 1}/{self.epochs}", unit="step",
                         mininterval=0.5 if sys.stderr.isatty() else 30, file=sys.stderr, disable=not self.writes)
         self._started = time.perf_counter() - sums.seconds
 
-    def end_step(self, step: int, loss: float, gradient_norm: float, updated: bool) -> None:
+    def end_step(self, step: int, loss: float, gradient_norm: float, updated: bool, learning_rate: float) -> None:
         """Call after `sums` took the step in."""
+        self.learning_rate = learning_rate
         self.sums.seconds = time.perf_counter() - self._started
         if not self.writes:
             return
@@ -99,8 +102,10 @@ class TrainingMonitor:
         self.events.add_scalar("train/learning_rate", self.learning_rate, step)
         self.events.add_scalar("train/audio_seconds_per_second", speed, step)
 
-    def end_epoch(self, step: int, dev_wer: float | None, dev_cer: float | None) -> EpochMetrics:
-        """Record the epoch and say it in one line."""
+    def end_epoch(self, step: int, errors: ErrorCounts | None,
+                  examples: Sequence[tuple[str, str]] = ()) -> EpochMetrics:
+        """Record the epoch and say it in one line; `examples` are references and hypotheses of the dev set."""
+        dev_wer, dev_cer = (errors.wer, errors.cer) if errors else (None, None)
         self.bar.close()
         sums = self.sums
         metrics = EpochMetrics(
@@ -114,6 +119,9 @@ class TrainingMonitor:
         if dev_wer is not None:
             self.events.add_scalar("dev/wer", dev_wer, step)
             self.events.add_scalar("dev/cer", dev_cer, step)
+            for i, (reference, hypothesis) in enumerate(examples):
+                # Markdown: two lines, as they are
+                self.events.add_text(f"dev/{i + 1}", f"    {reference}\n    {hypothesis}", step)
         self.events.flush()
         self._write_history()
         logger.info("epoch %d/%d  step %d  loss %.3f  lr %.2e  dev WER %s  dev CER %s  %.1f audio-s/s  %.1f min%s",

@@ -4,12 +4,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, nn
 
 from src.config import CheckpointConfig
@@ -101,6 +102,21 @@ def load_parameters(cell: nn.Cell, parameters: dict[str, Parameter], source: Pat
         own[name].set_data(parameters[name].value())
 
 
+def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Parameter]:
+    """The mean of the network's parameters in several checkpoints of one network, without the optimizer's state.
+
+    Raises:
+        InputError: naming the file that cannot be read or has other parameters than the first one.
+    """
+    sums: dict[str, np.ndarray] = {}
+    for path in paths:
+        arrays = {name: p.asnumpy() for name, p in load_checkpoint(path).network_parameters().items()}
+        if sums and {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in sums.items()}:
+            raise InputError(f"{path}: holds another network than {paths[0]}: they cannot be averaged")
+        sums = {name: array.astype(np.float64) + sums.get(name, 0) for name, array in arrays.items()}
+    return {name: Parameter((array / len(paths)).astype(np.float32), name) for name, array in sums.items()}
+
+
 class CheckpointFolder:
     """The checkpoints of one run: numbered `PREFIX-EPOCH_STEP.ckpt`, `PREFIX-last.ckpt` and `PREFIX-best.ckpt`.
 
@@ -111,7 +127,8 @@ class CheckpointFolder:
     def __init__(self, config: CheckpointConfig):
         self.folder, self.prefix = Path(config.ckpt_path), config.ckpt_file_name_prefix
         self.keep = config.keep_checkpoint_max
-        self.last, self.best = (self.folder / f"{self.prefix}-{name}.ckpt" for name in ("last", "best"))
+        self.last, self.best, self.average = (self.folder / f"{self.prefix}-{name}.ckpt"
+                                              for name in ("last", "best", "average"))
 
     def save(self, parameters: Iterable[Parameter], info: ModelInfo, progress: dict[str, Any], best: bool) -> Path:
         """Save the state after `progress["epoch"]` whole epochs and `progress["step"]` steps. Raises RunError."""

@@ -4,11 +4,7 @@ The names and defaults are those of the model-zoo document. A setting is address
 `TrainingConfig.epochs` or `DataConfig.SpectConfig.window_size`.
 """
 
-import contextlib
 import dataclasses
-import math
-import operator
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,36 +12,28 @@ from typing import Any
 
 import yaml
 
-from src.errors import InputError
-
-
-class ConfigError(InputError):
-    """A setting that is unknown, of the wrong type or out of range; the message names the field."""
-
-
-def _setting(default, *, minimum=None, above=None, below=None, choices=None, rule=None, not_yet=False):
-    """A dataclass field with its range; a rule is (predicate, words); `not_yet` refuses all but the default."""
-    limits = {"minimum": minimum, "above": above, "below": below, "choices": choices, "rule": rule, "not_yet": not_yet}
-    return field(default=default, metadata=limits)
+from src.settings import RANGE, ConfigError, check, convert, setting
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    epochs: int = _setting(70, minimum=1)
-    seed: int = _setting(0, minimum=0, below=2**32)            # NumPy's and MindSpore's generators take 32 bits
-    max_steps: int = _setting(0, minimum=0)                    # optimizer steps of the whole run; 0: no limit
-    max_grad_norm: float = _setting(400.0, above=0)            # global L2 norm
-    eval_interval: int = _setting(1, minimum=1)                # epochs
-    save_interval: int = _setting(1, minimum=1)                # epochs
-    log_dir: str = _setting("logs")
+    epochs: int = setting(70, minimum=1)
+    seed: int = setting(0, minimum=0, below=2**32)            # NumPy's and MindSpore's generators take 32 bits
+    max_steps: int = setting(0, minimum=0)                    # optimizer steps of the whole run; 0: no limit
+    max_grad_norm: float = setting(400.0, above=0)            # global L2 norm
+    dropout: float = setting(0.0, minimum=0, below=1)         # share of the units of each recurrent layer
+    patience: int = setting(0, minimum=0)                     # evaluations without a better one; 0: never stop early
+    eval_interval: int = setting(1, minimum=1)                # epochs
+    save_interval: int = setting(1, minimum=1)                # epochs
+    log_dir: str = setting("logs")
 
 
 @dataclass(frozen=True)
 class SpectConfig:
-    sample_rate: int = _setting(16000, minimum=1)              # Hz
-    window_size: float = _setting(0.02, above=0)               # seconds
-    window_stride: float = _setting(0.01, above=0)             # seconds
-    window: str = _setting("hamming", choices=("hamming", "hann", "blackman", "bartlett"))
+    sample_rate: int = setting(16000, minimum=1)              # Hz
+    window_size: float = setting(0.02, above=0)               # seconds
+    window_stride: float = setting(0.01, above=0)             # seconds
+    window: str = setting("hamming", choices=("hamming", "hann", "blackman", "bartlett"))
 
     @property
     def n_fft(self) -> int:
@@ -65,70 +53,81 @@ class SpectConfig:
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    speed_volume_perturb: bool = _setting(False, not_yet=True)
-    spec_augment: bool = _setting(False, not_yet=True)
-    noise_dir: str = _setting("", not_yet=True)
-    noise_prob: float = _setting(0.4, not_yet=True)
-    noise_min: float = _setting(0.0, not_yet=True)
-    noise_max: float = _setting(0.5, not_yet=True)
+    speed_volume_perturb: bool = setting(False)               # another tempo and gain, drawn from these:
+    tempo: tuple[float, float] = setting((0.85, 1.15), minimum=0.25, maximum=4, rule=RANGE)    # times as fast
+    gain: tuple[float, float] = setting((-6.0, 8.0), minimum=-60, maximum=60, rule=RANGE)      # dB
+    spec_augment: bool = setting(False)                       # bands of the spectrogram set to its mean
+    frequency_masks: int = setting(1, minimum=0)
+    frequency_mask_bins: int = setting(27, minimum=0)         # at most
+    time_masks: int = setting(1, minimum=0)
+    time_mask_frames: int = setting(70, minimum=0)            # at most, and
+    time_mask_share: float = setting(0.2, minimum=0, maximum=1)    # of the utterance, each
+    noise_dir: str = setting("")                              # '': no noise
+    noise_prob: float = setting(0.4, minimum=0, maximum=1)
+    noise_min: float = setting(0.0, minimum=0, maximum=1)     # amplitude in terms of the speech's
+    noise_max: float = setting(0.5, minimum=0, maximum=1)
+    frequency_warp: float = setting(0.0, minimum=0, below=0.5)    # vocal tracts up to so much longer or shorter
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    train_manifest: str = _setting("data/libri_train_manifest.csv")
-    val_manifest: str = _setting("data/libri_val_manifest.csv")
-    test_manifest: str = _setting("data/libri_test_clean_manifest.csv")
-    batch_size: int = _setting(8, minimum=1)                   # of all ranks together it is ranks times this
-    labels_path: str = _setting("./labels.json")
-    num_workers: int = _setting(1, minimum=1)                  # processes that load audio; 1: a thread
+    train_manifest: str = setting("data/libri_train_manifest.csv")
+    val_manifest: str = setting("data/libri_val_manifest.csv")
+    test_manifest: str = setting("data/libri_test_clean_manifest.csv")
+    batch_size: int = setting(8, minimum=1)                   # of all ranks together it is ranks times this
+    labels_path: str = setting("./labels.json")
+    num_workers: int = setting(1, minimum=1)                  # processes that load audio; 1: a thread
     SpectConfig: SpectConfig = field(default_factory=SpectConfig)
     AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    rnn_type: str = _setting("LSTM", choices=("LSTM",))
-    hidden_size: int = _setting(1024, minimum=1)
-    hidden_layers: int = _setting(5, minimum=1)
-    lookahead_context: int = _setting(20, minimum=1)           # frames; used when bidirectional is False
-    bidirectional: bool = _setting(True)
-    conv_channels: int = _setting(32, minimum=1)
-    conv2_kernel: tuple[int, int] = _setting(                   # (frequency, time)
+    rnn_type: str = setting("LSTM", choices=("LSTM",))
+    hidden_size: int = setting(1024, minimum=1)
+    hidden_layers: int = setting(5, minimum=1)
+    lookahead_context: int = setting(20, minimum=1)           # frames; used when bidirectional is False
+    bidirectional: bool = setting(True)
+    conv_channels: int = setting(32, minimum=1)
+    conv2_kernel: tuple[int, int] = setting(                   # (frequency, time)
         (41, 11), minimum=1, rule=(lambda k: k[0] % 2 and k[1] % 2, "be two odd numbers: the padding is half of them"))
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    optimizer: str = _setting("adam", choices=("adam", "sgd"))
-    learning_rate: float = _setting(3e-4, above=0)
-    learning_anneal: float = _setting(1.1, above=0)            # the rate is divided by it after each epoch
-    anneal_start_epoch: int = _setting(0, minimum=0)           # epochs at the initial rate before that
-    weight_decay: float = _setting(1e-5, minimum=0)
-    momentum: float = _setting(0.9, minimum=0, below=1)        # sgd
-    eps: float = _setting(1e-8, above=0)                       # adam
-    betas: tuple[float, float] = _setting((0.9, 0.999), minimum=0, below=1)    # adam
-    loss_scale: float = _setting(1024.0, above=0)
+    optimizer: str = setting("adam", choices=("adam", "sgd"))
+    learning_rate: float = setting(3e-4, above=0)
+    schedule: str = setting("exponential", choices=("exponential", "cosine"))    # cosine: to 0 at the last epoch
+    warmup_epochs: float = setting(0.0, minimum=0)            # with a rate that rises to its scheduled value
+    learning_anneal: float = setting(1.1, above=0)            # the rate is divided by it after each epoch
+    anneal_start_epoch: int = setting(0, minimum=0)           # epochs at the initial rate before that
+    weight_decay: float = setting(1e-5, minimum=0)
+    momentum: float = setting(0.9, minimum=0, below=1)        # sgd
+    eps: float = setting(1e-8, above=0)                       # adam
+    betas: tuple[float, float] = setting((0.9, 0.999), minimum=0, below=1)    # adam
+    loss_scale: float = setting(1024.0, above=0)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    ckpt_file_name_prefix: str = _setting(
+    ckpt_file_name_prefix: str = setting(
         "DeepSpeech", rule=(lambda name: name and "/" not in name, "be the first part of a file name"))
-    ckpt_path: str = _setting("checkpoints")
-    keep_checkpoint_max: int = _setting(10, minimum=1)
+    ckpt_path: str = setting("checkpoints")
+    keep_checkpoint_max: int = setting(10, minimum=1)
+    average: int = setting(0, minimum=0)                      # the last so many numbered ones make PREFIX-average.ckpt
 
 
 @dataclass(frozen=True)
 class LMConfig:
-    decoder_type: str = _setting("greedy", not_yet=True)
-    lm_path: str = _setting("", not_yet=True)
-    top_paths: int = _setting(1, not_yet=True)
-    alpha: float = _setting(1.818182, not_yet=True)
-    beta: float = _setting(0.0, not_yet=True)
-    cutoff_top_n: int = _setting(40, not_yet=True)
-    cutoff_prob: float = _setting(1.0, not_yet=True)
-    beam_width: int = _setting(1024, not_yet=True)
-    lm_workers: int = _setting(4, not_yet=True)
+    decoder_type: str = setting("greedy", not_yet=True)
+    lm_path: str = setting("", not_yet=True)
+    top_paths: int = setting(1, not_yet=True)
+    alpha: float = setting(1.818182, not_yet=True)
+    beta: float = setting(0.0, not_yet=True)
+    cutoff_top_n: int = setting(40, not_yet=True)
+    cutoff_prob: float = setting(1.0, not_yet=True)
+    beam_width: int = setting(1024, not_yet=True)
+    lm_workers: int = setting(4, not_yet=True)
 
 
 @dataclass(frozen=True)
@@ -171,11 +170,24 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             raise ConfigError(f"{override!r} is not of the form GROUP.FIELD=VALUE")
         settings[address] = _parse(address, text)
     config = config.with_settings(settings, explicit=True)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """Settings that are right one by one but not with each other."""
     spect = config.DataConfig.SpectConfig
     if spect.n_fft < 2 or spect.hop_length < 1:
         raise ConfigError(f"DataConfig.SpectConfig: a window of {spect.n_fft} samples every {spect.hop_length} samples "
                           "is too short: window_size and window_stride are in seconds")
-    return config
+    noise = config.DataConfig.AugmentationConfig
+    if noise.noise_min > noise.noise_max:
+        raise ConfigError(f"`DataConfig.AugmentationConfig.noise_min` (={noise.noise_min}) must not exceed noise_max "
+                          f"(={noise.noise_max})")
+    kept = config.CheckpointConfig
+    if kept.average > kept.keep_checkpoint_max:
+        raise ConfigError(f"`CheckpointConfig.average` (={kept.average}) needs as many checkpoints: raise "
+                          f"keep_checkpoint_max (={kept.keep_checkpoint_max})")
 
 
 def settings_of(group: Any, prefix: str) -> dict[str, Any]:
@@ -258,41 +270,7 @@ def _replace(group: Any, names: list[str], value: Any, address: str) -> Any:
     if len(names) > 1:
         value = _replace(getattr(group, names[0]), names[1:], value, address)
     else:
-        setting = next(f for f in dataclasses.fields(group) if f.name == names[0])
-        value = _convert(address, value, kind)
-        _check(address, value, setting)
+        found = next(f for f in dataclasses.fields(group) if f.name == names[0])
+        value = convert(address, value, kind)
+        check(address, value, found)
     return dataclasses.replace(group, **{names[0]: value})
-
-
-def _convert(address: str, value: Any, kind: Any) -> Any:
-    if typing.get_origin(kind) is tuple:
-        kinds = typing.get_args(kind)
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise ConfigError(f"`{address}` (={value!r}) must be a list of {len(kinds)} numbers")
-        return tuple(_convert(address, v, k) for v, k in zip(value, kinds, strict=True))
-    if kind is float and type(value) in (int, str):    # YAML reads 3e-4, without a dot, as text
-        with contextlib.suppress(ValueError, OverflowError):
-            value = float(value)
-    if type(value) is not kind or kind is float and not math.isfinite(value):
-        raise ConfigError(f"`{address}` (={value!r}) must be {_describe(kind)}")
-    return value
-
-
-def _describe(kind: type) -> str:
-    return {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}[kind]
-
-
-def _check(address: str, value: Any, setting: dataclasses.Field) -> None:
-    limits = setting.metadata
-    if limits["not_yet"] and value != setting.default:
-        raise ConfigError(f"`{address}` (={value!r}) cannot be changed yet: what it controls is not built; "
-                          f"leave it at {setting.default!r}")
-    if limits["choices"] and value not in limits["choices"]:
-        raise ConfigError(f"`{address}` (={value!r}) must be one of {', '.join(limits['choices'])}")
-    rules = {"minimum": (operator.ge, "at least"), "above": (operator.gt, "above"), "below": (operator.lt, "below")}
-    for name, (holds, words) in rules.items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        if limits[name] is not None and not all(holds(number, limits[name]) for number in numbers):
-            raise ConfigError(f"`{address}` (={value!r}) must be {words} {limits[name]}")
-    if limits["rule"] and not limits["rule"][0](value):
-        raise ConfigError(f"`{address}` (={value!r}) must {limits['rule'][1]}")

@@ -3,14 +3,18 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import mindspore.dataset as ds
 import numpy as np
 
+from src.augment import Augmenter
 from src.config import SpectConfig
 from src.features import load_audio, spectrogram
 from src.labels import Labels
 from src.manifest import Manifest, read_transcript
+
+if TYPE_CHECKING:
+    from mindspore.dataset import GeneratorDataset
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +39,12 @@ class Batch:
 
 
 class BatchSource:
-    """Random access to batches for `GeneratorDataset`: item i loads and pads the rows of `batches[i]`."""
+    """Random access to batches for `GeneratorDataset`: item i loads, augments and pads the rows of `batches[i]`."""
 
-    def __init__(self, manifest: Manifest, batches: Sequence[np.ndarray], labels: Labels, spect: SpectConfig):
+    def __init__(self, manifest: Manifest, batches: Sequence[np.ndarray], labels: Labels, spect: SpectConfig,
+                 augmenter: Augmenter | None = None):
         self.manifest, self.batches, self.labels, self.spect = manifest, batches, labels, spect
+        self.augmenter = augmenter
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -59,7 +65,10 @@ class BatchSource:
         except ValueError as error:
             logger.warning("%s:%d: passed over: %s", self.manifest.path, row + 1, error)
             return None
-        return spectrogram(samples, self.spect), indices
+        if self.augmenter is None:
+            return spectrogram(samples, self.spect), indices
+        samples = self.augmenter.of_samples(samples, row)
+        return self.augmenter.of_spectrogram(spectrogram(samples, self.spect), row), indices
 
 
 def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +88,9 @@ def _pad_targets(targets: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     return padded, lengths
 
 
-def create_dataset(source: BatchSource, num_workers: int = 1) -> ds.GeneratorDataset:
+def create_dataset(source: BatchSource, num_workers: int = 1) -> "GeneratorDataset":
     """The batches of `source` in order, with the columns `COLUMNS`; more than one worker means processes."""
+    import mindspore.dataset as ds  # takes seconds, and the benchmarks' PyTorch must not meet it
     ds.config.set_prefetch_size(PREFETCHED_BATCHES)
     return ds.GeneratorDataset(source, COLUMNS, shuffle=False, num_parallel_workers=num_workers,
                                python_multiprocessing=num_workers > 1)

@@ -1,4 +1,25 @@
-"""The learning rate as a pure function of the epoch."""
+"""The learning rate as a pure function of how far a run is."""
+
+import math
+
+from src.config import OptimConfig
+
+
+def scheduled_learning_rate(progress: float, epochs: int, optim: OptimConfig) -> float:
+    """The rate of a step.
+
+    Args:
+        progress: epochs done before the step, with the part of the present one, from 0.
+        epochs: of the whole run.
+        optim: names the schedule and its numbers.
+    """
+    if optim.schedule == "cosine":
+        rate = cosine_learning_rate(progress, learning_rate=optim.learning_rate, epochs=epochs)
+    else:
+        rate = annealed_learning_rate(int(progress), learning_rate=optim.learning_rate,
+                                      learning_anneal=optim.learning_anneal,
+                                      anneal_start_epoch=optim.anneal_start_epoch)
+    return rate * warmup_factor(progress, warmup_epochs=optim.warmup_epochs)
 
 
 def annealed_learning_rate(epoch: int, *, learning_rate: float, learning_anneal: float,
@@ -9,3 +30,13 @@ def annealed_learning_rate(epoch: int, *, learning_rate: float, learning_anneal:
     Source: deepspeech.pytorch, `learning_anneal` ("annealing applied to learning rate after each epoch").
     """
     return learning_rate * learning_anneal ** -max(0, epoch - anneal_start_epoch)
+
+
+def cosine_learning_rate(progress: float, *, learning_rate: float, epochs: int) -> float:
+    """From `learning_rate` to 0 along half a cosine. Source: Loshchilov & Hutter 2017 (SGDR), without restarts."""
+    return learning_rate * (1 + math.cos(math.pi * min(1.0, progress / epochs))) / 2
+
+
+def warmup_factor(progress: float, *, warmup_epochs: float) -> float:
+    """From a hundredth at the beginning to 1 after `warmup_epochs`, in a straight line."""
+    return 0.01 + 0.99 * progress / warmup_epochs if progress < warmup_epochs else 1.0

@@ -80,7 +80,7 @@ class TrainStep(nn.Cell):
     With `distributed`, loss and gradients are summed over the processes before anything is decided about them, so that
     all processes make the same update.
 
-    Inputs: those of the loss cell, () float32 learning rate.
+    Inputs: those of the loss cell, () float32 learning rate, what dropout keeps or None.
     Outputs: () loss, () global gradient norm before clipping, () bool whether the weights were updated.
     """
 
@@ -95,8 +95,8 @@ class TrainStep(nn.Cell):
     def _scaled_loss(self, *inputs):
         return self.loss_cell(*inputs) * self.loss_scale
 
-    def construct(self, inputs, input_length, targets, target_length, normalizer, learning_rate):
-        loss, gradients = self.value_and_grad(inputs, input_length, targets, target_length, normalizer)
+    def construct(self, inputs, input_length, targets, target_length, normalizer, learning_rate, keep=None):
+        loss, gradients = self.value_and_grad(inputs, input_length, targets, target_length, normalizer, keep)
         if self.all_reduce is not None:
             loss = self.all_reduce(loss)
             summed = ()

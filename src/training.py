@@ -3,7 +3,6 @@
 import logging
 import signal
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
@@ -11,34 +10,36 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from src.batching import epoch_batches, rank_share
+from src.batching import rank_share
 from src.callback import EpochSums, TrainingMonitor
-from src.checkpoint import Checkpoint, CheckpointFolder, load_checkpoint, load_parameters
+from src.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    average_checkpoints,
+    load_checkpoint,
+    load_parameters,
+    save_checkpoint,
+)
 from src.config import Config
-from src.dataset import Batch, BatchSource, iterate_batches
-from src.DeepSpeech import DeepSpeech, LossCell, dynamic_inputs, dynamic_targets, output_lengths
+from src.dataset import Batch, iterate_batches
+from src.DeepSpeech import DeepSpeech, LossCell, dynamic_inputs, dynamic_keep, dynamic_targets
 from src.distributed import Group
 from src.errors import InputError, RunError
 from src.evaluation import evaluate
-from src.features import num_frames
 from src.files import ensure_writable
+from src.interruption import Interrupted, stop_requests
 from src.labels import Labels
-from src.lr_generator import annealed_learning_rate
-from src.manifest import Manifest, read_manifest
+from src.lr_generator import scheduled_learning_rate
+from src.manifest import read_manifest
 from src.metrics import ErrorCounts
 from src.model_info import ModelInfo
 from src.optimizer import TrainStep, create_optimizer
 from src.predictor import network_predictor
+from src.training_data import TrainingData
 
 logger = logging.getLogger(__name__)
 
-
-class Interrupted(RunError):
-    """SIGINT or SIGTERM arrived; the state was saved. `signal_number` says which."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.signal_number = signal_number
+EXAMPLES = 5    # transcripts of the dev set that are logged
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Position:
     ranks: int = 1
     step: int = 0
     best: tuple[float, float] = (float("inf"), float("inf"))    # dev WER, dev CER
+    stale: int = 0         # evaluations since the best one
 
 
 def train(config: Config, resume: str = "", pretrained: str = "", group: Group | None = None) -> TrainingMonitor:
@@ -88,18 +90,6 @@ def train(config: Config, resume: str = "", pretrained: str = "", group: Group |
     return run.carry_through()
 
 
-def trainable_rows(manifest: Manifest, config: Config) -> np.ndarray:
-    """Rows whose transcript CTC can align: an output frame per label plus one per repeated label."""
-    frames = output_lengths(num_frames(manifest.samples, manifest.sample_rates, config.DataConfig.SpectConfig))
-    fits = frames >= manifest.required_frames
-    if not fits.any():
-        raise InputError(f"{manifest.path}: no utterance is long enough for its transcript")
-    if not fits.all():
-        logger.warning("%s: %d of %d utterances are too short for their transcripts and left out, the first in line %d",
-                       manifest.path, (~fits).sum(), len(manifest), np.flatnonzero(~fits)[0] + 1)
-    return np.flatnonzero(fits)
-
-
 class _Run:
     """The parts of one run. Its methods are the stages that `train` goes through."""
 
@@ -112,9 +102,7 @@ class _Run:
         self.dev_set = read_manifest(data.val_manifest, labels) if data.val_manifest else None
         if group.is_first:
             group.wait()
-        self.rows = trainable_rows(self.train_set, config)
-        logger.info("%s: %d utterances, %.2f hours", self.train_set.path, len(self.rows),
-                    self.train_set.seconds[self.rows].sum() / 3600)
+        self.data = TrainingData(self.train_set, labels, config)
         ms.set_seed(config.TrainingConfig.seed)
         num_bins = data.SpectConfig.num_bins
         self.network = DeepSpeech(config.ModelConfig, num_bins, len(labels))
@@ -122,7 +110,8 @@ class _Run:
         self.step_cell = TrainStep(LossCell(self.network, labels.blank_index), self.optimizer,
                                    config.OptimConfig.loss_scale, config.TrainingConfig.max_grad_norm,
                                    distributed=group.size > 1)
-        self.step_cell.set_inputs(*dynamic_inputs(num_bins), *dynamic_targets(), Tensor(shape=[], dtype=ms.float32))
+        self.step_cell.set_inputs(*dynamic_inputs(num_bins), *dynamic_targets(), Tensor(shape=[], dtype=ms.float32),
+                                  dynamic_keep(config.ModelConfig) if config.TrainingConfig.dropout else None)
         self.predict = network_predictor(self.network, num_bins)
         self.monitor = TrainingMonitor(Path(config.TrainingConfig.log_dir), config.TrainingConfig.epochs,
                                        writes=group.is_first)
@@ -137,7 +126,8 @@ class _Run:
                              "use it with --pre_trained_model_path")
         load_parameters(self.step_cell, checkpoint.parameters, checkpoint.path)
         progress = checkpoint.progress
-        self.position = Position(**{f.name: progress[f.name] for f in fields(Position)})
+        known = {f.name for f in fields(Position)}
+        self.position = Position(**{name: value for name, value in progress.items() if name in known})
         self.position.best = tuple(progress["best"])
         self.sums = self.monitor.restore(progress)
         self._check_order(checkpoint)
@@ -145,32 +135,32 @@ class _Run:
 
     def carry_through(self) -> TrainingMonitor:
         """Train from the position to the end."""
-        config, position = self.config.TrainingConfig, self.position
-        if position.epoch >= config.epochs or self._enough():
+        position = self.position
+        if self._finished():
             logger.info("nothing left to do: %d epochs and %d steps are trained", position.epoch, position.step)
         self.monitor.begin(position.step)
-        with _stop_requests() as requested:
+        with stop_requests() as requested:
             try:
-                while position.epoch < config.epochs and not self._enough():
+                while not self._finished():
                     self._train_epoch(requested)
             finally:
                 self.monitor.close()
+        if self.config.CheckpointConfig.average:
+            self._average()
         return self.monitor
 
     def _train_epoch(self, requested: Callable[[], int]) -> None:
-        position, data = self.position, self.config.DataConfig
-        optim = self.config.OptimConfig
-        rate = annealed_learning_rate(position.epoch, learning_rate=optim.learning_rate,
-                                      learning_anneal=optim.learning_anneal,
-                                      anneal_start_epoch=optim.anneal_start_epoch)
+        config, position = self.config, self.position
         if not position.batch:
-            position.batch_size, position.ranks = data.batch_size, self.group.size
-        batches = self._batches()
+            position.batch_size, position.ranks = config.DataConfig.batch_size, self.group.size
+        batches = self.data.batches(position.epoch, position.batch_size, position.ranks)
         shares = [rank_share(batch, self.group.rank, self.group.size) for batch in batches]
-        source = BatchSource(self.train_set, shares[position.batch:], self.labels, data.SpectConfig)
-        self.monitor.begin_epoch(position.epoch, len(batches), position.batch, rate, self.sums)
+        source = self.data.source(position.epoch, shares[position.batch:])
+        self.monitor.begin_epoch(position.epoch, len(batches), position.batch, self.sums)
         self.step_cell.set_train(True)
-        for batch in iterate_batches(source, data.num_workers):
+        for batch in iterate_batches(source, config.DataConfig.num_workers):
+            rate = scheduled_learning_rate(position.epoch + position.batch / len(batches),
+                                           config.TrainingConfig.epochs, config.OptimConfig)
             stop = self._train_batch(batch, len(batches[position.batch]), rate, requested())
             if stop:
                 self._save(best=False)
@@ -187,8 +177,11 @@ class _Run:
         Returns the number of the signal that any process got, or 0: all must stop after the same step.
         """
         before = [b.asnumpy().copy() for b in self.buffers]
+        dropout = self.config.TrainingConfig.dropout
+        keep = Tensor(self.data.keep_masks(self.position.epoch, batch.rows)) if dropout else None
         outputs = self.step_cell(Tensor(batch.inputs), Tensor(batch.input_length), Tensor(batch.targets),
-                                 Tensor(batch.target_length), Tensor(planned, ms.float32), Tensor(rate, ms.float32))
+                                 Tensor(batch.target_length), Tensor(planned, ms.float32), Tensor(rate, ms.float32),
+                                 keep)
         loss, norm, updated = (output.asnumpy().item() for output in outputs)
         self.position.batch += 1
         self.position.step += 1
@@ -201,7 +194,7 @@ class _Run:
              signal_number == signal.SIGINT, signal_number == signal.SIGTERM])
         self.sums.missing += int(missing)
         self.sums.add(loss, norm, updated, int(utterances), seconds)
-        self.monitor.end_step(self.position.step, loss, norm, updated)
+        self.monitor.end_step(self.position.step, loss, norm, updated, rate)
         return signal.SIGINT if signals[0] else signal.SIGTERM if signals[1] else 0
 
     def _finish_epoch(self) -> None:
@@ -213,28 +206,45 @@ class _Run:
         position.epoch, position.batch = position.epoch + 1, 0
         final = position.epoch == config.epochs
         self.group.average(self.buffers)
-        errors = self._evaluate() if final or position.epoch % config.eval_interval == 0 else None
-        rates = (errors.wer, errors.cer) if errors else (None, None)
-        self.monitor.end_epoch(position.step, *rates)
+        evaluated = final or position.epoch % config.eval_interval == 0
+        errors, examples = self._evaluate() if evaluated else (None, [])
+        self.monitor.end_epoch(position.step, errors, examples)
         self.sums = self.monitor.sums = EpochSums()
-        best = errors is not None and rates < position.best
+        best = errors is not None and (errors.wer, errors.cer) < position.best
         if best:
-            position.best = rates
-        if best or final or position.epoch % config.save_interval == 0:
+            position.best, position.stale = (errors.wer, errors.cer), 0
+        elif errors is not None:
+            position.stale += 1
+        if best or self._finished() or position.epoch % config.save_interval == 0:
             self._save(best)
+        if self._finished() and not final:
+            logger.info("stopping early: no better dev figures in the last %d evaluations", position.stale)
 
-    def _evaluate(self) -> ErrorCounts | None:
-        """The errors on the dev set, of which each process decodes its share."""
+    def _evaluate(self) -> tuple[ErrorCounts | None, list[tuple[str, str]]]:
+        """The errors on the dev set, of which each process decodes its share, and some (reference, hypothesis)."""
         if not self.dev_set:
-            return None
+            return None, []
         rows = rank_share(np.arange(len(self.dev_set)), self.group.rank, self.group.size)
-        errors = evaluate(self.predict, self.dev_set, self.labels, self.config, rows).errors
-        return ErrorCounts(*map(int, self.group.sum(astuple(errors))))
+        evaluation = evaluate(self.predict, self.dev_set, self.labels, self.config, rows)
+        examples = [(u.reference, u.hypothesis) for u in evaluation.utterances[:EXAMPLES]]
+        return ErrorCounts(*map(int, self.group.sum(astuple(evaluation.errors)))), examples
+
+    def _average(self) -> None:
+        """Evaluate and save the mean of the last numbered checkpoints."""
+        paths = self.folder.numbered()[-self.config.CheckpointConfig.average:]
+        if self.group.is_first:
+            load_parameters(self.network, average_checkpoints(paths), paths[-1])
+        self.group.broadcast(self.network.get_parameters())
+        errors, _ = self._evaluate()
+        if self.group.is_first:
+            save_checkpoint(self.folder.average, self.network.get_parameters(), ModelInfo.of(self.config, self.labels))
+            logger.info("saved %s, the mean of %d checkpoints%s", self.folder.average, len(paths),
+                        f": dev WER {errors.wer:.2f}  dev CER {errors.cer:.2f}" if errors else "")
 
     def _save(self, best: bool) -> None:
         if self.position.batch:
             self.group.average(self.buffers)
-        progress = asdict(self.position) | self.monitor.progress() | {"order": self._order()}
+        progress = asdict(self.position) | self.monitor.progress() | {"order": self.data.order()}
         if self.group.is_first:
             path = self.folder.save(self._parameters(), ModelInfo.of(self.config, self.labels), progress, best)
             logger.info("saved %s%s", path, " (best so far)" if best else "")
@@ -242,24 +252,17 @@ class _Run:
     def _parameters(self) -> list[Parameter]:
         return list(self.step_cell.get_parameters())
 
-    def _batches(self) -> list[np.ndarray]:
-        """The global batches of the epoch that the position is in."""
-        position, lengths = self.position, self.train_set.seconds[self.rows]
-        batches = epoch_batches(lengths, position.batch_size, position.epoch, self.config.TrainingConfig.seed,
-                                position.ranks)
-        return [self.rows[batch] for batch in batches]
+    def _finished(self) -> bool:
+        config, position = self.config.TrainingConfig, self.position
+        return position.epoch >= config.epochs or self._enough() or 0 < config.patience <= position.stale
 
     def _enough(self) -> bool:
         limit = self.config.TrainingConfig.max_steps
         return 0 < limit <= self.position.step
 
-    def _order(self) -> dict[str, int]:
-        """What the order of the data depends on, beside the size of a batch."""
-        return {"utterances": len(self.rows), "seed": self.config.TrainingConfig.seed}
-
     def _check_order(self, checkpoint: Checkpoint) -> None:
         """In the middle of an epoch, a place in the data means something only in the same order."""
-        before, now = checkpoint.progress["order"], self._order()
+        before, now = checkpoint.progress["order"], self.data.order()
         if self.position.batch and before != now:
             changed = ", ".join(f"{k} was {before[k]}, is {now[k]}" for k in now if before[k] != now[k])
             raise InputError(f"{checkpoint.path}: stopped inside an epoch, whose data would change: {changed}")
@@ -272,25 +275,3 @@ def _checkpoint_to_resume(resume: str, folder: CheckpointFolder) -> Checkpoint |
             return None
         resume = str(folder.last)
     return load_checkpoint(resume) if resume else None
-
-
-@contextmanager
-def _stop_requests():
-    """Yield a function that gives the number of the SIGINT or SIGTERM that arrived, 0 so far; a second one kills.
-
-    MindSpore puts in a handler of its own for SIGINT while it compiles and loads data, which sends a SIGTERM: Ctrl-C
-    arrives here as either.
-    """
-    received = [0]
-
-    def note(number: int, _frame) -> None:
-        received[0] = number
-        signal.signal(number, previous[number])
-        logger.warning("stopping after this step; once more to stop at once")
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[0]
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

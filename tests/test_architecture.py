@@ -9,15 +9,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-COMMANDS = ("convert_torch",)                    # of src; the others stand at the top of the repository
+COMMANDS = ("convert_torch", "plot_log", "plot_augment")    # of src; the others stand at the top of the repository
 
 # From the bottom up. A module imports from the rows below and from what stands left of it in its own row.
 ROWS = (
-    ("errors", "config", "files"),
-    ("labels", "features", "augment", "manifest", "batching", "metrics", "lr_generator", "model_info"),
+    ("errors", "settings", "config", "files"),
+    ("labels", "features", "augment", "manifest", "batching", "metrics", "lr_generator", "model_info",
+     "interruption"),
     ("fourier_conv", "DeepSpeech", "dataset", "greedydecoder", "optimizer", "checkpoint", "callback", "predictor",
      "distributed"),
-    ("transcription", "onnx_graph", "exporting", "evaluation", "training"),
+    ("transcription", "onnx_graph", "exporting", "evaluation", "training_data", "training"),
     ("cli",),                                    # what the commands share: no other module of src imports it
     COMMANDS,
 )

@@ -319,7 +319,6 @@ def test_text_by_hand_stays():
 def test_the_page_in_docs_can_be_updated():
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert "new" in report.updated(page, "new")
-    assert report.updated(report.SKELETON, "").startswith("# Performance")
 
 
 def test_files(tmp_path):

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from src.checkpoint import CheckpointFolder, load_checkpoint, load_parameters, save_checkpoint
+from src.checkpoint import (
+    CheckpointFolder,
+    average_checkpoints,
+    load_checkpoint,
+    load_parameters,
+    save_checkpoint,
+)
 from src.config import CheckpointConfig, Config
 from src.errors import InputError, RunError
 from src.labels import Labels
@@ -33,6 +39,18 @@ def test_everything_comes_back(tmp_path):
     load_parameters(cell, checkpoint.parameters, checkpoint.path)
     assert all((p.asnumpy() == 1.5).all() for p in cell.get_parameters())
     assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_the_average_of_checkpoints(tmp_path):
+    paths = [tmp_path / f"{i}.ckpt" for i in range(3)]
+    for path, fill in zip(paths, (1.0, 2.0, 6.0), strict=True):
+        moments = Parameter(Tensor(np.full(5, 9, np.float32)), "optimizer.moment1.first")
+        save_checkpoint(path, [*Two(fill=fill).get_parameters(), moments], INFO)
+    mean = average_checkpoints(paths)
+    assert {name: p.asnumpy().tolist() for name, p in mean.items()} == {"first": [3.0] * 3, "second": [[3.0] * 2] * 2}
+    save_checkpoint(tmp_path / "wider.ckpt", Two(width=4).get_parameters(), INFO)
+    with pytest.raises(InputError, match=r"wider\.ckpt: holds another network than .*0\.ckpt"):
+        average_checkpoints([*paths, tmp_path / "wider.ckpt"])
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -16,6 +16,8 @@ DEFAULTS = {
     "TrainingConfig.seed": 0,
     "TrainingConfig.max_steps": 0,
     "TrainingConfig.max_grad_norm": 400.0,
+    "TrainingConfig.dropout": 0.0,
+    "TrainingConfig.patience": 0,
     "TrainingConfig.eval_interval": 1,
     "TrainingConfig.save_interval": 1,
     "TrainingConfig.log_dir": "logs",
@@ -30,11 +32,19 @@ DEFAULTS = {
     "DataConfig.SpectConfig.window_stride": 0.01,
     "DataConfig.SpectConfig.window": "hamming",
     "DataConfig.AugmentationConfig.speed_volume_perturb": False,
+    "DataConfig.AugmentationConfig.tempo": [0.85, 1.15],
+    "DataConfig.AugmentationConfig.gain": [-6.0, 8.0],
     "DataConfig.AugmentationConfig.spec_augment": False,
+    "DataConfig.AugmentationConfig.frequency_masks": 1,
+    "DataConfig.AugmentationConfig.frequency_mask_bins": 27,
+    "DataConfig.AugmentationConfig.time_masks": 1,
+    "DataConfig.AugmentationConfig.time_mask_frames": 70,
+    "DataConfig.AugmentationConfig.time_mask_share": 0.2,
     "DataConfig.AugmentationConfig.noise_dir": "",
     "DataConfig.AugmentationConfig.noise_prob": 0.4,
     "DataConfig.AugmentationConfig.noise_min": 0.0,
     "DataConfig.AugmentationConfig.noise_max": 0.5,
+    "DataConfig.AugmentationConfig.frequency_warp": 0.0,
     "ModelConfig.rnn_type": "LSTM",
     "ModelConfig.hidden_size": 1024,
     "ModelConfig.hidden_layers": 5,
@@ -44,6 +54,8 @@ DEFAULTS = {
     "ModelConfig.conv2_kernel": [41, 11],
     "OptimConfig.optimizer": "adam",
     "OptimConfig.learning_rate": 0.0003,
+    "OptimConfig.schedule": "exponential",
+    "OptimConfig.warmup_epochs": 0.0,
     "OptimConfig.learning_anneal": 1.1,
     "OptimConfig.anneal_start_epoch": 0,
     "OptimConfig.weight_decay": 0.00001,
@@ -54,6 +66,7 @@ DEFAULTS = {
     "CheckpointConfig.ckpt_file_name_prefix": "DeepSpeech",
     "CheckpointConfig.ckpt_path": "checkpoints",
     "CheckpointConfig.keep_checkpoint_max": 10,
+    "CheckpointConfig.average": 0,
     "LMConfig.decoder_type": "greedy",
     "LMConfig.lm_path": "",
     "LMConfig.top_paths": 1,
@@ -301,8 +314,19 @@ def test_a_window_of_no_samples(override):
     assert "DataConfig.SpectConfig" in message and "in seconds" in message
 
 
-NOT_YET = {address: value for address, value in DEFAULTS.items() if address.split(".")[-2] in
-           ("AugmentationConfig", "LMConfig")}
+NOT_YET = {address: value for address, value in DEFAULTS.items() if address.startswith("LMConfig.")}
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (["DataConfig.AugmentationConfig.tempo=[1.2, 0.9]"], ["tempo` (=(1.2, 0.9)) must hold the smaller number first"]),
+    (["DataConfig.AugmentationConfig.gain=[5]"], ["gain` (=[5]) must be a list of 2 numbers"]),
+    (["DataConfig.AugmentationConfig.noise_prob=1.5"], ["noise_prob` (=1.5) must be at most 1"]),
+    (["DataConfig.AugmentationConfig.noise_min=0.6"], ["noise_min` (=0.6) must not exceed noise_max (=0.5)"]),
+    (["CheckpointConfig.average=11"], ["CheckpointConfig.average` (=11)", "raise keep_checkpoint_max (=10)"]),
+])
+def test_settings_that_contradict_each_other(overrides, words):
+    message = refusal(None, overrides)
+    assert all(word in message for word in words), message
 
 
 @pytest.mark.parametrize(("address", "default"), NOT_YET.items())

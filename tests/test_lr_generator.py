@@ -2,8 +2,8 @@
 
 import pytest
 
-from src.config import load_config
-from src.lr_generator import annealed_learning_rate
+from src.config import OptimConfig, load_config
+from src.lr_generator import annealed_learning_rate, cosine_learning_rate, scheduled_learning_rate, warmup_factor
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 8.0), (1, 4.0), (2, 2.0), (3, 1.0), (4, 0.5)])
@@ -35,3 +35,24 @@ def test_the_schedule_of_the_defaults(epoch, rate):
     found = annealed_learning_rate(epoch, learning_rate=optim.learning_rate, learning_anneal=optim.learning_anneal,
                                    anneal_start_epoch=optim.anneal_start_epoch)
     assert found == pytest.approx(rate, rel=1e-6)
+
+
+@pytest.mark.parametrize(("progress", "rate"), [
+    (0, 8.0), (2.5, 6.82842712475), (5, 4.0), (7.5, 1.17157287525), (10, 0.0), (11, 0.0)])
+def test_half_a_cosine(progress, rate):
+    assert cosine_learning_rate(progress, learning_rate=8.0, epochs=10) == pytest.approx(rate, abs=1e-9)
+
+
+@pytest.mark.parametrize(("progress", "factor"), [(0, 0.01), (0.5, 0.2575), (1, 0.505), (2, 1.0), (9, 1.0)])
+def test_warming_up(progress, factor):
+    assert warmup_factor(progress, warmup_epochs=2.0) == pytest.approx(factor)
+    assert warmup_factor(progress, warmup_epochs=0.0) == 1.0
+
+
+@pytest.mark.parametrize(("schedule", "progress", "rate"), [
+    ("exponential", 0.0, 0.08), ("exponential", 0.5, 4.04), ("exponential", 0.99, 7.9208),
+    ("exponential", 1.0, 4.0), ("exponential", 1.99, 4.0), ("exponential", 2.0, 2.0),
+    ("cosine", 0.0, 0.08), ("cosine", 2.0, 4.0), ("cosine", 4.0, 0.0)])
+def test_the_schedule_of_a_run(schedule, progress, rate):
+    optim = OptimConfig(learning_rate=8.0, learning_anneal=2.0, schedule=schedule, warmup_epochs=1.0)
+    assert scheduled_learning_rate(progress, 4, optim) == pytest.approx(rate, abs=1e-9)

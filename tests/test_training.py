@@ -6,14 +6,18 @@ import signal
 
 import numpy as np
 import pytest
+from conftest import tiny_recipe
 
 from src import training
 from src.checkpoint import load_checkpoint, save_checkpoint
 from src.config import load_config
 from src.errors import InputError, RunError
+from src.interruption import Interrupted
 from src.labels import Labels
 from src.manifest import read_manifest
-from src.training import Interrupted, train
+from src.metrics import ErrorCounts
+from src.training import train
+from src.training_data import TrainingData, trainable_rows
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -28,8 +32,15 @@ def assert_equal_weights(a, b) -> None:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def test_a_run_leaves_checkpoints_metrics_and_events(recipe, tmp_path):
-    monitor = train(load_config(None, recipe))
+@pytest.fixture(scope="module")
+def whole(demo_corpus, tmp_path_factory):
+    """A run of two epochs that nothing interrupted: its folder and its monitor."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(load_config(None, tiny_recipe(demo_corpus, folder)))
+
+
+def test_a_run_leaves_checkpoints_metrics_and_events(whole):
+    tmp_path, monitor = whole
     assert sorted(os.listdir(tmp_path / "ckpt")) == ["DeepSpeech-1_3.ckpt", "DeepSpeech-2_6.ckpt",
                                                      "DeepSpeech-best.ckpt", "DeepSpeech-last.ckpt"]
     rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
@@ -56,15 +67,16 @@ def read_events(path):
 
 
 @pytest.mark.parametrize("stop_after", [3, 5])    # between two epochs, and inside the second
-def test_a_resumed_run_equals_one_that_never_stopped(recipe, tmp_path, stop_after):
-    whole = train(load_config(None, [*recipe, f"CheckpointConfig.ckpt_path={tmp_path}/whole"]))
+def test_a_resumed_run_equals_one_that_never_stopped(recipe, tmp_path, whole, stop_after):
+    folder, never_stopped = whole
     train(load_config(None, [*recipe, f"TrainingConfig.max_steps={stop_after}"]))
     assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] == stop_after
     resumed = train(load_config(None, recipe), resume="auto")
     assert [(m.epoch, m.step, m.dev_wer, m.dev_cer) for m in resumed.history] == \
-        [(m.epoch, m.step, m.dev_wer, m.dev_cer) for m in whole.history]
-    assert [m.train_loss for m in resumed.history] == pytest.approx([m.train_loss for m in whole.history], rel=1e-5)
-    expected = weights(tmp_path / "whole" / "DeepSpeech-last.ckpt")
+        [(m.epoch, m.step, m.dev_wer, m.dev_cer) for m in never_stopped.history]
+    losses = [m.train_loss for m in never_stopped.history]
+    assert [m.train_loss for m in resumed.history] == pytest.approx(losses, rel=1e-5)
+    expected = weights(folder / "ckpt" / "DeepSpeech-last.ckpt")
     found = weights(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
     assert found.keys() == expected.keys()
     for name in found:    # sums in parallel threads are not always in the same order, and Adam magnifies that
@@ -87,7 +99,8 @@ def test_a_signal_saves_everything_and_the_run_goes_on(recipe, tmp_path, monkeyp
     assert caught.value.signal_number in (number, signal.SIGTERM)    # MindSpore turns some SIGINTs into SIGTERM
     monkeypatch.setattr(training, "iterate_batches", real)
     assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] == 2
-    assert train(load_config(None, recipe), resume="auto").history[-1].step == 6
+    if number == signal.SIGTERM:
+        assert train(load_config(None, recipe), resume="auto").history[-1].step == 6
 
 
 def test_a_step_that_is_not_finite_is_counted_and_poisons_nothing(recipe, tmp_path, monkeypatch):
@@ -122,9 +135,8 @@ def test_a_run_without_any_finite_step_fails(recipe, monkeypatch):
         train(load_config(None, recipe))
 
 
-def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(recipe, tmp_path, caplog):
-    train(load_config(None, [*recipe, "TrainingConfig.epochs=1"]))
-    source = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
+def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(recipe, tmp_path, whole, caplog):
+    source = load_checkpoint(whole[0] / "ckpt" / "DeepSpeech-last.ckpt")
     partial = [p for name, p in source.network_parameters().items() if name != "fc.weight"]
     save_checkpoint(tmp_path / "partial.ckpt", partial, source.info)
     tiny_rate = ["OptimConfig.learning_rate=1e-12", f"CheckpointConfig.ckpt_path={tmp_path}/tuned"]
@@ -150,12 +162,12 @@ def test_resuming_refuses_weights_only_and_changed_data_inside_an_epoch(recipe, 
         train(load_config(None, [*recipe, "ModelConfig.hidden_size=32"]), resume="auto")
 
 
-def test_a_new_run_does_not_write_into_the_checkpoints_of_another(recipe, tmp_path):
-    train(load_config(None, [*recipe, "TrainingConfig.max_steps=1"]))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()}
+def test_a_new_run_does_not_write_into_the_checkpoints_of_another(demo_corpus, whole):
+    folder, _ = whole
+    before = {path.name: path.read_bytes() for path in (folder / "ckpt").iterdir()}
     with pytest.raises(InputError, match="an earlier run is kept there; go on with --resume auto"):
-        train(load_config(None, recipe))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()} == before
+        train(load_config(None, tiny_recipe(demo_corpus, folder)))
+    assert {path.name: path.read_bytes() for path in (folder / "ckpt").iterdir()} == before
 
 
 def test_an_epoch_is_finished_with_the_batches_that_it_began_with(recipe):
@@ -170,6 +182,45 @@ def test_training_leaves_out_what_ctc_cannot_align(demo_corpus, caplog):
     frames = (manifest.samples // 160 + 2) // 2
     manifest.label_counts[0] = frames[0] - manifest.repeats[0]            # just fits
     manifest.label_counts[1] = frames[1] - manifest.repeats[1] + 1        # does not
-    rows = training.trainable_rows(manifest, config)
+    rows = trainable_rows(manifest, config)
     assert rows.tolist() == [i for i in range(len(manifest)) if i != 1]
     assert "1 of 24 utterances are too short" in caplog.text
+
+
+def test_dropout_is_a_function_of_seed_epoch_and_row(demo_corpus):
+    labels = Labels.load("labels.json")
+    manifest = read_manifest(demo_corpus / "demo_train_manifest.csv", labels)
+    config = load_config(None, ["ModelConfig.hidden_size=500", "ModelConfig.hidden_layers=3",
+                                "TrainingConfig.dropout=0.25"])
+    data = TrainingData(manifest, labels, config)
+    keep = data.keep_masks(2, [7, 3])
+    assert keep.shape == (3, 2, 500) and keep.dtype == np.float32
+    assert set(np.unique(keep)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert np.mean(keep == 0) == pytest.approx(0.25, abs=0.03)
+    np.testing.assert_array_equal(keep[:, 1:], data.keep_masks(2, [3]))
+    assert (keep != data.keep_masks(3, [7, 3])).any() and (keep[:, 0] != keep[:, 1]).any()
+    assert data.keep_masks(0, []).shape == (3, 1, 500)    # the silence in place of a batch without utterances
+
+
+def counts(word_errors: int, char_errors: int) -> ErrorCounts:
+    return ErrorCounts(word_errors=word_errors, words=10, char_errors=char_errors, chars=10)
+
+
+def test_a_run_stops_early_and_averages(recipe, tmp_path, caplog, monkeypatch):
+    """With a rate of nothing the dev figures stay as they are: one best evaluation, then two without a better one."""
+    settings = ["TrainingConfig.epochs=9", "TrainingConfig.patience=2", "CheckpointConfig.average=2",
+                "OptimConfig.learning_rate=1e-12", "TrainingConfig.dropout=0.1"]
+    figures = iter([(3, 5), (3, 4), (3, 4), (4, 3), (2, 2)])
+    monkeypatch.setattr(training._Run, "_evaluate", lambda run: (counts(*next(figures)), []))
+    with caplog.at_level("INFO"):
+        assert len(train(load_config(None, [*recipe, *settings])).history) == 4
+    assert "stopping early: no better dev figures in the last 2 evaluations" in caplog.text
+    last = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
+    assert (last.progress["epoch"], last.progress["stale"]) == (4, 2)
+    assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-best.ckpt").progress["epoch"] == 2
+    mean = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-average.ckpt")
+    assert mean.info == last.info and not mean.progress
+    assert mean.parameters.keys() == last.network_parameters().keys()
+    third, fourth = (weights(tmp_path / "ckpt" / f"DeepSpeech-{n}_{3 * n}.ckpt") for n in (3, 4))
+    for name, value in weights(tmp_path / "ckpt" / "DeepSpeech-average.ckpt").items():
+        np.testing.assert_allclose(value, (third[name] + fourth[name]) / 2, atol=1e-6, err_msg=name)

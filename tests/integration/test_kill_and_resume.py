@@ -1,4 +1,7 @@
-"""A run that was killed without warning and resumed ends with the weights of one that was not, to the last bit."""
+"""A run that was killed without warning and resumed ends with the weights of one that was not, to the last bit.
+
+With augmentation and dropout: both runs must have seen the same batches.
+"""
 
 import os
 import random
@@ -15,10 +18,12 @@ from src.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 EPOCHS = 8
+CHANGES = ["TrainingConfig.dropout=0.3", *(f"DataConfig.AugmentationConfig.{setting}" for setting in (
+    "speed_volume_perturb=True", "spec_augment=True", "frequency_warp=0.1"))]
 
 
 def start(recipe, folder, *options) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "train.py"), "--device_target", "CPU", "--resume", "auto", *recipe,
+    command = [sys.executable, str(ROOT / "train.py"), "--device_target", "CPU", "--resume", "auto", *recipe, *CHANGES,
                f"TrainingConfig.epochs={EPOCHS}", f"CheckpointConfig.ckpt_path={folder}/ckpt",
                f"TrainingConfig.log_dir={folder}/logs", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
