@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-COMMANDS = ("convert_torch", "plot_log", "plot_augment")    # of src; the others stand at the top of the repository
+COMMANDS = ("convert_torch", "plot_log", "plot_augment", "confusions")    # of src; others are at the top
 
 # From the bottom up. A module imports from the rows below and from what stands left of it in its own row.
 ROWS = (

@@ -111,6 +111,7 @@ def test_help_through_any_shell(name):
     ("run_distribute_train_cpu.sh", [], {"NODE_COUNT": "2", "NODE_RANK": "2"}, "NODE_RANK (=2) must be below"),
     ("run_distribute_train_cpu.sh", [], {"NODE_COUNT": "2"}, "several hosts need MASTER_ADDR"),
     ("quick_start.sh", ["nonsense"], {}, "'nonsense' is not of the form GROUP.FIELD=VALUE"),
+    ("train_an4.sh", ["an4", "--resume"], {}, "'--resume' is not of the form GROUP.FIELD=VALUE"),
     ("setup_env.sh", ["--prod"], {}, "unexpected arguments: --prod"),
 ])
 def test_wrong_usage(project, fake, name, arguments, variables, message):
@@ -374,3 +375,29 @@ def test_quick_start_ends_with_the_step_that_fails(project, step):
     assert code == 1
     assert ran.splitlines()[-1].startswith(f"ran {step} ")
     assert "made in" not in output
+
+
+# AN4
+
+def test_train_an4_runs_its_steps_and_hands_on_settings(project, fake):
+    (project / "an4 corpus").mkdir()
+    code, output = run(project / "scripts" / "train_an4.sh", "an4 corpus", "TrainingConfig.seed=1",
+                       "TrainingConfig.log_dir=logs_1", "CheckpointConfig.ckpt_path=ckpt_1", python=fake,
+                       FAKE_EXIT="0", cwd=project)
+    assert code == 0
+    ran = [line.split(": ", 3)[3] for line in output.splitlines() if line.startswith("run: ")]
+    assert f"<-m><data.an4><--source><{project}/an4 corpus>" in ran
+    train, evaluation, curves = ran[-3:]
+    assert train.startswith("<train.py><--config><configs/an4.yaml>") and "<--resume><auto>" in train
+    assert train.endswith("<TrainingConfig.seed=1><TrainingConfig.log_dir=logs_1><CheckpointConfig.ckpt_path=ckpt_1>")
+    assert evaluation.startswith("<eval.py><--pretrain_ckpt><ckpt_1/DeepSpeech-average.ckpt>")
+    assert evaluation.endswith("<DataConfig.test_manifest=data/an4_val_manifest.csv><TrainingConfig.log_dir=logs_1>")
+    assert curves == "<-m><src.plot_log><logs_1/metrics.csv><--output><logs_1/curves.png>"
+
+
+def test_train_an4_without_arguments(project, fake):
+    code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="0")
+    assert code == 0 and "<-m><data.an4>\n" in output
+    assert "<checkpoints_an4/DeepSpeech-average.ckpt>" in output and "<logs_an4/metrics.csv>" in output
+    code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="3")
+    assert code == 3
