@@ -34,6 +34,8 @@ class SpectConfig:
     window_size: float = setting(0.02, above=0)               # seconds
     window_stride: float = setting(0.01, above=0)             # seconds
     window: str = setting("hamming", choices=("hamming", "hann", "blackman", "bartlett"))
+    magnitude_scale: float = setting(1.0, above=0)             # magnitudes times this, before log1p
+    normalization: str = setting("utterance", choices=("utterance", "frequency"))    # of mean and deviation
 
     @property
     def n_fft(self) -> int:

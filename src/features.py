@@ -122,10 +122,12 @@ def spectrogram(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
 
     Silence (and any flat spectrum) gives zeros. Frames are centred on multiples of the hop, with zeros around the
     signal. Source: deepspeech.pytorch, `SpectrogramParser.parse_audio` (the deviation there is the unbiased one).
+    With the normalization `frequency` each bin has mean 0 and the utterance deviation 1: what a microphone or a room
+    adds to all frames is gone.
     """
     logs = _log_magnitudes(samples, spect)    # (T, F)
     mean = logs.mean(dtype=np.float64)
-    logs -= mean
+    logs -= mean if spect.normalization == "utterance" else logs.mean(0, dtype=np.float64).astype(np.float32)
     deviation = np.sqrt(np.square(logs).sum(dtype=np.float64) / (logs.size - 1))
     if deviation > max(1e-8, 1e-6 * mean):    # below the second, equal values that float32 rounds differently
         logs /= np.float32(deviation)
@@ -135,7 +137,7 @@ def spectrogram(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
 
 
 def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
-    """(n,) samples -> (T, F) float32 log1p of the magnitudes of the STFT.
+    """(n,) samples -> (T, F) float32 log1p of the magnitudes of the STFT, scaled.
 
     The transform is in double precision: single would save a fifth of the time, but next to a loud tone its errors
     exceed 1e-5. One thread and no BLAS, so that equal samples give equal bits whatever else is running.
@@ -148,6 +150,8 @@ def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
     for start in range(0, len(frames), _FRAMES_AT_ONCE):
         some = slice(start, start + _FRAMES_AT_ONCE)
         np.abs(scipy.fft.rfft(frames[some] * _window(spect)).astype(np.complex64), out=logs[some])
+    if spect.magnitude_scale != 1:
+        logs *= np.float32(spect.magnitude_scale)
     return np.log1p(logs, out=logs)
 
 

@@ -31,6 +31,8 @@ DEFAULTS = {
     "DataConfig.SpectConfig.window_size": 0.02,
     "DataConfig.SpectConfig.window_stride": 0.01,
     "DataConfig.SpectConfig.window": "hamming",
+    "DataConfig.SpectConfig.magnitude_scale": 1.0,
+    "DataConfig.SpectConfig.normalization": "utterance",
     "DataConfig.AugmentationConfig.speed_volume_perturb": False,
     "DataConfig.AugmentationConfig.tempo": [0.85, 1.15],
     "DataConfig.AugmentationConfig.gain": [-6.0, 8.0],

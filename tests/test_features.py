@@ -64,6 +64,20 @@ def test_spectrogram_is_the_definition():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.5, 100.0])
+def test_scaled_and_normalised_by_frequency(scale):
+    samples = speech(0.5)
+    hamming = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(320) / 320)
+    magnitudes = dft_magnitudes(samples.astype(np.float64), 320, 160, hamming)
+    found = spectrogram(samples, SpectConfig(magnitude_scale=scale))
+    np.testing.assert_allclose(found, normalised(scale * magnitudes), rtol=0, atol=1e-5)
+    logs = np.log1p(scale * magnitudes)
+    centred = logs - logs.mean(1, keepdims=True)
+    found = spectrogram(samples, SpectConfig(magnitude_scale=scale, normalization="frequency"))
+    np.testing.assert_allclose(found, centred / centred.std(ddof=1), rtol=0, atol=1e-5)
+    assert not spectrogram(np.zeros(3200, np.float32), SpectConfig(normalization="frequency")).any()
+
+
 @pytest.mark.parametrize("window", ["hamming", "hann", "blackman", "bartlett"])
 @pytest.mark.parametrize(("rate", "size", "stride"), [(16000, 0.02, 0.01), (8000, 0.032, 0.008)])
 def test_spectrogram_is_that_of_scipy(window, rate, size, stride):
