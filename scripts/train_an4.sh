@@ -11,15 +11,17 @@ TrainingConfig.log_dir=logs_an4_1 CheckpointConfig.ckpt_path=checkpoints_an4_1."
 . "$(dirname "$0")/common.sh"
 
 help_if_asked "$@"
-SOURCE=()
+SOURCE=
 if [ $# -gt 0 ] && ! is_passed_on "$1"; then
-    [ -e "$CALLER_DIR/$1" ] && SOURCE=(--source "$(realpath -- "$CALLER_DIR/$1")") || SOURCE=(--source "$1")
+    SOURCE=$1
     shift
 fi
 for setting in "$@"; do
     { [[ $setting != -* ]] && is_passed_on "$setting"; } ||
         usage_error "'$setting' is not of the form GROUP.FIELD=VALUE"
 done
+[[ -z $SOURCE || $SOURCE == /* ]] || SOURCE=$CALLER_DIR/$SOURCE
+[ -z "$SOURCE" ] || [ -e "$SOURCE" ] || fail "SOURCE $SOURCE does not exist"
 
 # of NAME DEFAULT: the value of setting NAME in SETTINGS, or the default.
 of() {
@@ -37,7 +39,7 @@ run() { run_job "$@" || exit; }
 bash scripts/setup_env.sh
 find_python
 say "corpus"
-run "$PYTHON" -m data.an4 "${SOURCE[@]}"
+run "$PYTHON" -m data.an4 ${SOURCE:+--source "$SOURCE"}
 say "training into $CHECKPOINTS"
 run "$PYTHON" train.py --config configs/an4.yaml --device_target CPU --resume auto "$@"
 say "evaluation of $CHECKPOINTS/DeepSpeech-average.ckpt on the dev speakers"

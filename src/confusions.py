@@ -45,8 +45,10 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
         return list(zip(table["reference"], table["hypothesis"], strict=True))
     except KeyError as error:
         raise InputError(f"{path}: no column {error}: not a table of eval.py") from None
-    except (OSError, ValueError) as error:    # pandas' own errors are ValueErrors
-        raise InputError(f"{path}: cannot read the table: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the table: {error.strerror}") from None
+    except ValueError as error:    # pandas' own errors are ValueErrors
+        raise InputError(f"{path}: not a table: {' '.join(str(error).split())}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,8 +29,10 @@ def read_metrics(path: Path) -> pd.DataFrame:
     """A metrics.csv with its minutes summed up. Raises InputError naming the file and what is wrong with it."""
     try:
         table = pd.read_csv(path)
-    except (OSError, ValueError) as error:    # pandas' own errors are ValueErrors
-        raise InputError(f"{path}: cannot read the metrics: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the metrics: {error.strerror}") from None
+    except ValueError as error:    # pandas' own errors are ValueErrors
+        raise InputError(f"{path}: not a table: {' '.join(str(error).split())}") from None
     missing = [name for name in NEEDED if name not in table]
     if missing or table.empty:
         raise InputError(f"{path}: not the metrics.csv of a training run: "

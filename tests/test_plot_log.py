@@ -50,7 +50,7 @@ def test_runs_have_different_names(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (None, "cannot read the metrics"), ("", "cannot read the metrics"), ("a,b\n1,2\n", "no column epoch, train_loss"),
+    (None, "cannot read the metrics"), ("", "not a table"), ("a,b\n1,2\n", "no column epoch, train_loss"),
     ("epoch,train_loss,learning_rate,dev_wer,dev_cer,minutes\n", "no epoch"),
     ("epoch,train_loss,learning_rate,dev_wer,dev_cer,minutes\n1,2,x,4,5,6\n", "column learning_rate holds"),
 ])

@@ -395,6 +395,11 @@ def test_train_an4_runs_its_steps_and_hands_on_settings(project, fake):
     assert curves == "<-m><src.plot_log><logs_1/metrics.csv><--output><logs_1/curves.png>"
 
 
+def test_train_an4_without_its_source(project, fake):
+    code, output = run(project / "scripts" / "train_an4.sh", "nowhere", python=fake, FAKE_EXIT="0")
+    assert code == 2 and output.endswith("nowhere does not exist\n") and "run:" not in output
+
+
 def test_train_an4_without_arguments(project, fake):
     code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="0")
     assert code == 0 and "<-m><data.an4>\n" in output
