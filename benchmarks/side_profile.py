@@ -70,7 +70,7 @@ class Side(side_ours.Side):
     def _part(self, part: str) -> tuple[nn.Cell, list[Tensor], int | None]:
         """A cell with one number as its output, its inputs, and which of them needs a gradient."""
         arrays = {name: Tensor(array) for name, array in self.batch.items()}
-        lengths = output_lengths(arrays["input_length"])
+        lengths = output_lengths(arrays["input_length"], self.config.ModelConfig.time_stride)
         n, t = len(self.batch["inputs"]), int(lengths.max())
         rng = np.random.default_rng(0)
         if part == "convolutions":

@@ -11,8 +11,6 @@ from src.config import ModelConfig
 from src.fourier_conv import FourierConv1, FourierConv2
 
 CONV1_KERNEL = (41, 11)              # (frequency, time); the kernel of conv 2 is a setting
-CONV_STRIDES = ((2, 2), (2, 1))      # of conv 1 and conv 2
-TIME_STRIDE = CONV_STRIDES[0][1] * CONV_STRIDES[1][1]    # spectrogram frames for an output frame
 
 
 def conv_output_size(size, kernel: int, stride: int):
@@ -20,11 +18,9 @@ def conv_output_size(size, kernel: int, stride: int):
     return (size + 2 * (kernel // 2) - kernel) // stride + 1
 
 
-def output_lengths(input_length):
-    """(N,) spectrogram frames -> (N,) output frames T'. Half-kernel padding leaves only the strides in time."""
-    for _, stride in CONV_STRIDES:
-        input_length = (input_length - 1) // stride + 1
-    return input_length
+def output_lengths(input_length, time_stride: int):
+    """(N,) frames -> (N,) frames after a stride, or several with this product; half-kernel padding adds none."""
+    return (input_length - 1) // time_stride + 1
 
 
 class MaskConv(nn.Cell):
@@ -42,15 +38,17 @@ class MaskConv(nn.Cell):
     def __init__(self, model: ModelConfig, num_bins: int, fourier: bool):
         super().__init__()
         channels, kernel = model.conv_channels, model.conv2_kernel
-        bins = conv_output_size(num_bins, CONV1_KERNEL[0], CONV_STRIDES[0][0])
-        self.out_bins = conv_output_size(bins, kernel[0], CONV_STRIDES[1][0])
+        first, second = model.conv_strides
+        bins = conv_output_size(num_bins, CONV1_KERNEL[0], first[0])
+        self.out_bins = conv_output_size(bins, kernel[0], second[0])
+        self.time_strides = first[1], model.time_stride    # up to each convolution
         self.fourier = fourier
         if fourier:
             self.conv1 = FourierConv1(channels, CONV1_KERNEL, num_bins)
-            self.conv2 = FourierConv2(channels, channels, kernel, CONV_STRIDES[1][0], bins)
+            self.conv2 = FourierConv2(channels, channels, kernel, second, bins)
         else:
-            self.conv1 = self._conv(1, channels, CONV1_KERNEL, CONV_STRIDES[0])
-            self.conv2 = self._conv(channels, channels, kernel, CONV_STRIDES[1])
+            self.conv1 = self._conv(1, channels, CONV1_KERNEL, first)
+            self.conv2 = self._conv(channels, channels, kernel, second)
         self.norm1 = nn.BatchNorm2d(channels)
         self.norm2 = nn.BatchNorm2d(channels)
 
@@ -60,18 +58,18 @@ class MaskConv(nn.Cell):
         return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="pad", padding=(f, f, t, t), has_bias=True)
 
     def construct(self, inputs, input_length):
-        lengths = output_lengths(input_length)
-        n, t = inputs.shape[0], output_lengths(inputs.shape[3])
-        valid = length_mask(t, lengths)         # (N, T')
-        mask = valid.transpose(1, 0)
+        n, t = inputs.shape[0], output_lengths(inputs.shape[3], self.time_strides[0])
+        mask = length_mask(t, output_lengths(input_length, self.time_strides[0]))           # (N, frames of conv 1)
         x = self.conv1(inputs)
-        if self.fourier:                        # (F', C, T', N)
-            x = self._ramp(self.norm1, x, mask.reshape(1, 1, t, n))
+        if self.fourier:                        # (F', C, frames, N)
+            x = self._ramp(self.norm1, x, mask.transpose(1, 0).reshape(1, 1, t, n))
             x = self.conv2(x)
-        else:                                   # (N, C, F', T')
-            x = self._ramp(self.norm1, x, valid.reshape(n, 1, 1, t))
+        else:                                   # (N, C, F', frames)
+            x = self._ramp(self.norm1, x, mask.reshape(n, 1, 1, t))
             x = self.conv2(x).transpose(3, 0, 1, 2)
-        _, _, c, f = x.shape                    # (T', N, C, F'): a row a frame, batch norm looks at channels only
+        t, _, c, f = x.shape                    # (T', N, C, F'): a row a frame, batch norm looks at channels only
+        lengths = output_lengths(input_length, self.time_strides[1])
+        mask = length_mask(t, lengths).transpose(1, 0)
         x = self._ramp(self.norm2, x.reshape(t * n, c, f, 1), mask.reshape(t * n, 1, 1, 1))
         return x.reshape(t, n, c, f), lengths, mask
 

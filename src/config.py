@@ -93,6 +93,17 @@ class ModelConfig:
     conv_channels: int = setting(32, minimum=1)
     conv2_kernel: tuple[int, int] = setting(                   # (frequency, time)
         (41, 11), minimum=1, rule=(lambda k: k[0] % 2 and k[1] % 2, "be two odd numbers: the padding is half of them"))
+    conv2_time_stride: int = setting(1, choices=(1, 2))        # 2: an output frame every 40 ms, not 20
+
+    @property
+    def conv_strides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(frequency, time) of both convolutions."""
+        return (2, 2), (2, self.conv2_time_stride)
+
+    @property
+    def time_stride(self) -> int:
+        """Spectrogram frames for an output frame."""
+        return self.conv_strides[0][1] * self.conv_strides[1][1]
 
 
 @dataclass(frozen=True)

@@ -86,21 +86,24 @@ class FourierConv1(_FourierConv2d):
 
 
 class FourierConv2(_FourierConv2d):
-    """`nn.Conv2d` with a stride in frequency; frequency and time are transformed.
+    """`nn.Conv2d` with any stride; frequency and time are transformed.
 
-    Time is transformed in blocks; their results overlap by the kernel less one frame and are added.
+    Time is transformed in blocks; their results overlap by the kernel less one frame and are added. A stride in time
+    only leaves out results.
 
     Args:
         num_bins: F.
         kernel: (frequency, time), odd, longer than a frame.
-        stride: of frequency; that of time is 1.
+        stride: (frequency, time).
 
     Inputs: (F, C, T, N) float32.
-    Outputs: (T, N, D, G), time first as recurrent layers want it.
+    Outputs: (T', N, D, G), time first as recurrent layers want it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: int, num_bins: int):
-        super().__init__(in_channels, out_channels, kernel, (stride, 1), num_bins)
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int], stride: tuple[int, int],
+                 num_bins: int):
+        super().__init__(in_channels, out_channels, kernel, stride, num_bins)
+        self.stride_t = stride[1]
         self.time_points = max(TIME_POINTS, 2 * kernel[1])
         self.overlap = kernel[1] - 1
         self.hop = self.time_points - self.overlap
@@ -132,8 +135,9 @@ class FourierConv2(_FourierConv2d):
         late = ops.concat((ops.zeros((self.out_bins, self.overlap, d, 1, n), ms.float32), late), 3)
         y = ops.concat((y[:, :self.overlap] + late, y[:, self.overlap:self.hop]), 1)     # (G, hop, D, B, N)
         y = y.transpose(3, 1, 4, 2, 0).reshape(blocks * self.hop, n, d, self.out_bins)
-        y = y[self.half_t:self.half_t + t].reshape(t * n, d, self.out_bins)
-        return self.add_bias(y, self.bias).reshape(t, n, d, self.out_bins)
+        y = y[self.half_t:self.half_t + t:self.stride_t]
+        frames = (t - 1) // self.stride_t + 1
+        return self.add_bias(y.reshape(frames * n, d, self.out_bins), self.bias).reshape(frames, n, d, self.out_bins)
 
     def _filter(self, to_points, x, w, columns, to_frames):
         """One part, real or imaginary, of the transformed input, times the weights, transformed back."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from src.config import ModelConfig
-from src.DeepSpeech import CONV1_KERNEL, CONV_STRIDES
+from src.DeepSpeech import CONV1_KERNEL
 from src.predictor import ONNX_INPUTS, ONNX_OUTPUTS
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins:
     from onnx import TensorProto, helper
     graph = GraphBuilder()
     anchors = ANCHORS if fixed_ranges else 0
-    lengths = _output_lengths(graph)
+    lengths = _strided_lengths(graph, model.time_stride, ONNX_OUTPUTS[1])
     x = _convolutions(graph, parameters, model, lengths)
     if anchors:
         x = graph.node("features.anchored", "Pad", x, graph.constant("features.pads", np.array([0, 0, 0, 0, 0, 1])),
@@ -117,21 +117,18 @@ def quantize_onnx(source: Path, target: Path) -> None:
         logging.disable(logging.NOTSET)
 
 
-def _output_lengths(graph: GraphBuilder) -> str:
-    """(N,) frames -> (N,) output frames: (length - 1) // stride + 1, the quotient of whole numbers from 0 on."""
-    x = ONNX_INPUTS[1]
-    for i, (_, stride) in enumerate(CONV_STRIDES):
-        x = graph.node(f"length{i}.sum", "Add", x, graph.constant(f"length{i}.more", np.array([stride - 1], np.int32)))
-        last = i == len(CONV_STRIDES) - 1
-        x = graph.node(ONNX_OUTPUTS[1] if last else f"length{i}", "Div", x,
-                       graph.constant(f"length{i}.stride", np.array([stride], np.int32)))
-    return x
+def _strided_lengths(graph: GraphBuilder, stride: int, name: str) -> str:
+    """(N,) spectrogram frames -> (N,) frames: (length - 1) // stride + 1, the quotient of whole numbers from 0 on."""
+    more = graph.constant(f"{name}.more", np.array([stride - 1], np.int32))
+    return graph.node(name, "Div", graph.node(f"{name}.sum", "Add", ONNX_INPUTS[1], more),
+                      graph.constant(f"{name}.stride", np.array([stride], np.int32)))
 
 
 def _convolutions(graph: GraphBuilder, parameters: Parameters, model: ModelConfig, lengths: str) -> str:
     """(N, 1, F, T) -> (T', N, C * F')."""
-    x, mask = ONNX_INPUTS[0], ""
-    for i, (kernel, stride) in enumerate(zip((CONV1_KERNEL, model.conv2_kernel), CONV_STRIDES, strict=True), 1):
+    x, first = ONNX_INPUTS[0], _strided_lengths(graph, model.conv_strides[0][1], "conv1.lengths")
+    for i, (kernel, stride, ends) in enumerate(zip((CONV1_KERNEL, model.conv2_kernel), model.conv_strides,
+                                                   (first, lengths), strict=True), 1):
         scale, shift = _scale_and_shift(parameters, f"conv.norm{i}")
         weight = parameters[f"conv.conv{i}.weight"] * scale.reshape(-1, 1, 1, 1)
         bias = parameters[f"conv.conv{i}.bias"] * scale + shift
@@ -139,23 +136,22 @@ def _convolutions(graph: GraphBuilder, parameters: Parameters, model: ModelConfi
                        graph.constant(f"conv{i}.bias", np.float32(bias)),
                        kernel_shape=kernel, strides=stride, pads=[kernel[0] // 2, kernel[1] // 2] * 2)
         x = graph.clip(f"conv{i}.clip", x)
-        mask = mask or _mask(graph, x, lengths)
-        x = graph.node(f"conv{i}.masked", "Mul", x, mask)
+        x = graph.node(f"conv{i}.masked", "Mul", x, _mask(graph, x, ends, f"conv{i}.mask"))
     x = graph.node("time_first", "Transpose", x, perm=[3, 0, 1, 2])         # (N, C, F', T') -> (T', N, C, F')
     return graph.node("features", "Reshape", x, graph.constant("features.shape", np.array([0, 0, -1])))
 
 
-def _mask(graph: GraphBuilder, x: str, lengths: str) -> str:
+def _mask(graph: GraphBuilder, x: str, lengths: str, name: str) -> str:
     """(N, C, F', T') features, (N,) lengths -> (N, 1, 1, T') float32: one at valid positions, zero after them."""
     from onnx import TensorProto
-    size = graph.node("mask.shape", "Shape", x, start=3, end=4)
-    size = graph.node("mask.size64", "Squeeze", size)
-    size = graph.node("mask.size", "Cast", size, to=TensorProto.INT32)
-    positions = graph.node("mask.positions", "Range", graph.constant("mask.first", np.int32(0)), size,
-                           graph.constant("mask.step", np.int32(1)))
-    ends = graph.node("mask.ends", "Unsqueeze", lengths, graph.constant("mask.axes", np.array([1, 2, 3])))
-    valid = graph.node("mask.valid", "Less", positions, ends)
-    return graph.node("mask", "Cast", valid, to=TensorProto.FLOAT)
+    size = graph.node(f"{name}.shape", "Shape", x, start=3, end=4)
+    size = graph.node(f"{name}.size64", "Squeeze", size)
+    size = graph.node(f"{name}.size", "Cast", size, to=TensorProto.INT32)
+    positions = graph.node(f"{name}.positions", "Range", graph.constant(f"{name}.first", np.int32(0)), size,
+                           graph.constant(f"{name}.step", np.int32(1)))
+    ends = graph.node(f"{name}.ends", "Unsqueeze", lengths, graph.constant(f"{name}.axes", np.array([1, 2, 3])))
+    valid = graph.node(f"{name}.valid", "Less", positions, ends)
+    return graph.node(name, "Cast", valid, to=TensorProto.FLOAT)
 
 
 def _lstm(graph: GraphBuilder, parameters: Parameters, model: ModelConfig, layer: int, x: str, lengths: str,

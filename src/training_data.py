@@ -11,7 +11,7 @@ from src.augment import Augmenter
 from src.batching import epoch_batches
 from src.config import Config
 from src.dataset import BatchSource
-from src.DeepSpeech import TIME_STRIDE, output_lengths
+from src.DeepSpeech import output_lengths
 from src.errors import InputError
 from src.features import num_frames
 from src.labels import Labels
@@ -38,8 +38,8 @@ class TrainingData:
         self.manifest, self.labels, self.config = manifest, labels, config
         spect, self.seed = config.DataConfig.SpectConfig, config.TrainingConfig.seed
         self.rows = trainable_rows(manifest, config)
-        self.augmenter = Augmenter.create(config.DataConfig.AugmentationConfig, spect.sample_rate, self.seed,
-                                          shortest=(manifest.required_frames - 1) * TIME_STRIDE * spect.hop_length)
+        shortest = (manifest.required_frames - 1) * config.ModelConfig.time_stride * spect.hop_length
+        self.augmenter = Augmenter.create(config.DataConfig.AugmentationConfig, spect.sample_rate, self.seed, shortest)
         logger.info("%s: %d utterances, %.2f hours", manifest.path, len(self.rows),
                     manifest.seconds[self.rows].sum() / 3600)
 
@@ -70,7 +70,8 @@ class TrainingData:
 
 def trainable_rows(manifest: Manifest, config: Config) -> np.ndarray:
     """Rows whose transcript CTC can align: an output frame per label plus one per repeated label."""
-    frames = output_lengths(num_frames(manifest.samples, manifest.sample_rates, config.DataConfig.SpectConfig))
+    frames = output_lengths(num_frames(manifest.samples, manifest.sample_rates, config.DataConfig.SpectConfig),
+                            config.ModelConfig.time_stride)
     fits = frames >= manifest.required_frames
     if not fits.any():
         raise InputError(f"{manifest.path}: no utterance is long enough for its transcript")

@@ -54,6 +54,7 @@ DEFAULTS = {
     "ModelConfig.bidirectional": True,
     "ModelConfig.conv_channels": 32,
     "ModelConfig.conv2_kernel": [41, 11],
+    "ModelConfig.conv2_time_stride": 1,
     "OptimConfig.optimizer": "adam",
     "OptimConfig.learning_rate": 0.0003,
     "OptimConfig.schedule": "exponential",

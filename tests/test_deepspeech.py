@@ -162,11 +162,17 @@ def test_labels_that_do_not_fit_contribute_nothing():
     assert float(loss(Tensor(one), length, repeated, Tensor(np.array([6], np.int32)), Tensor(1.0, ms.float32))) == 0.0
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 100, 101])
-def test_output_lengths_are_what_the_convolutions_make(frames):
-    network = DeepSpeech(ModelConfig(**SMALL), 161, 29).set_train(False)
-    logits, lengths = network(Tensor(np.zeros((1, 1, 161, frames), np.float32)), Tensor(np.array([frames], np.int32)))
-    assert output_lengths(frames) == (frames - 1) // 2 + 1 == logits.shape[0] == int(lengths[0])
+@pytest.mark.parametrize("fourier", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_output_lengths_are_what_the_convolutions_make(stride, fourier):
+    model = ModelConfig(**SMALL, conv2_time_stride=stride)
+    network = DeepSpeech(model, 161, 29, fourier).set_train(False)
+    assert model.time_stride == 2 * stride
+    for frames in (1, 4, 101):
+        inputs = Tensor(np.zeros((1, 1, 161, frames), np.float32))
+        logits, lengths = network(inputs, Tensor(np.array([frames], np.int32)))
+        expected = -(-frames // (2 * stride))
+        assert output_lengths(frames, 2 * stride) == expected == logits.shape[0] == int(lengths[0])
 
 
 def test_lookahead_is_a_weighted_sum_of_the_coming_frames():

@@ -21,6 +21,7 @@ LABELS = Labels("ABCD _")
 SMALL = ["ModelConfig.hidden_size=12", "ModelConfig.hidden_layers=2", "ModelConfig.conv_channels=3"]
 NETWORKS = {"bidirectional": [*SMALL, "ModelConfig.conv2_kernel=[21, 11]"],
             "large kernel, one layer": [*SMALL, "ModelConfig.conv2_kernel=[41, 11]", "ModelConfig.hidden_layers=1"],
+            "strided": [*SMALL, "ModelConfig.conv2_kernel=[21, 11]", "ModelConfig.conv2_time_stride=2"],
             "unidirectional": [*SMALL, "ModelConfig.conv2_kernel=[21, 11]", "ModelConfig.bidirectional=False",
                                "ModelConfig.lookahead_context=5"]}
 WIDE = ["ModelConfig.hidden_size=160", "ModelConfig.hidden_layers=2", "ModelConfig.conv_channels=3",
@@ -63,7 +64,8 @@ def network_and_onnx(request, tmp_path_factory):
 def test_any_batch_gives_what_the_network_gives(network_and_onnx, lengths):
     network, exported = network_and_onnx
     (expected, expected_lengths), (found, found_lengths) = network(*batch(*lengths)), exported(*batch(*lengths))
-    assert found.shape == (len(lengths), (max(lengths) - 1) // 2 + 1, len(LABELS)) and found.dtype == np.float32
+    assert found.shape == expected.shape == (len(lengths), max(found_lengths), len(LABELS))
+    assert found.dtype == np.float32
     assert found_lengths.dtype == np.int32
     np.testing.assert_array_equal(found_lengths, expected_lengths)
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
