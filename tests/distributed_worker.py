@@ -35,7 +35,7 @@ def one_step(config, group, folder: Path) -> None:
                          config.DataConfig.SpectConfig)
     batch, = iterate_batches(source)
     loss, norm, _ = run.step_cell(*map(Tensor, (batch.inputs, batch.input_length, batch.targets, batch.target_length)),
-                                  Tensor(8.0, ms.float32), Tensor(1.0, ms.float32))
+                                  Tensor(8.0, ms.float32), Tensor(1.0, ms.float32), None)
     change = {name: value - before[name] for name, value in weights(run.network).items()}
     np.savez(folder / f"step_{group.size}_{group.rank}.npz", loss=loss.asnumpy(), norm=norm.asnumpy(), **change)
 

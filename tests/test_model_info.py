@@ -36,10 +36,13 @@ def test_model_and_spectrogram_settings_are_stored_and_nothing_else(info):
         "ModelConfig.bidirectional": False,
         "ModelConfig.conv_channels": 32,
         "ModelConfig.conv2_kernel": [21, 11],
+        "ModelConfig.conv2_time_stride": 1,
         "DataConfig.SpectConfig.sample_rate": 8000,
         "DataConfig.SpectConfig.window_size": 0.02,
         "DataConfig.SpectConfig.window_stride": 0.01,
         "DataConfig.SpectConfig.window": "hann",
+        "DataConfig.SpectConfig.magnitude_scale": 1.0,
+        "DataConfig.SpectConfig.normalization": "utterance",
     }
 
 

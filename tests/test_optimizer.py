@@ -64,7 +64,7 @@ class Line(nn.Cell):
         super().__init__()
         self.weight = Parameter(Tensor(weight), "weight")
 
-    def construct(self, inputs, input_length, targets, target_length, normalizer):
+    def construct(self, inputs, input_length, targets, target_length, normalizer, keep=None):
         return (self.weight * inputs).sum() / normalizer
 
 
