@@ -21,9 +21,10 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 def epoch(bench: Bench) -> Iterator[dict]:
     """One epoch of the AN4 recipe with its loading: batches of similar lengths, against the original's random ones."""
     manifest = bench.main_speech.manifest
-    sizes = ["ModelConfig.hidden_size=32"] if bench.sizes.epoch_batches else []     # a few batches: a tiny network
+    units = 32 if bench.sizes.epoch_batches else 256     # a few batches: a tiny network
     config = load_config(ROOT / "configs" / "an4.yaml", [
-        f"DataConfig.train_manifest={manifest.path}", "DataConfig.batch_size=16", *sizes])
+        f"DataConfig.train_manifest={manifest.path}", "DataConfig.batch_size=16", f"ModelConfig.hidden_size={units}",
+        "ModelConfig.conv2_time_stride=1"])     # the original's stride
     row = {"corpus": bench.main_speech.name, "units": config.ModelConfig.hidden_size,
            "layers": config.ModelConfig.hidden_layers, "channels": config.ModelConfig.conv_channels,
            "batch": config.DataConfig.batch_size}
