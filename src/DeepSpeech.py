@@ -146,8 +146,10 @@ class DeepSpeech(nn.Cell):
         fourier: how the convolutions are computed, see `MaskConv`; None for what the device does faster: true on CPU.
 
     Inputs: (N, 1, F, T) float32 spectrograms, zero past their ends; (N,) int32 frame counts; for training with dropout
-        (layers, N, H) float32, what the units of each recurrent layer are multiplied with after its batch norm.
-    Outputs: (T', N, C) logits; (N,) int32 output lengths.
+        (layers, N, H) float32, what the units of each recurrent layer are multiplied with after its batch norm;
+        whether the logits of the middle recurrent layer are wanted too.
+    Outputs: (T', N, C) logits; (N,) int32 output lengths; on demand (T', N, C) what the projection makes of the middle
+        layer's output.
     """
 
     def __init__(self, model: ModelConfig, num_bins: int, num_classes: int, fourier: bool | None = None):
@@ -163,16 +165,21 @@ class DeepSpeech(nn.Cell):
         self.fc_norm = SequenceWise(nn.BatchNorm1d(hidden))
         self.fc = nn.Dense(hidden, num_classes, has_bias=False)
 
-    def construct(self, inputs, input_length, keep=None):
+    def construct(self, inputs, input_length, keep=None, with_middle=False):
         x, lengths, mask = self.conv(inputs, input_length)
         t, n, c, f = x.shape
         mask = mask.reshape(t, n, 1)
         x = self.rnns[0](x.reshape(t, n, c * f), lengths, mask)
+        middle = None
         for i in range(len(self.norms)):
-            x = self.rnns[i + 1](self._drop(self.norms[i](x), keep, i), lengths, mask)
+            x = self._drop(self.norms[i](x), keep, i)
+            if with_middle and i == len(self.norms) // 2:
+                middle = self.fc(x)
+            x = self.rnns[i + 1](x, lengths, mask)
         if self.lookahead is not None:
             x = self.lookahead(x)
-        return self.fc(self._drop(self.fc_norm(x), keep, len(self.norms))), lengths
+        logits = self.fc(self._drop(self.fc_norm(x), keep, len(self.norms)))
+        return (logits, lengths, middle) if with_middle else (logits, lengths)
 
     @staticmethod
     def _drop(x, keep, layer):
@@ -200,24 +207,56 @@ class LossCell(nn.Cell):
 
     An utterance without labels, or whose labels do not fit in its frames, contributes nothing (zero_infinity).
 
+    Args:
+        network: gives the logits.
+        blank_index: class of the CTC blank.
+        consistency: weight of the divergence between two views of each utterance; above 0 the second half of a batch
+            are the same utterances as the first, changed in other ways, and the CTC loss is the mean of both.
+            Source: Yao et al. 2024 (CR-CTC).
+        middle_loss: share of the CTC loss that is taken from the middle recurrent layer. Source: Lee & Watanabe 2021
+            (intermediate CTC).
+
     Inputs: (N, 1, F, T), (N,), (N, U) int32 class indices, (N,) label counts, () float32 normalizer, and (layers, N, H)
         where there is dropout.
     Outputs: () float32.
     """
 
-    def __init__(self, network: DeepSpeech, blank_index: int):
+    def __init__(self, network: DeepSpeech, blank_index: int, consistency: float = 0.0, middle_loss: float = 0.0):
         super().__init__(auto_prefix=False)
         self.network = network
         self.blank_index = blank_index
+        self.consistency, self.middle_loss = consistency, middle_loss
 
     def construct(self, inputs, input_length, targets, target_length, normalizer, keep=None):
-        logits, lengths = self.network(inputs, input_length, keep)
+        middle = None
+        if self.middle_loss > 0:
+            logits, lengths, middle = self.network(inputs, input_length, keep, True)
+        else:
+            logits, lengths = self.network(inputs, input_length, keep)
         log_probs = ops.log_softmax(logits, -1)
+        loss = self._ctc(log_probs, lengths, targets, target_length)
+        if self.middle_loss > 0:
+            between = self._ctc(ops.log_softmax(middle, -1), lengths, targets, target_length)
+            loss = (1 - self.middle_loss) * loss + self.middle_loss * between
+        if self.consistency > 0:    # each utterance is there twice
+            loss = (loss + self.consistency * self._divergence(log_probs, lengths)) / 2
+        return loss / normalizer
+
+    def _ctc(self, log_probs, lengths, targets, target_length):
+        """The sum over a batch."""
         # the kernel stops the program where there are more labels than frames
         fits = ops.logical_and(target_length > 0, target_length <= lengths).astype(ms.int32)
         losses, _ = ops.ctc_loss(log_probs, targets, lengths, target_length * fits, self.blank_index, "none", True)
         losses = ops.where(ops.isinf(losses), ops.zeros_like(losses), losses)    # zero_infinity: gradients only
-        return (losses * fits).sum() / normalizer
+        return (losses * fits).sum()
+
+    @staticmethod
+    def _divergence(log_probs, lengths):
+        """The Kullback-Leibler divergence of each row from its other view, which is held fixed; summed over frames."""
+        t, n, c = log_probs.shape
+        other = ops.stop_gradient(ops.flip(log_probs.reshape(t, 2, n // 2, c), (1,)).reshape(t, n, c))
+        mask = length_mask(t, lengths).transpose(1, 0)                                      # (T', N)
+        return ((ops.exp(other) * (other - log_probs)).sum(-1) * mask).sum()
 
 
 def dynamic_keep(model: ModelConfig) -> Tensor:

@@ -22,6 +22,8 @@ class TrainingConfig:
     max_steps: int = setting(0, minimum=0)                    # optimizer steps of the whole run; 0: no limit
     max_grad_norm: float = setting(400.0, above=0)            # global L2 norm
     dropout: float = setting(0.0, minimum=0, below=1)         # share of the units of each recurrent layer
+    consistency: float = setting(0.0, minimum=0)              # above 0: every utterance twice, changed in two ways
+    middle_loss: float = setting(0.0, minimum=0, below=1)     # share of the CTC loss that the middle layer has
     patience: int = setting(0, minimum=0)                     # evaluations without a better one; 0: never stop early
     eval_interval: int = setting(1, minimum=1)                # epochs
     save_interval: int = setting(1, minimum=1)                # epochs
@@ -197,6 +199,9 @@ def _check_together(config: Config) -> None:
     if noise.noise_min > noise.noise_max:
         raise ConfigError(f"`DataConfig.AugmentationConfig.noise_min` (={noise.noise_min}) must not exceed noise_max "
                           f"(={noise.noise_max})")
+    if config.TrainingConfig.middle_loss and config.ModelConfig.hidden_layers < 2:
+        raise ConfigError(f"`TrainingConfig.middle_loss` (={config.TrainingConfig.middle_loss}) needs at least two "
+                          f"recurrent layers: ModelConfig.hidden_layers is {config.ModelConfig.hidden_layers}")
     kept = config.CheckpointConfig
     if kept.average > kept.keep_checkpoint_max:
         raise ConfigError(f"`CheckpointConfig.average` (={kept.average}) needs as many checkpoints: raise "

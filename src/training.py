@@ -107,8 +107,10 @@ class _Run:
         num_bins = data.SpectConfig.num_bins
         self.network = DeepSpeech(config.ModelConfig, num_bins, len(labels))
         self.optimizer = create_optimizer(self.network.trainable_params(), config.OptimConfig)
-        self.step_cell = TrainStep(LossCell(self.network, labels.blank_index), self.optimizer,
-                                   config.OptimConfig.loss_scale, config.TrainingConfig.max_grad_norm,
+        loss_cell = LossCell(self.network, labels.blank_index, config.TrainingConfig.consistency,
+                             config.TrainingConfig.middle_loss)
+        self.step_cell = TrainStep(loss_cell, self.optimizer, config.OptimConfig.loss_scale,
+                                   config.TrainingConfig.max_grad_norm,
                                    distributed=group.size > 1)
         self.step_cell.set_inputs(*dynamic_inputs(num_bins), *dynamic_targets(), Tensor(shape=[], dtype=ms.float32),
                                   dynamic_keep(config.ModelConfig) if config.TrainingConfig.dropout else None)

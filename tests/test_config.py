@@ -17,6 +17,8 @@ DEFAULTS = {
     "TrainingConfig.max_steps": 0,
     "TrainingConfig.max_grad_norm": 400.0,
     "TrainingConfig.dropout": 0.0,
+    "TrainingConfig.consistency": 0.0,
+    "TrainingConfig.middle_loss": 0.0,
     "TrainingConfig.patience": 0,
     "TrainingConfig.eval_interval": 1,
     "TrainingConfig.save_interval": 1,
@@ -273,6 +275,8 @@ def test_wrong_type(override, words):
     ("TrainingConfig.seed=4294967296", "below 4294967296"),                         # NumPy's generator holds 32 bits
     ("TrainingConfig.max_steps=-1", "at least 0"),
     ("TrainingConfig.max_grad_norm=0", "above 0"),
+    ("TrainingConfig.consistency=-0.1", "at least 0"),
+    ("TrainingConfig.middle_loss=1", "below 1"),
     ("TrainingConfig.eval_interval=0", "at least 1"),
     ("TrainingConfig.save_interval=0", "at least 1"),
     ("DataConfig.batch_size=0", "at least 1"),
@@ -325,6 +329,8 @@ NOT_YET = {address: value for address, value in DEFAULTS.items() if address.star
     (["DataConfig.AugmentationConfig.gain=[5]"], ["gain` (=[5]) must be a list of 2 numbers"]),
     (["DataConfig.AugmentationConfig.noise_prob=1.5"], ["noise_prob` (=1.5) must be at most 1"]),
     (["DataConfig.AugmentationConfig.noise_min=0.6"], ["noise_min` (=0.6) must not exceed noise_max (=0.5)"]),
+    (["TrainingConfig.middle_loss=0.3", "ModelConfig.hidden_layers=1"],
+     ["TrainingConfig.middle_loss` (=0.3) needs at least two recurrent layers", "hidden_layers is 1"]),
     (["CheckpointConfig.average=11"], ["CheckpointConfig.average` (=11)", "raise keep_checkpoint_max (=10)"]),
 ])
 def test_settings_that_contradict_each_other(overrides, words):

@@ -134,6 +134,90 @@ def test_ctc_loss_equals_the_sum_over_all_alignments():
     assert float(found) == pytest.approx(expected / 2, rel=1e-5)
 
 
+class Given(nn.Cell):
+    """In the place of the network: its inputs are the logits, half of them those of the middle layer."""
+
+    def construct(self, logits, lengths, keep=None, with_middle=False):
+        return (logits, lengths, logits / 2) if with_middle else (logits, lengths)
+
+
+class InputGradient(nn.Cell):
+    """A loss and its gradient for the first input, compiled once for all shapes."""
+
+    def __init__(self, loss: LossCell, classes: int):
+        super().__init__(auto_prefix=False)
+        self.value_and_grad = ms.value_and_grad(loss, 0)
+        self.set_inputs(Tensor(shape=[None, None, classes], dtype=ms.float32), Tensor(shape=[None], dtype=ms.int32),
+                        *dynamic_targets())
+
+    def construct(self, *inputs):
+        return self.value_and_grad(*inputs)
+
+
+@pytest.fixture(scope="module")
+def two_views():
+    """Logits (T', 2 views of 2 utterances, C) and what else the loss takes, and the sum of their CTC losses."""
+    rng = np.random.default_rng(4)
+    logits = 2 * rng.standard_normal((6, 4, 5)).astype(np.float32)
+    others = [np.array([6, 4, 6, 4], np.int32), rng.integers(0, 4, (4, 2)).astype(np.int32),
+              np.array([2, 1, 2, 1], np.int32)]
+    return logits, others
+
+
+def loss_of(two_views, scale: float = 1.0, **settings) -> tuple[float, np.ndarray]:
+    """The loss of the batch divided by one, and its gradient, at the third call."""
+    logits, others = two_views
+    cell = InputGradient(LossCell(Given(), 4, **settings), 5)
+    for _ in range(3):
+        loss, gradient = cell(Tensor(logits * np.float32(scale)), *map(Tensor, others), Tensor(1.0, ms.float32))
+    return float(loss), gradient.asnumpy()
+
+
+def test_consistency_is_the_divergence_between_the_views(two_views):
+    """By the formula of Yao et al. 2024: half the CTC losses of both views, and half the divergences both ways."""
+    logits, (lengths, *_) = two_views
+    probs = np.exp(logits.astype(np.float64))
+    probs /= probs.sum(-1, keepdims=True)
+    expected, gradient = 0.0, np.zeros_like(probs)
+    for i in range(2):
+        for t in range(lengths[i]):
+            p, q = probs[t, i], probs[t, i + 2]
+            expected += ((p * np.log(p / q)).sum() + (q * np.log(q / p)).sum()) / 2
+            gradient[t, i], gradient[t, i + 2] = (p - q) / 2, (q - p) / 2    # of cross entropy with the other, fixed
+    ctc, ctc_gradient = loss_of(two_views)
+    found, found_gradient = loss_of(two_views, consistency=0.3)
+    assert found == pytest.approx(ctc / 2 + 0.3 * expected, rel=1e-5)
+    np.testing.assert_allclose(found_gradient, ctc_gradient / 2 + 0.3 * gradient, atol=1e-5)
+
+
+def test_the_middle_layer_has_its_share_of_the_loss(two_views):
+    last, last_gradient = loss_of(two_views)
+    middle, middle_gradient = loss_of(two_views, scale=0.5)
+    found, found_gradient = loss_of(two_views, middle_loss=0.3)
+    assert found == pytest.approx(0.7 * last + 0.3 * middle, rel=1e-5)
+    np.testing.assert_allclose(found_gradient, 0.7 * last_gradient + 0.3 * middle_gradient / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_middle_logits_are_those_of_a_network_that_ends_there(layers):
+    """With its batch norm in the place of the last one: the output of a shorter network."""
+    sizes = {"hidden_size": 6, "conv_channels": 2, "conv2_kernel": (21, 1)}
+    network = DeepSpeech(ModelConfig(**sizes, hidden_layers=layers), 161, 29).set_train(False)
+    middle = (layers + 1) // 2
+    short = DeepSpeech(ModelConfig(**sizes, hidden_layers=middle), 161, 29).set_train(False)
+    rng = np.random.default_rng(layers)
+    own = network.parameters_dict()
+    for name, parameter in own.items():
+        if name.endswith(("gamma", "beta", "moving_mean")):
+            parameter.set_data(Tensor(rng.uniform(0.5, 1.5, parameter.shape).astype(np.float32)))
+    for name, parameter in short.parameters_dict().items():
+        parameter.set_data(own[name.replace("fc_norm", f"norms.{middle - 1}")])
+    inputs = Tensor(rng.standard_normal((2, 1, 161, 30), np.float32)), Tensor(np.array([30, 22], np.int32))
+    logits, lengths, between = network(*inputs, None, True)
+    np.testing.assert_allclose(between.asnumpy(), short(*inputs)[0].asnumpy(), atol=1e-5)
+    np.testing.assert_array_equal(logits.asnumpy(), network(*inputs)[0].asnumpy())
+
+
 def test_labels_that_do_not_fit_leave_the_gradients_of_the_others_alone():
     network = DeepSpeech(ModelConfig(**SMALL), 161, 29)
     cell = Gradients(LossCell(network, BLANK)).set_train(False)

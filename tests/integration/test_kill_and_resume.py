@@ -18,8 +18,9 @@ from src.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 EPOCHS = 8
-CHANGES = ["TrainingConfig.dropout=0.3", *(f"DataConfig.AugmentationConfig.{setting}" for setting in (
-    "speed_volume_perturb=True", "spec_augment=True", "frequency_warp=0.1"))]
+CHANGES = ["TrainingConfig.dropout=0.3", "TrainingConfig.consistency=0.2",
+           *(f"DataConfig.AugmentationConfig.{setting}" for setting in (
+               "speed_volume_perturb=True", "spec_augment=True", "frequency_warp=0.1"))]
 
 
 def start(recipe, folder, *options) -> subprocess.Popen:
