@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.alignment import WordTimes
 from src.config import AugmentationConfig
 from src.errors import InputError
 from src.features import AudioError, load_audio
@@ -19,8 +20,9 @@ from src.features import AudioError, load_audio
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
-_TEMPO, _GAIN, _NOISE, _WARP, _MASKS = range(5)     # numbers of the generators: changing one changes every run
-_EFFECTS = 5
+_TEMPO, _GAIN, _NOISE, _WARP, _MASKS, _ORDER = range(6)    # numbers of the generators: changing one changes every run
+_VIEW = 16          # between the generators of one view and the next
+_FADE_SECONDS = 0.005
 _WARP_KNEE = 0.6    # share of the band that is warped evenly; the rest leads back to its upper end
 _VOCODER_SECONDS = 0.032    # window of the phase vocoder: two or three periods of a low voice
 
@@ -36,6 +38,7 @@ class Augmenter:
         shortest: (rows,) samples below which a faster tempo must not bring an utterance: CTC needs a frame a label.
         epoch: from 0.
         noise_paths: the recordings to draw noise from.
+        word_times: of each row, None where they are not known; empty to leave all words where they are.
     """
 
     config: AugmentationConfig
@@ -44,6 +47,7 @@ class Augmenter:
     shortest: np.ndarray
     epoch: int = 0
     noise_paths: Sequence[Path] = ()
+    word_times: Sequence[WordTimes | None] = ()
 
     @classmethod
     def create(cls, config: AugmentationConfig, sample_rate: int, seed: int, shortest: np.ndarray) -> "Augmenter":
@@ -54,6 +58,21 @@ class Augmenter:
     def for_epoch(self, epoch: int) -> "Augmenter":
         """The same for another epoch."""
         return dataclasses.replace(self, epoch=epoch)
+
+    def with_word_times(self, word_times: Sequence[WordTimes | None]) -> "Augmenter":
+        """The same, which from now on can shuffle the words of utterances."""
+        return dataclasses.replace(self, word_times=word_times)
+
+    def of_words(self, samples: np.ndarray, text: str, row: int) -> tuple[np.ndarray, str]:
+        """(n,) samples of an utterance and its text -> (n,), text, with the words in another order or as they were."""
+        times = self.word_times[row] if self.word_times else None
+        rng = self._generator(row, _ORDER)
+        # a transcript that was changed since has times of other words
+        if times is None or times.words != text.split() or rng.random() >= self.config.shuffle_words:
+            return samples, text
+        order = rng.permutation(len(times.words))
+        return (reorder(samples, np.round(times.cuts * self.sample_rate).astype(int), order, self.sample_rate),
+                " ".join(times.words[i] for i in order))
 
     def of_samples(self, samples: np.ndarray, row: int) -> np.ndarray:
         """(n,) float32 of an utterance -> (m,) float32 with another tempo, gain and noise."""
@@ -83,7 +102,7 @@ class Augmenter:
         return spectrogram
 
     def _generator(self, row: int, effect: int, view: int = 0) -> np.random.Generator:
-        return np.random.default_rng((self.seed, self.epoch, row, effect + view * _EFFECTS))
+        return np.random.default_rng((self.seed, self.epoch, row, effect + view * _VIEW))
 
     def _with_noise(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         path = self.noise_paths[rng.integers(len(self.noise_paths))]
@@ -106,6 +125,19 @@ def find_noise(folder: str) -> tuple[Path, ...]:
         raise InputError(f"DataConfig.AugmentationConfig.noise_dir (={folder!r}) holds no audio file "
                          f"({', '.join(AUDIO_SUFFIXES)})")
     return tuple(found)
+
+
+def reorder(samples: np.ndarray, cuts: np.ndarray, order: Sequence[int], sample_rate: int) -> np.ndarray:
+    """(n,) samples cut at (parts - 1,) of them, the parts put in `order`; each fades in and out over 5 ms."""
+    fade = max(1, round(_FADE_SECONDS * sample_rate))
+    parts = np.split(samples, cuts)
+    for i, part in enumerate(parts):
+        parts[i] = part = part.copy()
+        length = min(fade, len(part) // 2)
+        ramp = np.linspace(0, 1, length, dtype=np.float32)
+        part[:length] *= ramp
+        part[len(part) - length:] *= ramp[::-1]
+    return np.concatenate([parts[i] for i in order])
 
 
 def change_tempo(samples: np.ndarray, rate: float, sample_rate: int) -> np.ndarray:

@@ -129,6 +129,7 @@ class CheckpointFolder:
         self.keep = config.keep_checkpoint_max
         self.last, self.best, self.average = (self.folder / f"{self.prefix}-{name}.ckpt"
                                               for name in ("last", "best", "average"))
+        self.word_times = self.folder / f"{self.prefix}-words.csv"    # what the run has found out about its data
 
     def save(self, parameters: Iterable[Parameter], info: ModelInfo, progress: dict[str, Any], best: bool) -> Path:
         """Save the state after `progress["epoch"]` whole epochs and `progress["step"]` steps. Raises RunError."""

@@ -70,6 +70,8 @@ class AugmentationConfig:
     noise_prob: float = setting(0.4, minimum=0, maximum=1)
     noise_min: float = setting(0.0, minimum=0, maximum=1)     # amplitude in terms of the speech's
     noise_max: float = setting(0.5, minimum=0, maximum=1)
+    shuffle_words: float = setting(0.0, minimum=0, maximum=1)    # probability of another order of the words
+    shuffle_start_epoch: int = setting(10, minimum=1)         # epochs before that; then the network finds the words
     frequency_warp: float = setting(0.0, minimum=0, below=0.5)    # vocal tracts up to so much longer or shorter
 
 

@@ -66,14 +66,16 @@ class BatchSource:
         """The (F, T) spectrogram of each view and the labels, or None."""
         try:
             samples = load_audio(self.manifest.audio_paths[row], self.spect.sample_rate)
-            _, indices = read_transcript(self.manifest.transcript_paths[row], self.labels)
+            text, indices = read_transcript(self.manifest.transcript_paths[row], self.labels)
         except ValueError as error:
             logger.warning("%s:%d: passed over: %s", self.manifest.path, row + 1, error)
             return None
         if self.augmenter is None:
             return [spectrogram(samples, self.spect)] * self.views, indices
+        samples, text = self.augmenter.of_words(samples, text, row)
         plain = spectrogram(self.augmenter.of_samples(samples, row), self.spect)
-        return [self.augmenter.of_spectrogram(plain, row, view) for view in range(self.views)], indices
+        views = [self.augmenter.of_spectrogram(plain, row, view) for view in range(self.views)]
+        return views, self.labels.encode(text)
 
 
 def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
+from src.aligning import align_words
+from src.alignment import read_word_times, write_word_times
 from src.batching import rank_share
 from src.callback import EpochSums, TrainingMonitor
 from src.checkpoint import (
@@ -133,6 +135,8 @@ class _Run:
         self.position.best = tuple(progress["best"])
         self.sums = self.monitor.restore(progress)
         self._check_order(checkpoint)
+        if self._shuffles_words():
+            self._shuffle_words()
         logger.info("resuming %s: epoch %d, step %d", checkpoint.path, self.position.epoch + 1, self.position.step)
 
     def carry_through(self) -> TrainingMonitor:
@@ -208,6 +212,8 @@ class _Run:
         position.epoch, position.batch = position.epoch + 1, 0
         final = position.epoch == config.epochs
         self.group.average(self.buffers)
+        if self._shuffles_words() and position.epoch == self.config.DataConfig.AugmentationConfig.shuffle_start_epoch:
+            self._shuffle_words(anew=True)
         evaluated = final or position.epoch % config.eval_interval == 0
         errors, examples = self._evaluate() if evaluated else (None, [])
         self.monitor.end_epoch(position.step, errors, examples)
@@ -221,6 +227,20 @@ class _Run:
             self._save(best)
         if self._finished() and not final:
             logger.info("stopping early: no better dev figures in the last %d evaluations", position.stale)
+
+    def _shuffles_words(self) -> bool:
+        """Whether the epochs from here on are to shuffle words."""
+        config = self.config.DataConfig.AugmentationConfig
+        return config.shuffle_words > 0 and self.position.epoch >= config.shuffle_start_epoch
+
+    def _shuffle_words(self, anew: bool = False) -> None:
+        """Shuffle words from now on, by the times that are kept with the checkpoints or are found now."""
+        path = self.folder.word_times
+        if self.group.is_first and (anew or not path.exists()):
+            write_word_times(path, self.train_set, align_words(self.predict, self.train_set, self.labels, self.config))
+            logger.info("words are shuffled from now on, by the times in %s", path)
+        self.group.wait()
+        self.data.shuffle_words(read_word_times(path, self.train_set))
 
     def _evaluate(self) -> tuple[ErrorCounts | None, list[tuple[str, str]]]:
         """The errors on the dev set, of which each process decodes its share, and some (reference, hypothesis)."""

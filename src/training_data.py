@@ -4,9 +4,11 @@ All of it depends on settings, epoch and row only, so that a resumed run goes on
 """
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
+from src.alignment import WordTimes
 from src.augment import Augmenter
 from src.batching import epoch_batches
 from src.config import Config
@@ -43,6 +45,10 @@ class TrainingData:
         self.augmenter = Augmenter.create(config.DataConfig.AugmentationConfig, spect.sample_rate, self.seed, shortest)
         logger.info("%s: %d utterances, %.2f hours", manifest.path, len(self.rows),
                     manifest.seconds[self.rows].sum() / 3600)
+
+    def shuffle_words(self, word_times: Sequence[WordTimes | None]) -> None:
+        """Let the words of utterances change their order from now on."""
+        self.augmenter = self.augmenter.with_word_times(word_times)
 
     def batches(self, epoch: int, batch_size: int, ranks: int) -> list[np.ndarray]:
         """The rows of each global batch of an epoch (from 0), of `batch_size` utterances for each of `ranks`."""

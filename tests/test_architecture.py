@@ -14,11 +14,12 @@ COMMANDS = ("convert_torch", "plot_log", "plot_augment", "confusions")    # of s
 # From the bottom up. A module imports from the rows below and from what stands left of it in its own row.
 ROWS = (
     ("errors", "settings", "config", "files"),
-    ("labels", "features", "augment", "manifest", "batching", "metrics", "lr_generator", "model_info",
+    ("labels", "features", "manifest", "alignment", "augment", "batching", "metrics", "lr_generator", "model_info",
      "interruption"),
     ("fourier_conv", "DeepSpeech", "dataset", "greedydecoder", "optimizer", "checkpoint", "callback", "predictor",
      "distributed"),
-    ("transcription", "onnx_graph", "exporting", "evaluation", "training_data", "training"),
+    ("transcription", "onnx_graph", "exporting", "evaluation", "aligning", "training_data",
+     "training"),
     ("cli",),                                    # what the commands share: no other module of src imports it
     COMMANDS,
 )

@@ -1,6 +1,7 @@
 """The properties of each augmentation, measured on what comes out."""
 
 import dataclasses
+import itertools
 import logging
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 
 from src import augment
+from src.alignment import WordTimes
 from src.augment import Augmenter
 from src.config import AugmentationConfig, SpectConfig
 from src.dataset import BatchSource, iterate_batches
@@ -46,6 +48,53 @@ def noise_dir(tmp_path):
     soundfile.write(path, noise, RATE, format="FLAC")
     (tmp_path / "noise" / "LICENCE").write_text("not audio")
     return tmp_path / "noise"
+
+
+# the order of words
+
+PARTS = [np.full(n, value, np.float32) for n, value in ((4000, 0.1), (3000, 0.2), (5000, 0.3))]
+WORDS = [WordTimes(["A", "B", "C"], np.array([0.25, 0.4375]), 0.75), None]
+
+
+def test_parts_change_places_and_fade():
+    """Each part is whole in its new place but for 5 ms at either end."""
+    samples = np.concatenate(PARTS)
+    before = samples.copy()
+    changed = augment.reorder(samples, np.array([4000, 7000]), [2, 0, 1], RATE)
+    np.testing.assert_array_equal(samples, before)
+    assert changed.shape == samples.shape and changed.dtype == np.float32
+    start = 0
+    for part in (PARTS[2], PARTS[0], PARTS[1]):
+        found = changed[start:start + len(part)]
+        np.testing.assert_array_equal(found[80:-80], part[80:-80])
+        assert found[0] == found[-1] == 0 and (np.abs(found) <= part).all()
+        start += len(part)
+
+
+def test_text_and_samples_get_the_same_order():
+    shuffler = augmenter(AugmentationConfig(shuffle_words=1.0)).with_word_times(WORDS)
+    loudness = dict(zip("ABC", (0.1, 0.2, 0.3), strict=True))
+    seen = set()
+    for epoch in range(40):
+        samples, text = shuffler.for_epoch(epoch).of_words(np.concatenate(PARTS), "A B C", 0)
+        middles = samples[np.flatnonzero(np.diff(samples) == 0)]      # the plateaus, in their order
+        order = [level for level, _ in itertools.groupby(middles[middles > 0])]
+        assert order == pytest.approx([loudness[word] for word in text.split()])
+        seen.add(text)
+    assert len(seen) == 6
+
+
+def test_words_keep_their_order_where_they_should():
+    samples = np.concatenate(PARTS)
+    always = augmenter(AugmentationConfig(shuffle_words=1.0))
+    for shuffler, text, row in ((always, "A B C", 0),                                  # no times yet
+                                (always.with_word_times(WORDS), "A B C", 1),           # none of this utterance
+                                (always.with_word_times(WORDS), "A B D", 0)):          # of another transcript
+        found, same = shuffler.of_words(samples, text, row)
+        assert found is samples and same is text
+    half = augmenter(AugmentationConfig(shuffle_words=0.5)).with_word_times(WORDS)
+    left = sum(half.for_epoch(epoch).of_words(samples, "A B C", 0)[0] is samples for epoch in range(400))
+    assert left == pytest.approx(200, abs=40)
 
 
 # tempo and gain

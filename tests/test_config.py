@@ -48,6 +48,8 @@ DEFAULTS = {
     "DataConfig.AugmentationConfig.noise_prob": 0.4,
     "DataConfig.AugmentationConfig.noise_min": 0.0,
     "DataConfig.AugmentationConfig.noise_max": 0.5,
+    "DataConfig.AugmentationConfig.shuffle_words": 0.0,
+    "DataConfig.AugmentationConfig.shuffle_start_epoch": 10,
     "DataConfig.AugmentationConfig.frequency_warp": 0.0,
     "ModelConfig.rnn_type": "LSTM",
     "ModelConfig.hidden_size": 1024,

@@ -187,6 +187,23 @@ def test_training_leaves_out_what_ctc_cannot_align(demo_corpus, caplog):
     assert "1 of 24 utterances are too short" in caplog.text
 
 
+def test_words_are_shuffled_by_what_the_run_has_learned(recipe, tmp_path, caplog):
+    """From the configured epoch on, and after a resume also where the file with the times was lost."""
+    settings = ["TrainingConfig.epochs=2", "DataConfig.AugmentationConfig.shuffle_words=1",
+                "DataConfig.AugmentationConfig.shuffle_start_epoch=1"]
+    path = tmp_path / "ckpt" / "DeepSpeech-words.csv"
+    with caplog.at_level("INFO"):
+        train(load_config(None, [*recipe, *settings]))
+        assert caplog.text.count("words are shuffled from now on") == 1 and str(path) in caplog.text
+        kept = path.read_text()
+        assert len(kept.splitlines()) > 24
+        train(load_config(None, [*recipe, *settings, "TrainingConfig.epochs=3"]), resume="auto")
+        assert caplog.text.count("words are shuffled from now on") == 1 and path.read_text() == kept
+        path.unlink()
+        train(load_config(None, [*recipe, *settings, "TrainingConfig.epochs=4"]), resume="auto")
+        assert caplog.text.count("words are shuffled from now on") == 2 and path.exists()
+
+
 def test_dropout_is_a_function_of_seed_epoch_and_row(demo_corpus):
     labels = Labels.load("labels.json")
     manifest = read_manifest(demo_corpus / "demo_train_manifest.csv", labels)

@@ -1,0 +1,111 @@
+"""When each word of a transcript was said: the best CTC path through it, and files of word times. No MindSpore here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from src.errors import InputError
+from src.files import atomic_path
+from src.manifest import Manifest
+
+COLUMNS = ["audio_path", "word", "start", "end"]    # seconds
+_ENERGY_SECONDS, _STEP_SECONDS = 0.02, 0.005
+_MARGIN = 0.25    # share of a gap at either end where no cut is made: CTC says a label anywhere within its sound
+
+
+@dataclass(frozen=True)
+class WordTimes:
+    """One utterance: its words, and where it can be cut between them."""
+
+    words: list[str]
+    cuts: np.ndarray    # (words - 1,) seconds, rising
+    seconds: float      # of the utterance
+
+
+def ctc_align(log_probs: np.ndarray, targets: Sequence[int], blank_index: int) -> np.ndarray:
+    """The most probable of all CTC paths that give `targets` (Viterbi). Source: Graves et al. 2006, section 4.1.
+
+    Args:
+        log_probs: (T', C) of the classes.
+        targets: (U,) class indices, at least one.
+
+    Returns:
+        (U, 2) first and last frame of each label.
+
+    Raises:
+        ValueError: where there are fewer frames than the labels need.
+    """
+    path = np.full(2 * len(targets) + 1, blank_index)     # S states: labels, and blanks around them
+    path[1::2] = targets
+    enters = np.zeros(len(path), bool)                    # states that may follow the state two before
+    enters[3::2] = path[3::2] != path[1:-2:2]
+    scores = np.full(len(path), -np.inf)
+    scores[:2] = log_probs[0, path[:2]]
+    steps = np.zeros((len(log_probs), len(path)), np.int8)
+    for t in range(1, len(log_probs)):
+        candidates = np.full((3, len(path)), -np.inf)     # stay, from the state before, from two before
+        candidates[0] = scores
+        candidates[1, 1:] = scores[:-1]
+        candidates[2, 2:] = np.where(enters[2:], scores[:-2], -np.inf)
+        steps[t] = candidates.argmax(0)
+        scores = candidates.max(0) + log_probs[t, path]
+    state = len(path) - 1 if scores[-1] >= scores[-2] else len(path) - 2
+    if not np.isfinite(scores[state]):
+        raise ValueError(f"{len(targets)} labels cannot be aligned with {len(log_probs)} frames")
+    frames = np.zeros((len(targets), 2), int)
+    seen = set()
+    for t in range(len(log_probs) - 1, -1, -1):
+        if state % 2:
+            frames[state // 2, 0] = t
+            if state not in seen:
+                seen.add(state)
+                frames[state // 2, 1] = t
+        state -= steps[t, state]
+    return frames
+
+
+def word_gaps(frames: np.ndarray, targets: Sequence[int], space_index: int) -> np.ndarray:
+    """(U, 2) frames of labels -> (words - 1, 2): the last frame of each word but the last, the first of the next."""
+    spaces = np.flatnonzero(np.asarray(targets) == space_index)
+    return np.stack([frames[spaces - 1, 1], frames[spaces + 1, 0]], 1)
+
+
+def quietest(samples: np.ndarray, start: int, end: int, sample_rate: int) -> int:
+    """The sample in the middle half of `start` to `end` around which 20 ms have the least energy."""
+    half = round(_ENERGY_SECONDS * sample_rate) // 2
+    margin = round(_MARGIN * (end - start))
+    centres = np.arange(start + margin, end - margin + 1, max(1, round(_STEP_SECONDS * sample_rate)))
+    sums = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    low, high = np.clip(centres - half, 0, len(samples)), np.clip(centres + half, 0, len(samples))
+    return int(centres[np.argmin((sums[high] - sums[low]) / np.maximum(1, high - low))])
+
+
+def write_word_times(path: str | Path, manifest: Manifest, times: Sequence[WordTimes | None]) -> None:
+    """Write the word times of the rows of a manifest as a CSV file, one line a word: `COLUMNS`."""
+    lines = []
+    for audio_path, found in zip(manifest.audio_paths, times, strict=True):
+        if found is not None:
+            edges = [0.0, *found.cuts, found.seconds]
+            lines += zip([audio_path] * len(found.words), found.words, edges[:-1], edges[1:], strict=True)
+    with atomic_path(path) as temporary:
+        pd.DataFrame(lines, columns=COLUMNS).to_csv(temporary, index=False)
+
+
+def read_word_times(path: str | Path, manifest: Manifest) -> list[WordTimes | None]:
+    """What `write_word_times` wrote for the rows of a manifest, None for those that the file does not have.
+
+    Raises:
+        InputError: naming the file when it cannot be read.
+    """
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype={"audio_path": str, "word": str})
+        known = {name: WordTimes(lines["word"].tolist(), lines["start"].to_numpy(float)[1:], lines["end"].iloc[-1])
+                 for name, lines in table.groupby("audio_path", sort=False)}
+    except KeyError as error:
+        raise InputError(f"{path}: no column {error}: word times have the columns {', '.join(COLUMNS)}") from None
+    except (OSError, ValueError) as error:    # pandas' own errors are ValueErrors
+        raise InputError(f"{path}: cannot read the word times: {' '.join(str(error).split())}") from None
+    return [known.get(name) for name in manifest.audio_paths]
