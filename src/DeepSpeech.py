@@ -210,9 +210,6 @@ class LossCell(nn.Cell):
     Args:
         network: gives the logits.
         blank_index: class of the CTC blank.
-        consistency: weight of the divergence between two views of each utterance; above 0 the second half of a batch
-            are the same utterances as the first, changed in other ways, and the CTC loss is the mean of both.
-            Source: Yao et al. 2024 (CR-CTC).
         middle_loss: share of the CTC loss that is taken from the middle recurrent layer. Source: Lee & Watanabe 2021
             (intermediate CTC).
 
@@ -221,42 +218,31 @@ class LossCell(nn.Cell):
     Outputs: () float32.
     """
 
-    def __init__(self, network: DeepSpeech, blank_index: int, consistency: float = 0.0, middle_loss: float = 0.0):
+    def __init__(self, network: DeepSpeech, blank_index: int, middle_loss: float = 0.0):
         super().__init__(auto_prefix=False)
         self.network = network
         self.blank_index = blank_index
-        self.consistency, self.middle_loss = consistency, middle_loss
+        self.middle_loss = middle_loss
 
     def construct(self, inputs, input_length, targets, target_length, normalizer, keep=None):
-        middle = None
         if self.middle_loss > 0:
             logits, lengths, middle = self.network(inputs, input_length, keep, True)
+            between = self._ctc(middle, lengths, targets, target_length)
+            loss = self._ctc(logits, lengths, targets, target_length)
+            loss = (1 - self.middle_loss) * loss + self.middle_loss * between
         else:
             logits, lengths = self.network(inputs, input_length, keep)
-        log_probs = ops.log_softmax(logits, -1)
-        loss = self._ctc(log_probs, lengths, targets, target_length)
-        if self.middle_loss > 0:
-            between = self._ctc(ops.log_softmax(middle, -1), lengths, targets, target_length)
-            loss = (1 - self.middle_loss) * loss + self.middle_loss * between
-        if self.consistency > 0:    # each utterance is there twice
-            loss = (loss + self.consistency * self._divergence(log_probs, lengths)) / 2
+            loss = self._ctc(logits, lengths, targets, target_length)
         return loss / normalizer
 
-    def _ctc(self, log_probs, lengths, targets, target_length):
+    def _ctc(self, logits, lengths, targets, target_length):
         """The sum over a batch."""
+        log_probs = ops.log_softmax(logits, -1)
         # the kernel stops the program where there are more labels than frames
         fits = ops.logical_and(target_length > 0, target_length <= lengths).astype(ms.int32)
         losses, _ = ops.ctc_loss(log_probs, targets, lengths, target_length * fits, self.blank_index, "none", True)
         losses = ops.where(ops.isinf(losses), ops.zeros_like(losses), losses)    # zero_infinity: gradients only
         return (losses * fits).sum()
-
-    @staticmethod
-    def _divergence(log_probs, lengths):
-        """The Kullback-Leibler divergence of each row from its other view, which is held fixed; summed over frames."""
-        t, n, c = log_probs.shape
-        other = ops.stop_gradient(ops.flip(log_probs.reshape(t, 2, n // 2, c), (1,)).reshape(t, n, c))
-        mask = length_mask(t, lengths).transpose(1, 0)                                      # (T', N)
-        return ((ops.exp(other) * (other - log_probs)).sum(-1) * mask).sum()
 
 
 def dynamic_keep(model: ModelConfig) -> Tensor:

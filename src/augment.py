@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 _TEMPO, _GAIN, _NOISE, _WARP, _MASKS, _ORDER = range(6)    # numbers of the generators: changing one changes every run
-_VIEW = 16          # between the generators of one view and the next
 _FADE_SECONDS = 0.005
 _WARP_KNEE = 0.6    # share of the band that is warped evenly; the rest leads back to its upper end
 _VOCODER_SECONDS = 0.032    # window of the phase vocoder: two or three periods of a low voice
@@ -88,21 +87,18 @@ class Augmenter:
                 samples = self._with_noise(samples, rng)
         return samples
 
-    def of_spectrogram(self, spectrogram: np.ndarray, row: int, view: int = 0) -> np.ndarray:
-        """(F, T) of mean 0 -> (F, T), warped in frequency and masked; `spectrogram` itself is left alone.
-
-        Each `view` (from 0) of an utterance is changed in its own way.
-        """
+    def of_spectrogram(self, spectrogram: np.ndarray, row: int) -> np.ndarray:
+        """(F, T) of mean 0 -> (F, T), warped in frequency and masked; `spectrogram` itself is left alone."""
         config = self.config
         if config.frequency_warp:
-            rng = self._generator(row, _WARP, view)
+            rng = self._generator(row, _WARP)
             spectrogram = warp_frequency(spectrogram, 1 + rng.uniform(-config.frequency_warp, config.frequency_warp))
         if config.spec_augment:
-            spectrogram = mask_spectrogram(spectrogram, config, self._generator(row, _MASKS, view))
+            spectrogram = mask_spectrogram(spectrogram, config, self._generator(row, _MASKS))
         return spectrogram
 
-    def _generator(self, row: int, effect: int, view: int = 0) -> np.random.Generator:
-        return np.random.default_rng((self.seed, self.epoch, row, effect + view * _VIEW))
+    def _generator(self, row: int, effect: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, self.epoch, row, effect))
 
     def _with_noise(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         path = self.noise_paths[rng.integers(len(self.noise_paths))]

@@ -22,7 +22,6 @@ class TrainingConfig:
     max_steps: int = setting(0, minimum=0)                    # optimizer steps of the whole run; 0: no limit
     max_grad_norm: float = setting(400.0, above=0)            # global L2 norm
     dropout: float = setting(0.0, minimum=0, below=1)         # share of the units of each recurrent layer
-    consistency: float = setting(0.0, minimum=0)              # above 0: every utterance twice, changed in two ways
     middle_loss: float = setting(0.0, minimum=0, below=1)     # share of the CTC loss that the middle layer has
     patience: int = setting(0, minimum=0)                     # evaluations without a better one; 0: never stop early
     eval_interval: int = setting(1, minimum=1)                # epochs

@@ -39,15 +39,12 @@ class Batch:
 
 
 class BatchSource:
-    """Random access to batches for `GeneratorDataset`: item i loads, augments and pads the rows of `batches[i]`.
-
-    With several `views` the arrays hold all utterances of a batch once, then all once more, changed in another way.
-    """
+    """Random access to batches for `GeneratorDataset`: item i loads, augments and pads the rows of `batches[i]`."""
 
     def __init__(self, manifest: Manifest, batches: Sequence[np.ndarray], labels: Labels, spect: SpectConfig,
-                 augmenter: Augmenter | None = None, views: int = 1):
+                 augmenter: Augmenter | None = None):
         self.manifest, self.batches, self.labels, self.spect = manifest, batches, labels, spect
-        self.augmenter, self.views = augmenter, views
+        self.augmenter = augmenter
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -57,13 +54,11 @@ class BatchSource:
         utterances = [(int(row), self._load(row)) for row in self.batches[index]]
         utterances = [(row, *loaded) for row, loaded in utterances if loaded is not None]
         if not utterances:
-            utterances = [(NO_ROW, [np.zeros((self.spect.num_bins, 1), np.float32)] * self.views, [])]
-        rows, views, targets = zip(*utterances, strict=True)
-        spectrograms = [spectrogram for view in zip(*views, strict=True) for spectrogram in view]
-        return (*pad_spectrograms(spectrograms), *_pad_targets(targets * self.views), np.array(rows, np.int64))
+            utterances = [(NO_ROW, np.zeros((self.spect.num_bins, 1), np.float32), [])]
+        rows, spectrograms, targets = zip(*utterances, strict=True)
+        return (*pad_spectrograms(spectrograms), *_pad_targets(targets), np.array(rows, np.int64))
 
-    def _load(self, row: int) -> tuple[list[np.ndarray], list[int]] | None:
-        """The (F, T) spectrogram of each view and the labels, or None."""
+    def _load(self, row: int) -> tuple[np.ndarray, list[int]] | None:
         try:
             samples = load_audio(self.manifest.audio_paths[row], self.spect.sample_rate)
             text, indices = read_transcript(self.manifest.transcript_paths[row], self.labels)
@@ -71,11 +66,10 @@ class BatchSource:
             logger.warning("%s:%d: passed over: %s", self.manifest.path, row + 1, error)
             return None
         if self.augmenter is None:
-            return [spectrogram(samples, self.spect)] * self.views, indices
+            return spectrogram(samples, self.spect), indices
         samples, text = self.augmenter.of_words(samples, text, row)
-        plain = spectrogram(self.augmenter.of_samples(samples, row), self.spect)
-        views = [self.augmenter.of_spectrogram(plain, row, view) for view in range(self.views)]
-        return views, self.labels.encode(text)
+        samples = self.augmenter.of_samples(samples, row)
+        return self.augmenter.of_spectrogram(spectrogram(samples, self.spect), row), self.labels.encode(text)
 
 
 def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -109,8 +109,7 @@ class _Run:
         num_bins = data.SpectConfig.num_bins
         self.network = DeepSpeech(config.ModelConfig, num_bins, len(labels))
         self.optimizer = create_optimizer(self.network.trainable_params(), config.OptimConfig)
-        loss_cell = LossCell(self.network, labels.blank_index, config.TrainingConfig.consistency,
-                             config.TrainingConfig.middle_loss)
+        loss_cell = LossCell(self.network, labels.blank_index, config.TrainingConfig.middle_loss)
         self.step_cell = TrainStep(loss_cell, self.optimizer, config.OptimConfig.loss_scale,
                                    config.TrainingConfig.max_grad_norm,
                                    distributed=group.size > 1)

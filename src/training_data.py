@@ -39,7 +39,6 @@ class TrainingData:
     def __init__(self, manifest: Manifest, labels: Labels, config: Config):
         self.manifest, self.labels, self.config = manifest, labels, config
         spect, self.seed = config.DataConfig.SpectConfig, config.TrainingConfig.seed
-        self.views = 2 if config.TrainingConfig.consistency else 1
         self.rows = trainable_rows(manifest, config)
         shortest = (manifest.required_frames - 1) * config.ModelConfig.time_stride * spect.hop_length
         self.augmenter = Augmenter.create(config.DataConfig.AugmentationConfig, spect.sample_rate, self.seed, shortest)
@@ -58,18 +57,17 @@ class TrainingData:
     def source(self, epoch: int, batches: list[np.ndarray]) -> BatchSource:
         """Loads `batches` as they are in that epoch."""
         return BatchSource(self.manifest, batches, self.labels, self.config.DataConfig.SpectConfig,
-                           self.augmenter.for_epoch(epoch), self.views)
+                           self.augmenter.for_epoch(epoch))
 
     def keep_masks(self, epoch: int, rows: list[int]) -> np.ndarray:
-        """(layers, N, H) float32 factors of dropout for all views of the utterances `rows`: 0, or 1 / (1 - dropout).
+        """(layers, N, H) float32 factors of dropout for the utterances `rows`: 0, or 1 / (1 - dropout).
 
         A unit is dropped for a whole utterance. Source: Gal & Ghahramani 2016 (variational dropout).
         """
         model, dropout = self.config.ModelConfig, self.config.TrainingConfig.dropout
         shape = (model.hidden_layers, model.hidden_size)
-        kept = [np.random.default_rng((self.seed, epoch, row, _DROPOUT + view)).random(shape) >= dropout
-                for view in range(self.views) for row in rows]
-        return np.stack(kept or [np.ones(shape, bool)] * self.views, 1).astype(np.float32) / np.float32(1 - dropout)
+        kept = [np.random.default_rng((self.seed, epoch, row, _DROPOUT)).random(shape) >= dropout for row in rows]
+        return np.stack(kept or [np.ones(shape, bool)], 1).astype(np.float32) / np.float32(1 - dropout)
 
     def order(self) -> dict[str, int]:
         """What the order of the utterances depends on, beside the size of a batch."""

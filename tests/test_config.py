@@ -17,7 +17,6 @@ DEFAULTS = {
     "TrainingConfig.max_steps": 0,
     "TrainingConfig.max_grad_norm": 400.0,
     "TrainingConfig.dropout": 0.0,
-    "TrainingConfig.consistency": 0.0,
     "TrainingConfig.middle_loss": 0.0,
     "TrainingConfig.patience": 0,
     "TrainingConfig.eval_interval": 1,
@@ -277,7 +276,6 @@ def test_wrong_type(override, words):
     ("TrainingConfig.seed=4294967296", "below 4294967296"),                         # NumPy's generator holds 32 bits
     ("TrainingConfig.max_steps=-1", "at least 0"),
     ("TrainingConfig.max_grad_norm=0", "above 0"),
-    ("TrainingConfig.consistency=-0.1", "at least 0"),
     ("TrainingConfig.middle_loss=1", "below 1"),
     ("TrainingConfig.eval_interval=0", "at least 1"),
     ("TrainingConfig.save_interval=0", "at least 1"),

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.augment import Augmenter
-from src.config import AugmentationConfig, SpectConfig
+from src.config import SpectConfig
 from src.dataset import COLUMNS, BatchSource, create_dataset, iterate_batches
 from src.features import load_audio, spectrogram
 from src.labels import Labels
@@ -80,25 +79,6 @@ def test_a_batch_of_bad_files_has_no_rows(own_manifest, labels, tmp_path):
         open(path, "wb").close()
     batches = list(iterate_batches(BatchSource(own_manifest, [np.array([2]), np.array([0, 1])], labels, SPECT)))
     assert [(b.rows, b.missing) for b in batches] == [([], [2]), ([], [0, 1])]
-    batch, = iterate_batches(BatchSource(own_manifest, [np.array([1])], labels, SPECT, views=2))
-    assert batch.inputs.shape == (2, 1, 161, 1) and batch.target_length.tolist() == [0, 0]
-
-
-def test_views_of_an_utterance_are_changed_in_two_ways_and_keep_their_frames(manifest, labels):
-    """All utterances, then all once more: the first half is what there is without a second view."""
-    config = AugmentationConfig(speed_volume_perturb=True, spec_augment=True)
-    augmenter = Augmenter.create(config, SPECT.sample_rate, 0, np.zeros(len(manifest)))
-    planned = [np.array([4, 2, 9])]
-    one, = iterate_batches(BatchSource(manifest, planned, labels, SPECT, augmenter))
-    two, = iterate_batches(BatchSource(manifest, planned, labels, SPECT, augmenter, views=2))
-    assert two.rows == one.rows == [4, 2, 9]
-    np.testing.assert_array_equal(two.inputs[:3], one.inputs)
-    for name in ("input_length", "targets", "target_length"):
-        np.testing.assert_array_equal(getattr(two, name), np.concatenate([getattr(one, name)] * 2))
-    first, second = two.inputs[:3], two.inputs[3:]
-    hidden = (first == 0) | (second == 0)
-    np.testing.assert_array_equal(np.where(hidden, 0, first), np.where(hidden, 0, second))    # the same tempo and gain
-    assert all((a != b).any() for a, b in zip(first, second, strict=True))
 
 
 def test_no_batches_is_no_error(manifest, labels):

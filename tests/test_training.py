@@ -217,11 +217,6 @@ def test_dropout_is_a_function_of_seed_epoch_and_row(demo_corpus):
     np.testing.assert_array_equal(keep[:, 1:], data.keep_masks(2, [3]))
     assert (keep != data.keep_masks(3, [7, 3])).any() and (keep[:, 0] != keep[:, 1]).any()
     assert data.keep_masks(0, []).shape == (3, 1, 500)    # the silence in place of a batch without utterances
-    twice = TrainingData(manifest, labels, config.with_settings({"TrainingConfig.consistency": 0.2}, explicit=True))
-    both = twice.keep_masks(2, [7, 3])
-    np.testing.assert_array_equal(both[:, :2], keep)      # the first view of all, then the second
-    np.testing.assert_array_equal(both[:, 3:], twice.keep_masks(2, [3])[:, 1:])
-    assert (both[:, 2:] != keep).any() and twice.keep_masks(0, []).shape == (3, 2, 500)
 
 
 def counts(word_errors: int, char_errors: int) -> ErrorCounts:
