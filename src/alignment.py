@@ -12,7 +12,7 @@ from src.files import atomic_path
 from src.manifest import Manifest
 
 COLUMNS = ["audio_path", "word", "start", "end"]    # seconds
-_ENERGY_SECONDS, _STEP_SECONDS = 0.02, 0.005
+_ENERGY_SECONDS, _STEP_SECONDS = 0.02, 0.005      # of the window in which energy is measured, and of its steps
 _MARGIN = 0.25    # share of a gap at either end where no cut is made: CTC says a label anywhere within its sound
 
 
@@ -55,16 +55,12 @@ def ctc_align(log_probs: np.ndarray, targets: Sequence[int], blank_index: int) -
     state = len(path) - 1 if scores[-1] >= scores[-2] else len(path) - 2
     if not np.isfinite(scores[state]):
         raise ValueError(f"{len(targets)} labels cannot be aligned with {len(log_probs)} frames")
-    frames = np.zeros((len(targets), 2), int)
-    seen = set()
+    states = np.empty(len(log_probs), int)                # of each frame, never falling
     for t in range(len(log_probs) - 1, -1, -1):
-        if state % 2:
-            frames[state // 2, 0] = t
-            if state not in seen:
-                seen.add(state)
-                frames[state // 2, 1] = t
+        states[t] = state
         state -= steps[t, state]
-    return frames
+    labels = np.arange(1, len(path), 2)
+    return np.stack([np.searchsorted(states, labels), np.searchsorted(states, labels, side="right") - 1], 1)
 
 
 def word_gaps(frames: np.ndarray, targets: Sequence[int], space_index: int) -> np.ndarray:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 _TEMPO, _GAIN, _NOISE, _WARP, _MASKS, _ORDER = range(6)    # numbers of the generators: changing one changes every run
-_FADE_SECONDS = 0.005
+_FADE_SECONDS = 0.005      # at the ends of a part that changes its place: no click, and hardly a sound lost
 _WARP_KNEE = 0.6    # share of the band that is warped evenly; the rest leads back to its upper end
 _VOCODER_SECONDS = 0.032    # window of the phase vocoder: two or three periods of a low voice
 
@@ -66,8 +66,9 @@ class Augmenter:
         """(n,) samples of an utterance and its text -> (n,), text, with the words in another order or as they were."""
         times = self.word_times[row] if self.word_times else None
         rng = self._generator(row, _ORDER)
-        # a transcript that was changed since has times of other words
-        if times is None or times.words != text.split() or rng.random() >= self.config.shuffle_words:
+        if times is None or rng.random() >= self.config.shuffle_words:
+            return samples, text
+        if len(times.words) < 2 or times.words != text.split():    # other words: the transcript was changed since
             return samples, text
         order = rng.permutation(len(times.words))
         return (reorder(samples, np.round(times.cuts * self.sample_rate).astype(int), order, self.sample_rate),
