@@ -66,9 +66,8 @@ class Augmenter:
         """(n,) samples of an utterance and its text -> (n,), text, with the words in another order or as they were."""
         times = self.word_times[row] if self.word_times else None
         rng = self._generator(row, _ORDER)
-        if times is None or rng.random() >= self.config.shuffle_words:
-            return samples, text
-        if len(times.words) < 2 or times.words != text.split():    # other words: the transcript was changed since
+        # a transcript that was changed since has times of other words
+        if times is None or times.words != text.split() or rng.random() >= self.config.shuffle_words:
             return samples, text
         order = rng.permutation(len(times.words))
         return (reorder(samples, np.round(times.cuts * self.sample_rate).astype(int), order, self.sample_rate),
