@@ -385,3 +385,17 @@ def test_a_quick_run(tmp_path, monkeypatch):
     assert all(row["comparison"]["same"] for row in results["train"]) and not results["failed"]
     for text in ((tmp_path / name).read_text() for name in ("performance.json", "performance.md")):
         assert str(tmp_path) not in text and str(ROOT) not in text and "/tmp" not in text
+
+
+@pytest.mark.usefixtures("graph_mode")
+def test_the_profile_has_logits_in_the_place_of_the_network():
+    """All classes alike in 3 frames: 6 of the 29^3 paths are a run of one label with blanks around it."""
+    import mindspore as ms
+    from mindspore import Tensor
+
+    from benchmarks.side_profile import Logits
+    from src.DeepSpeech import LossCell
+    ones = Tensor(np.array([1], np.int32))
+    loss = LossCell(Logits(), 28)(Tensor(np.zeros((3, 1, 29), np.float32)), ones * 3, ones.reshape(1, 1), ones,
+                                  Tensor(1.0, ms.float32))
+    assert float(loss) == pytest.approx(-np.log(6 / 29**3), rel=1e-5)
