@@ -225,14 +225,11 @@ class LossCell(nn.Cell):
         self.middle_loss = middle_loss
 
     def construct(self, inputs, input_length, targets, target_length, normalizer, keep=None):
+        logits, lengths, *middle = self.network(inputs, input_length, keep, self.middle_loss > 0)
+        loss = self._ctc(logits, lengths, targets, target_length)
         if self.middle_loss > 0:
-            logits, lengths, middle = self.network(inputs, input_length, keep, True)
-            between = self._ctc(middle, lengths, targets, target_length)
-            loss = self._ctc(logits, lengths, targets, target_length)
+            between = self._ctc(middle[0], lengths, targets, target_length)
             loss = (1 - self.middle_loss) * loss + self.middle_loss * between
-        else:
-            logits, lengths = self.network(inputs, input_length, keep)
-            loss = self._ctc(logits, lengths, targets, target_length)
         return loss / normalizer
 
     def _ctc(self, logits, lengths, targets, target_length):

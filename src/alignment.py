@@ -1,17 +1,10 @@
-"""When each word of a transcript was said: the best CTC path through it, and files of word times. No MindSpore here."""
+"""When each word of a transcript was said: the best CTC path through it, and where to cut. No MindSpore here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from src.errors import InputError
-from src.files import atomic_path
-from src.manifest import Manifest
-
-COLUMNS = ["audio_path", "word", "start", "end"]    # seconds
 _ENERGY_SECONDS, _STEP_SECONDS = 0.02, 0.005      # of the window in which energy is measured, and of its steps
 _MARGIN = 0.25    # share of a gap at either end where no cut is made: CTC says a label anywhere within its sound
 
@@ -77,31 +70,3 @@ def quietest(samples: np.ndarray, start: int, end: int, sample_rate: int) -> int
     sums = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     low, high = np.clip(centres - half, 0, len(samples)), np.clip(centres + half, 0, len(samples))
     return int(centres[np.argmin((sums[high] - sums[low]) / np.maximum(1, high - low))])
-
-
-def write_word_times(path: str | Path, manifest: Manifest, times: Sequence[WordTimes | None]) -> None:
-    """Write the word times of the rows of a manifest as a CSV file, one line a word: `COLUMNS`."""
-    lines = []
-    for audio_path, found in zip(manifest.audio_paths, times, strict=True):
-        if found is not None:
-            edges = [0.0, *found.cuts, found.seconds]
-            lines += zip([audio_path] * len(found.words), found.words, edges[:-1], edges[1:], strict=True)
-    with atomic_path(path) as temporary:
-        pd.DataFrame(lines, columns=COLUMNS).to_csv(temporary, index=False)
-
-
-def read_word_times(path: str | Path, manifest: Manifest) -> list[WordTimes | None]:
-    """What `write_word_times` wrote for the rows of a manifest, None for those that the file does not have.
-
-    Raises:
-        InputError: naming the file when it cannot be read.
-    """
-    try:
-        table = pd.read_csv(path, keep_default_na=False, dtype={"audio_path": str, "word": str})
-        known = {name: WordTimes(lines["word"].tolist(), lines["start"].to_numpy(float)[1:], lines["end"].iloc[-1])
-                 for name, lines in table.groupby("audio_path", sort=False)}
-    except KeyError as error:
-        raise InputError(f"{path}: no column {error}: word times have the columns {', '.join(COLUMNS)}") from None
-    except (OSError, ValueError) as error:    # pandas' own errors are ValueErrors
-        raise InputError(f"{path}: cannot read the word times: {' '.join(str(error).split())}") from None
-    return [known.get(name) for name in manifest.audio_paths]

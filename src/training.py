@@ -10,8 +10,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from src.aligning import align_words
-from src.alignment import read_word_times, write_word_times
 from src.batching import rank_share
 from src.callback import EpochSums, TrainingMonitor
 from src.checkpoint import (
@@ -38,6 +36,7 @@ from src.model_info import ModelInfo
 from src.optimizer import TrainStep, create_optimizer
 from src.predictor import network_predictor
 from src.training_data import TrainingData
+from src.word_times import align_words, read_word_times, write_word_times
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +110,7 @@ class _Run:
         self.optimizer = create_optimizer(self.network.trainable_params(), config.OptimConfig)
         loss_cell = LossCell(self.network, labels.blank_index, config.TrainingConfig.middle_loss)
         self.step_cell = TrainStep(loss_cell, self.optimizer, config.OptimConfig.loss_scale,
-                                   config.TrainingConfig.max_grad_norm,
-                                   distributed=group.size > 1)
+                                   config.TrainingConfig.max_grad_norm, distributed=group.size > 1)
         self.step_cell.set_inputs(*dynamic_inputs(num_bins), *dynamic_targets(), Tensor(shape=[], dtype=ms.float32),
                                   dynamic_keep(config.ModelConfig) if config.TrainingConfig.dropout else None)
         self.predict = network_predictor(self.network, num_bins)

@@ -18,8 +18,7 @@ ROWS = (
      "interruption"),
     ("fourier_conv", "DeepSpeech", "dataset", "greedydecoder", "optimizer", "checkpoint", "callback", "predictor",
      "distributed"),
-    ("transcription", "onnx_graph", "exporting", "evaluation", "aligning", "training_data",
-     "training"),
+    ("transcription", "onnx_graph", "exporting", "evaluation", "word_times", "training_data", "training"),
     ("cli",),                                    # what the commands share: no other module of src imports it
     COMMANDS,
 )

@@ -1,14 +1,17 @@
-"""Word times of a data set by a network that is told what it hears."""
+"""Word times of a data set by a network that is told what it hears, and as a file."""
 
+import dataclasses
 import logging
 
 import numpy as np
 import pytest
 import soundfile
 
-from src.aligning import align_words
+from src.alignment import WordTimes
 from src.config import load_config
+from src.errors import InputError
 from src.manifest import read_manifest, write_manifest
+from src.word_times import align_words, read_word_times, write_word_times
 
 RATE = 16000
 HOP = 320    # samples between output frames of the default network
@@ -70,3 +73,37 @@ def test_a_file_that_went_bad_has_no_times(spoken, labels):
     for path in manifest.audio_paths:
         open(path, "wb").close()
     assert align_words(lambda *_: None, manifest, labels, load_config()) == [None] * 4
+
+
+@pytest.fixture
+def manifest(demo_corpus, labels):
+    return read_manifest(demo_corpus / "demo_train_manifest.csv", labels)
+
+
+def test_times_come_back_as_they_were(manifest, tmp_path):
+    """Also those of words that pandas would read as missing values or numbers."""
+    times: list[WordTimes | None] = [None] * len(manifest)
+    times[1] = WordTimes(["NULL", "NA", "1"], np.array([1 / 3, 0.7]), 1.1)
+    times[3] = WordTimes(["NAN"], np.array([]), 0.5)
+    write_word_times(tmp_path / "words.csv", manifest, times)
+    for expected, found in zip(times, read_word_times(tmp_path / "words.csv", manifest), strict=True):
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert found.words == expected.words and found.seconds == expected.seconds
+            np.testing.assert_array_equal(found.cuts, expected.cuts)
+    lines = (tmp_path / "words.csv").read_text().splitlines()
+    assert lines[:2] == ["audio_path,word,start,end", f"{manifest.audio_paths[1]},NULL,0.0,{1 / 3}"]
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "words.csv: cannot read the word times"),
+    ("", "words.csv: cannot read the word times"),
+    ("audio_path,word,from,to\na.wav,A,0,1\n", "words.csv: no column 'start'"),
+    ("audio_path,word,start,end\na.wav,A,soon,1.0\n", "words.csv: cannot read the word times"),
+])
+def test_a_file_that_cannot_be_used(manifest, tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "words.csv").write_text(content)
+    with pytest.raises(InputError) as refusal:
+        read_word_times(tmp_path / "words.csv", dataclasses.replace(manifest, audio_paths=["a.wav"]))
+    assert words in str(refusal.value)
