@@ -42,7 +42,9 @@ say "corpus"
 run "$PYTHON" -m data.an4 ${SOURCE:+--source "$SOURCE"}
 say "training into $CHECKPOINTS"
 run "$PYTHON" train.py --config configs/an4.yaml --device_target CPU --resume auto "$@"
-say "evaluation of $CHECKPOINTS/DeepSpeech-average.ckpt on the dev speakers"
-run "$PYTHON" eval.py --pretrain_ckpt "$CHECKPOINTS/DeepSpeech-average.ckpt" --config configs/an4.yaml \
+MODEL=$CHECKPOINTS/DeepSpeech-average.ckpt
+[ -e "$MODEL" ] || MODEL=$CHECKPOINTS/DeepSpeech-last.ckpt      # settings may end a run inside its first epoch
+say "evaluation of $MODEL on the dev speakers"
+run "$PYTHON" eval.py --pretrain_ckpt "$MODEL" --config configs/an4.yaml \
     --device_target CPU DataConfig.test_manifest=data/an4_val_manifest.csv "TrainingConfig.log_dir=$LOGS"
-run "$PYTHON" -m src.plot_log "$LOGS/metrics.csv" --output "$LOGS/curves.png"
+[ ! -e "$LOGS/metrics.csv" ] || run "$PYTHON" -m src.plot_log "$LOGS/metrics.csv" --output "$LOGS/curves.png"

@@ -118,10 +118,11 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, Parameter]:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run: numbered `PREFIX-EPOCH_STEP.ckpt`, `PREFIX-last.ckpt` and `PREFIX-best.ckpt`.
+    """The checkpoints of one run: `PREFIX-EPOCH_STEP.ckpt` of whole epochs, `PREFIX-last.ckpt` and `PREFIX-best.ckpt`.
 
     `last` and `best` are further names (hard links) of numbered files: they cost neither time nor space, and stay
-    when the numbered file is deleted.
+    when the numbered file is deleted. Inside an epoch only `last` is written: such a state is there to go on from, and
+    must neither get into an average nor push a whole epoch out.
     """
 
     def __init__(self, config: CheckpointConfig):
@@ -132,7 +133,11 @@ class CheckpointFolder:
         self.word_times = self.folder / f"{self.prefix}-words.csv"    # what the run has found out about its data
 
     def save(self, parameters: Iterable[Parameter], info: ModelInfo, progress: dict[str, Any], best: bool) -> Path:
-        """Save the state after `progress["epoch"]` whole epochs and `progress["step"]` steps. Raises RunError."""
+        """Save the state after `progress["epoch"]` whole epochs, `progress["batch"]` more batches and
+        `progress["step"]` steps in all; returns the path. Raises RunError."""
+        if progress["batch"]:
+            save_checkpoint(self.last, parameters, info, progress)
+            return self.last
         path = self.folder / f"{self.prefix}-{progress['epoch']}_{progress['step']}.ckpt"
         save_checkpoint(path, parameters, info, progress)
         for name in [self.last, self.best] if best else [self.last]:
@@ -142,7 +147,7 @@ class CheckpointFolder:
         return path
 
     def numbered(self) -> list[Path]:
-        """The numbered checkpoints, oldest first."""
+        """The checkpoints of whole epochs, oldest first."""
         pattern = re.compile(re.escape(self.prefix) + r"-(\d+)_(\d+)\.ckpt")
         found = [(tuple(map(int, match.groups())), path) for path in self.folder.glob("*.ckpt")
                  if (match := pattern.fullmatch(path.name))]

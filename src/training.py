@@ -249,8 +249,10 @@ class _Run:
         return ErrorCounts(*map(int, self.group.sum(astuple(evaluation.errors)))), examples
 
     def _average(self) -> None:
-        """Evaluate and save the mean of the last numbered checkpoints."""
+        """Evaluate and save the mean of the checkpoints of the last epochs."""
         paths = self.folder.numbered()[-self.config.CheckpointConfig.average:]
+        if not paths:
+            return
         if self.group.is_first:
             load_parameters(self.network, average_checkpoints(paths), paths[-1])
         self.group.broadcast(self.network.get_parameters())

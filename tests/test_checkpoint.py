@@ -110,7 +110,7 @@ def test_the_folder_keeps_the_newest_and_last_and_best_outlive_them(tmp_path):
     folder = CheckpointFolder(CheckpointConfig(ckpt_path=str(tmp_path), keep_checkpoint_max=2))
     for epoch, best in ((1, True), (9, True), (10, False), (11, False)):
         parameters = list(Two(fill=epoch).get_parameters())
-        folder.save(parameters, INFO, {"epoch": epoch, "step": epoch * 5}, best)
+        folder.save(parameters, INFO, {"epoch": epoch, "batch": 0, "step": epoch * 5}, best)
     assert sorted(os.listdir(tmp_path)) == ["DeepSpeech-10_50.ckpt", "DeepSpeech-11_55.ckpt", "DeepSpeech-best.ckpt",
                                             "DeepSpeech-last.ckpt"]
     assert load_checkpoint(folder.best).progress["epoch"] == 9

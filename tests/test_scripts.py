@@ -380,7 +380,8 @@ def test_quick_start_ends_with_the_step_that_fails(project, step):
 # AN4
 
 def test_train_an4_runs_its_steps_and_hands_on_settings(project, fake):
-    (project / "an4 corpus").mkdir()
+    for path in ("an4 corpus", "ckpt_1/DeepSpeech-average.ckpt", "logs_1/metrics.csv"):
+        (project / path).mkdir(parents=True)
     code, output = run(project / "scripts" / "train_an4.sh", "an4 corpus", "TrainingConfig.seed=1",
                        "TrainingConfig.log_dir=logs_1", "CheckpointConfig.ckpt_path=ckpt_1", python=fake,
                        FAKE_EXIT="0", cwd=project)
@@ -401,8 +402,14 @@ def test_train_an4_without_its_source(project, fake):
 
 
 def test_train_an4_without_arguments(project, fake):
+    """The first time it ends inside the first epoch, as with max_steps: nothing to average, nothing to draw."""
     code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="0")
     assert code == 0 and "<-m><data.an4>\n" in output
+    assert "<checkpoints_an4/DeepSpeech-last.ckpt>" in output and "plot_log" not in output
+    for path in ("checkpoints_an4/DeepSpeech-average.ckpt", "logs_an4/metrics.csv"):
+        (project / path).mkdir(parents=True)
+    code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="0")
+    assert code == 0
     assert "<checkpoints_an4/DeepSpeech-average.ckpt>" in output and "<logs_an4/metrics.csv>" in output
     code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="3")
     assert code == 3

@@ -241,3 +241,16 @@ def test_a_run_stops_early_and_averages(recipe, tmp_path, caplog, monkeypatch):
     third, fourth = (weights(tmp_path / "ckpt" / f"DeepSpeech-{n}_{3 * n}.ckpt") for n in (3, 4))
     for name, value in weights(tmp_path / "ckpt" / "DeepSpeech-average.ckpt").items():
         np.testing.assert_allclose(value, (third[name] + fourth[name]) / 2, atol=1e-6, err_msg=name)
+
+
+def test_a_stop_inside_an_epoch_changes_nothing_in_the_average(recipe, tmp_path):
+    settings = [*recipe, "TrainingConfig.epochs=2", "CheckpointConfig.average=2"]
+    folder = tmp_path / "ckpt"
+    train(load_config(None, [*settings, "TrainingConfig.max_steps=2"]))
+    assert not (folder / "DeepSpeech-average.ckpt").exists()    # no epoch is whole yet
+    train(load_config(None, [*settings, "TrainingConfig.max_steps=5"]), resume="auto")
+    train(load_config(None, settings), resume="auto")
+    assert sorted(path.name for path in folder.glob("*_*.ckpt")) == ["DeepSpeech-1_3.ckpt", "DeepSpeech-2_6.ckpt"]
+    first, second = (weights(folder / f"DeepSpeech-{n}_{3 * n}.ckpt") for n in (1, 2))
+    for name, value in weights(folder / "DeepSpeech-average.ckpt").items():
+        np.testing.assert_allclose(value, (first[name] + second[name]) / 2, atol=1e-6, err_msg=name)
