@@ -3,7 +3,7 @@
 USAGE="usage: sh scripts/run_eval_gpu.sh [DEVICE_ID] [PATH_CHECKPOINT] [OPTION | GROUP.FIELD=VALUE]...
 
 Evaluates a model (.ckpt or .mindir) on one GPU. Everything behind its path is passed on to eval.py,
-e.g. --config configs/an4.yaml."
+e.g. DataConfig.test_manifest=data/an4_val_manifest.csv."
 . "$(dirname "$0")/common.sh"
 
 help_if_asked "$@"
