@@ -3,21 +3,35 @@
 import argparse
 import sys
 
+from deepspeech2 import commands
 from src import cli
 from src.config import load_config
+from src.device import join_group, set_device
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of training."""
     result = argparse.ArgumentParser(prog="train.py", description="Train DeepSpeech2.")
-    result.add_argument("--pre_trained_model_path", default="",
-                        help="checkpoint whose weights to begin with, default is ''")
-    result.add_argument("--is_distributed", type=cli.boolean, default=False, metavar="BOOL",
-                        help="train on several devices, default is False")
+    result.add_argument(
+        "--pre_trained_model_path",
+        default="",
+        help="checkpoint whose weights to begin with, default is ''",
+    )
+    result.add_argument(
+        "--is_distributed",
+        type=commands.boolean,
+        default=False,
+        metavar="BOOL",
+        help="train on several devices, default is False",
+    )
     cli.add_bidirectional_argument(result)
     cli.add_device_argument(result)
-    result.add_argument("--resume", default="", metavar="CKPT",
-                        help="go on from a checkpoint, or from this run's last one (auto), default is ''")
+    result.add_argument(
+        "--resume",
+        default="",
+        metavar="CKPT",
+        help="go on from a checkpoint, or from this run's last one (auto), default is ''",
+    )
     cli.add_config_arguments(result)
     return result
 
@@ -25,20 +39,23 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
+    return commands.run(lambda: train(args))
 
-    def command() -> int:
-        config = load_config(args.config, cli.direction_override(args.bidirectional) + args.overrides)
-        cli.set_device(args.device_target)
-        group = cli.join_group() if args.is_distributed else None
-        from src.training import train
-        monitor = train(config, args.resume, args.pre_trained_model_path, group)
-        if monitor.trained and monitor.writes:
-            last = monitor.history[-1]
-            print(f"Trained {last.epoch} epochs, {last.step} steps; logs in {monitor.log_dir}, "
-                  f"checkpoints in {config.CheckpointConfig.ckpt_path}")
-        return 0
 
-    return cli.run(command)
+def train(args: argparse.Namespace) -> int:
+    config = load_config(args.config, cli.config_changes(args))
+    set_device(args.device_target)
+    group = join_group() if args.is_distributed else None
+    from src import training
+
+    monitor = training.train(config, args.resume, args.pre_trained_model_path, group)
+    if monitor.trained and monitor.writes:
+        last = monitor.history[-1]
+        print(
+            f"Trained {last.epoch} epochs, {last.step} steps; logs in {monitor.log_dir}, "
+            f"checkpoints in {config.CheckpointConfig.ckpt_path}"
+        )
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from src import cli
-from src.errors import InputError
+from deepspeech2.errors import InputError
+from deepspeech2 import commands
 
 logger = logging.getLogger("benchmarks")
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"warning: other programs used {line}", file=sys.stderr)
         return 1 if differing or results["failed"] else 0
 
-    return cli.run(command)
+    return commands.run(command)
 
 
 if __name__ == "__main__":

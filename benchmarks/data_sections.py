@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.bench import OURS, TORCH, Bench, turn
 from benchmarks.network_sections import CHECKPOINT, ONNX, build_both, make_models
 from benchmarks.workers import ROOT, WorkerError, workers
+from deepspeech2.labels import Labels
 from src.config import load_config
-from src.labels import Labels
 
 FEATURE_TOLERANCE = 1e-3     # of features with deviation 1; the original's full scale is 32767, ours 32768
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

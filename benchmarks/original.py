@@ -12,8 +12,8 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src.config import SpectConfig
-from src.labels import Labels
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import Labels
 from src.manifest import Manifest
 
 

@@ -24,8 +24,8 @@ RATE = 16000
 
 def make_corpus(folder: Path, utterances: int) -> Path:
     """Write the manifest, its files and its index, unless they are there; returns the manifest."""
-    from src.files import atomic_path
-    from src.labels import Labels
+    from deepspeech2.files import atomic_path
+    from deepspeech2.labels import Labels
     from src.manifest import inspect_manifest
 
     manifest = folder / f"scale_{utterances}_manifest.csv"
@@ -55,8 +55,8 @@ def make_corpus(folder: Path, utterances: int) -> Path:
 
 def measure(manifest: Path) -> dict[str, float]:
     """Seconds of each stage and the peak memory in GiB; to be called in a fresh process."""
+    from deepspeech2.labels import Labels
     from src.batching import epoch_batches
-    from src.labels import Labels
     from src.manifest import read_manifest
 
     def lap() -> float:

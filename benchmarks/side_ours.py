@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import TURN_SECONDS, timed
-from src.config import Config, SpectConfig, load_config
-from src.labels import Labels
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import Labels
+from src.config import Config, load_config
 
 LABELS_PATH = Path(__file__).resolve().parents[1] / "labels.json"
 
@@ -67,8 +68,8 @@ class Side:
 
     def start(self) -> str:
         """Import the framework; returns its version."""
-        from src import cli
-        cli.set_device("CPU")
+        from src import device
+        device.set_device("CPU")
         import mindspore
         return mindspore.__version__
 
@@ -104,11 +105,11 @@ class Side:
 
     def save_checkpoint(self, path: str, weights_only: bool = False) -> float:
         """Write the network and the optimizer's state, or the network alone; returns the seconds it took."""
+        from deepspeech2.model_info import ModelInfo
         from src.checkpoint import save_checkpoint
-        from src.model_info import ModelInfo
         cell = self.network if weights_only else self.step
         started = time.perf_counter()
-        save_checkpoint(path, cell.get_parameters(), ModelInfo.of(self.config, self.labels))
+        save_checkpoint(path, cell.get_parameters(), self.config.model_info(self.labels))
         return time.perf_counter() - started
 
     def load_checkpoint(self, path: str) -> float:
@@ -153,9 +154,9 @@ class Side:
 
     def load_model(self, path: str) -> float:
         """Load a model (.ckpt, .mindir, .onnx) for `predict`; returns the seconds it took."""
-        from src.predictor import load_predictor
+        from src.stored_models import load_model
         started = time.perf_counter()
-        self.predictors[path], *_ = load_predictor(path, load_config())
+        self.predictors[path], *_ = load_model(path, load_config())
         return time.perf_counter() - started
 
     def predict(self, path: str, least: float = TURN_SECONDS) -> tuple[list[float], tuple[np.ndarray, np.ndarray]]:
@@ -168,7 +169,7 @@ class Side:
     def epoch(self, limit: int | None) -> dict:
         """The second epoch of a training run, loading included; `limit` batches of it."""
         from src.batching import epoch_batches
-        from src.dataset import BatchSource, iterate_batches
+        from src.dataset import BatchSource, training_batches
         from src.manifest import read_manifest
         from src.training_data import trainable_rows
         data, optim = self.config.DataConfig, self.config.OptimConfig
@@ -178,7 +179,7 @@ class Side:
         source = BatchSource(manifest, [rows[batch] for batch in planned], self.labels, data.SpectConfig)
         self.step.set_train(True)
         count = EpochCount()
-        for batch in iterate_batches(source, data.num_workers):
+        for batch in training_batches(source, data.num_workers):
             arrays = {"inputs": batch.inputs, "input_length": batch.input_length, "targets": batch.targets,
                       "target_length": batch.target_length}
             loss, _ = self._step(arrays, len(batch.rows), optim.learning_rate)
@@ -187,7 +188,8 @@ class Side:
 
     def features(self, paths: list[str]) -> tuple[float, list[np.ndarray]]:
         """CPU seconds of the spectrograms of all files, and every tenth of them."""
-        from src.features import load_audio, spectrogram
+        from deepspeech2.audio import load_audio
+        from deepspeech2.features import spectrogram
         spect = SpectConfig()
         return per_file(paths, lambda path: spectrogram(load_audio(path, spect.sample_rate), spect))
 

@@ -10,8 +10,9 @@ from benchmarks.measure import TURN_SECONDS, timed
 from benchmarks.original import CharacterLoop, features, random_batches
 from benchmarks.side_ours import LABELS_PATH, EpochCount, peak_memory, per_file
 from benchmarks.torch_network import TorchDeepSpeech, TorchTrainStep
-from src.config import Config, SpectConfig
-from src.labels import Labels
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import Labels
+from src.config import Config
 from src.manifest import read_manifest
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.workers import ROOT
-from src.config import SpectConfig
+from deepspeech2.errors import RunError
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import Labels
 from src.dataset import COLUMNS, BatchSource
-from src.errors import RunError
-from src.labels import Labels
 from src.manifest import Manifest, read_manifest
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from src.config import ModelConfig, OptimConfig
-from src.convert_torch import our_name
+from tools.convert_torch import our_name
 
 CONV1 = {"kernel_size": (41, 11), "stride": (2, 2), "padding": (20, 5)}
 

@@ -1,13 +1,14 @@
 """Prepare CMU AN4 (census data: names, numbers, spelled words; 948 + 130 utterances). `python -m data.an4`
 
-The source is the unpacked corpus in its own layout (`etc/an4_{train,test}.{fileids,transcription}` and audio below
-`wav/` as .sph, .raw, .wav or .flac) or a tar archive of it. Without --source the official archive is downloaded;
-nobody publishes a checksum of it, so only its own gzip sums protect it.
+The source is the unpacked corpus in its own layout (`etc/an4_{train,test}.{fileids,transcription}`
+and audio below `wav/` as .sph, .raw, .wav or .flac) or a tar archive of it. Without --source the
+official archive is downloaded; nobody publishes a checksum of it, so only its own gzip sums protect
+it.
 
-The official train list is divided: the speakers of `data/an4_dev_speakers.txt` become val. What cannot be used is
-named, counted and left out. Writes TARGET/an4_dataset/{train,val,test}/{wav,txt}/ and
-TARGET/an4_{train,val,test}_manifest.csv; an archive is unpacked into TARGET/an4_dataset/source/ and kept there, so
-that running again does no work again.
+The official train list is divided: the speakers of `data/an4_dev_speakers.txt` become val. What
+cannot be used is named, counted and left out. Writes TARGET/an4_dataset/{train,val,test}/{wav,txt}/
+and TARGET/an4_{train,val,test}_manifest.csv; an archive is unpacked into TARGET/an4_dataset/source/
+and kept there, so that running again does no work again.
 """
 
 import argparse
@@ -34,11 +35,11 @@ from data.common import (
     write_wav,
 )
 from data.download import ArchiveError, download, extract
-from src import cli
-from src.errors import InputError, RunError
-from src.features import AudioError, load_audio
-from src.files import ensure_writable
-from src.labels import Labels
+from deepspeech2 import commands
+from deepspeech2.audio import AudioError, load_audio
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.files import ensure_writable
+from deepspeech2.labels import Labels
 from src.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_raw.bigendian.tar.gz"
 DEV_SPEAKERS = Path(__file__).with_name("an4_dev_speakers.txt")
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".sph", ".raw", ".wav", ".flac")
-NOT_WORDS = re.compile(r"<[^<>\s]*>|\+\+[^+\s]*\+\+|\[[^\[\]\s]*\]")     # <s>, <sil>, ++breath++, [noise]
+# <s>, <sil>, ++breath++, [noise]
+NOT_WORDS = re.compile(r"<[^<>\s]*>|\+\+[^+\s]*\+\+|\[[^\[\]\s]*\]")
 LINE = re.compile(r"(?P<text>.*)\((?P<name>[^()\s]+)\)\s*")
 
 
@@ -55,24 +57,37 @@ LINE = re.compile(r"(?P<text>.*)\((?P<name>[^()\s]+)\)\s*")
 class Utterance:
     """One recording of the corpus and its transcript in characters of the alphabet."""
 
-    name: str           # an251-fash-b
-    speaker: str        # fash
+    name: str  # an251-fash-b
+    speaker: str  # fash
     audio: Path
     text: str
 
 
 def read_transcription(path: Path, labels: Labels) -> tuple[dict[str, str | None], list[str]]:
-    """Transcripts by utterance name (None: reported as unusable), and the problems as `file:line: message`."""
+    """Transcripts by utterance name (None: reported as unusable), and the problems as `file:line.
+
+    Message`.
+    """
     texts: dict[str, str | None] = {}
     problems = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
         match = LINE.fullmatch(line)
         if not match:
             if line.strip():
-                problems.append(f"{path}:{number}: expected `WORDS (utterance)`, found {line[:80]!r}")
+                problems.append(
+                    f"{path}:{number}: expected `WORDS (utterance)`, found {line[:80]!r}"
+                )
             continue
         name, text = match["name"], " ".join(NOT_WORDS.sub(" ", match["text"]).upper().split())
-        problem = f"{name} is there twice" if name in texts else "" if text else f"the transcript of {name} is empty"
+        problem = (
+            f"{name} is there twice"
+            if name in texts
+            else ""
+            if text
+            else f"the transcript of {name} is empty"
+        )
         try:
             labels.encode(text)
         except ValueError as error:
@@ -83,40 +98,63 @@ def read_transcription(path: Path, labels: Labels) -> tuple[dict[str, str | None
     return texts, problems
 
 
-def read_list(corpus: Path, official: str, labels: Labels) -> tuple[list[Utterance], list[str], int]:
+def read_list(
+    corpus: Path, official: str, labels: Labels
+) -> tuple[list[Utterance], list[str], int]:
     """The usable utterances of an official list (`train` or `test`), all problems, and how many the list names."""
     fileids = corpus / "etc" / f"an4_{official}.fileids"
     texts, problems = read_transcription(fileids.with_suffix(".transcription"), labels)
     utterances: dict[str, Utterance] = {}
-    lines = [line.strip() for line in fileids.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [
+        line.strip() for line in fileids.read_text(encoding="utf-8", errors="replace").splitlines()
+    ]
     for number, fileid in enumerate(lines, 1):
         if not fileid:
             continue
         folder, _, name = fileid.rpartition("/")
-        audio = next((path for path in (corpus / "wav" / f"{fileid}{s}" for s in SUFFIXES) if path.is_file()), None)
+        audio = next(
+            (
+                path
+                for path in (corpus / "wav" / f"{fileid}{s}" for s in SUFFIXES)
+                if path.is_file()
+            ),
+            None,
+        )
         text = texts.get(name, "")
         if name in utterances:
             problems.append(f"{fileids}:{number}: {name} is there twice")
         elif text == "":
             problems.append(f"{fileids}:{number}: {name} has no transcript")
         elif audio is None:
-            problems.append(f"{fileids}:{number}: no audio file {corpus / 'wav' / fileid}{{{','.join(SUFFIXES)}}}")
+            problems.append(
+                f"{fileids}:{number}: no audio file {corpus / 'wav' / fileid}{{{','.join(SUFFIXES)}}}"
+            )
         elif text is not None:
             utterances[name] = Utterance(name, folder.rpartition("/")[2], audio, text)
     return list(utterances.values()), problems, sum(map(bool, lines))
 
 
 def read_source(path: Path) -> np.ndarray:
-    """(n,) float32 samples at `SAMPLE_RATE`. Raises AudioError if they are missing or cannot be right."""
+    """(n,) float32 samples at `SAMPLE_RATE`.
+
+    Raises AudioError if they are missing or cannot be right.
+    """
     if path.suffix == ".raw":
         return read_raw(path)
     samples = load_audio(path, SAMPLE_RATE)
-    if path.suffix == ".sph":       # libsndfile is silent about a file that ends before its header says
+    if path.suffix == ".sph":  # libsndfile is silent about a file that ends before its header says
         with open(path, "rb") as file:
-            header = dict(re.findall(rb"^(sample_count|sample_rate) -i (\d+)", file.read(1024), re.MULTILINE))
-        count, rate = int(header.get(b"sample_count", 0)), int(header.get(b"sample_rate", SAMPLE_RATE))
+            header = dict(
+                re.findall(rb"^(sample_count|sample_rate) -i (\d+)", file.read(1024), re.MULTILINE)
+            )
+        count, rate = (
+            int(header.get(b"sample_count", 0)),
+            int(header.get(b"sample_rate", SAMPLE_RATE)),
+        )
         if len(samples) < count * SAMPLE_RATE // rate:
-            raise AudioError(f"{path}: the audio is truncated: its header says {count} samples at {rate} Hz")
+            raise AudioError(
+                f"{path}: the audio is truncated: its header says {count} samples at {rate} Hz"
+            )
     return samples
 
 
@@ -127,13 +165,19 @@ def read_raw(path: Path) -> np.ndarray:
         raise AudioError(f"{path}: {len(content)} bytes are not 16-bit samples")
     samples, swapped = np.frombuffer(content, ">i2"), np.frombuffer(content, "<i2")
     # In the wrong byte order speech is noise: it jumps from sample to sample.
-    roughness, swapped_roughness = (np.abs(np.diff(x.astype(np.float64))).sum() for x in (samples, swapped))
+    roughness, swapped_roughness = (
+        np.abs(np.diff(x.astype(np.float64))).sum() for x in (samples, swapped)
+    )
     if roughness > 2 * swapped_roughness:
-        raise AudioError(f"{path}: these samples look little-endian; AN4's .raw files are big-endian")
+        raise AudioError(
+            f"{path}: these samples look little-endian; AN4's .raw files are big-endian"
+        )
     return samples.astype(np.float32) / 32768
 
 
-def write_utterance(folder: Path, labels: Labels, utterance: Utterance) -> tuple[int, int, int, int] | str:
+def write_utterance(
+    folder: Path, labels: Labels, utterance: Utterance
+) -> tuple[int, int, int, int] | str:
     """Write an utterance below `folder` unless it is there already; returns its facts, or what is wrong with its audio.
 
     A written file carries the time of change of its source, by which the next run knows it.
@@ -162,7 +206,9 @@ def find_corpus(source: Path | None, target: Path) -> Path:
     """
     if source is None:
         try:
-            folder = extract(download(URL, target / URL.rpartition("/")[2]), target / "an4_dataset" / "source")
+            folder = extract(
+                download(URL, target / URL.rpartition("/")[2]), target / "an4_dataset" / "source"
+            )
         except ArchiveError as error:
             raise RunError(f"{error}; delete it to download it again") from None
         except RunError as error:
@@ -174,13 +220,20 @@ def find_corpus(source: Path | None, target: Path) -> Path:
     else:
         raise InputError(f"--source {source}: no such file or folder")
     for corpus in (folder, folder / "an4"):
-        if any((corpus / "etc" / f"an4_{official}.fileids").is_file() for official in ("train", "test")):
+        if any(
+            (corpus / "etc" / f"an4_{official}.fileids").is_file() for official in ("train", "test")
+        ):
             return corpus
-    raise InputError(f"{folder}: not AN4: neither etc/an4_train.fileids nor etc/an4_test.fileids is there")
+    raise InputError(
+        f"{folder}: not AN4: neither etc/an4_train.fileids nor etc/an4_test.fileids is there"
+    )
 
 
 def gather(corpus: Path, labels: Labels) -> tuple[dict[str, list[Utterance]], int]:
-    """The usable utterances of each split, and how many the corpus's lists name. Logs what is missing or wrong."""
+    """The usable utterances of each split, and how many the corpus's lists name.
+
+    Logs what is missing or wrong.
+    """
     splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
     dev_speakers = set(DEV_SPEAKERS.read_text(encoding="utf-8").split())
     named = 0
@@ -213,7 +266,9 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
     manifests = {}
     for split, utterances in splits.items():
         folder = target / "an4_dataset" / split
-        outcomes = parallel(partial(write_utterance, folder, labels), utterances, jobs, f"an4 {split}")
+        outcomes = parallel(
+            partial(write_utterance, folder, labels), utterances, jobs, f"an4 {split}"
+        )
         rows, facts = [], []
         for utterance, outcome in zip(utterances, outcomes, strict=True):
             if isinstance(outcome, str):
@@ -222,9 +277,13 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
                 rows.append(utterance_paths(folder, utterance.name))
                 facts.append(outcome)
         if rows:
-            manifests[split] = save_manifest(target / f"an4_{split}_manifest.csv", rows, facts, labels)
+            manifests[split] = save_manifest(
+                target / f"an4_{split}_manifest.csv", rows, facts, labels
+            )
         else:
-            logger.warning("the source has no usable %s utterances: the %s split is left out", split, split)
+            logger.warning(
+                "the source has no usable %s utterances: the %s split is left out", split, split
+            )
     if not manifests:
         raise RunError(f"none of the {named} utterances can be used")
     return manifests, named - sum(map(len, manifests.values()))
@@ -232,21 +291,29 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data.an4", description="Prepare the CMU AN4 corpus.")
-    parser.add_argument("--source", type=Path, metavar="PATH",
-                        help="unpacked corpus or tar archive (default: download the official archive)")
+    parser = argparse.ArgumentParser(
+        prog="python -m data.an4", description="Prepare the CMU AN4 corpus."
+    )
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="PATH",
+        help="unpacked corpus or tar archive (default: download the official archive)",
+    )
     add_common_arguments(parser)
     args = parser.parse_args(argv)
 
     def command() -> int:
         manifests, left_out = prepare(args.source, args.target, args.jobs)
         for split, manifest in manifests.items():
-            print(f"an4: {split:5s} {len(manifest)} utterances, {manifest.seconds.sum() / 60:.1f} min "
-                  f"-> {manifest.path}")
+            print(
+                f"an4: {split:5s} {len(manifest)} utterances, {manifest.seconds.sum() / 60:.1f} min "
+                f"-> {manifest.path}"
+            )
         print(f"an4: {left_out} utterances left out")
         return 0
 
-    return cli.run(command)
+    return commands.run(command)
 
 
 if __name__ == "__main__":

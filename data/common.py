@@ -18,16 +18,17 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from src.errors import RunError
-from src.files import write_bytes
-from src.labels import Labels
+from deepspeech2.errors import RunError
+from deepspeech2.files import write_bytes
+from deepspeech2.labels import Labels
 from src.manifest import Manifest, count_repeats, write_manifest
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16000     # Hz, of every prepared file
-LABELS_PATH = Path(__file__).resolve().parents[1] / "labels.json"     # the default of the configuration, from anywhere
-_PR_SET_PDEATHSIG = 1   # from linux/prctl.h
+SAMPLE_RATE = 16000  # Hz, of every prepared file
+# the default of the configuration, from anywhere
+LABELS_PATH = Path(__file__).resolve().parents[1] / "labels.json"
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,7 +47,12 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """`--target` and `--jobs`, the same in every preparation command."""
-    parser.add_argument("--target", type=Path, default=Path("data"), help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--target",
+        type=Path,
+        default=Path("data"),
+        help="folder to write to (default: %(default)s)",
+    )
     add_jobs_argument(parser, "processes")
 
 
@@ -56,7 +62,9 @@ def add_jobs_argument(parser: argparse.ArgumentParser, workers: str) -> None:
                         help=f"{workers} to work with (default: one a core, here %(default)s)")
 
 
-def parallel(function: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str) -> list[Result]:
+def parallel(
+    function: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str
+) -> list[Result]:
     """`function` of every item, in the order of the items, by `jobs` processes and with a progress bar.
 
     Raises:
@@ -65,25 +73,33 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], jobs: in
     if jobs <= 1 or len(items) <= 1:
         return _collect(map(function, items), len(items), description)
     # Forked, not spawned: spawned workers would import everything again.
-    pool = ProcessPoolExecutor(min(jobs, len(items)), multiprocessing.get_context("fork"), _start_worker)
+    pool = ProcessPoolExecutor(
+        min(jobs, len(items)), multiprocessing.get_context("fork"), _start_worker
+    )
     try:
         # The workers start here, before tqdm starts its thread.
         return _collect(pool.map(function, items, chunksize=8), len(items), description)
     except BrokenExecutor:
-        raise RunError(f"{description}: a process was killed (out of memory?); try a smaller --jobs") from None
+        raise RunError(
+            f"{description}: a process was killed (out of memory?); try a smaller --jobs"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Ctrl-C is for the parent, which lets its workers finish; when it is killed the kernel ends them, too."""
+    """Ctrl-C is for the parent, which lets its workers finish.
+
+    When it is killed the kernel ends them, too.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(AttributeError):       # prctl: Linux only
+    with contextlib.suppress(AttributeError):  # prctl: Linux only
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _collect(results: Iterable[Result], total: int, description: str) -> list[Result]:
-    return list(tqdm(results, description, total, unit="file", disable=None))    # None: shown on a terminal only
+    # None: shown on a terminal only
+    return list(tqdm(results, description, total, unit="file", disable=None))
 
 
 def to_pcm16(samples: np.ndarray) -> np.ndarray:
@@ -123,14 +139,18 @@ def utterance_facts(samples: int, text: str, labels: Labels) -> tuple[int, int, 
     return samples, SAMPLE_RATE, len(indices), count_repeats(indices)
 
 
-def save_manifest(path: Path, rows: Sequence[tuple[Path, Path]], facts: Sequence[tuple[int, int, int, int]],
-                  labels: Labels) -> Manifest:
+def save_manifest(
+    path: Path,
+    rows: Sequence[tuple[Path, Path]],
+    facts: Sequence[tuple[int, int, int, int]],
+    labels: Labels,
+) -> Manifest:
     """Write a manifest and its index, once the prepared files that they name are on disk.
 
     Raises:
         RunError: if a file of `rows` is not there.
     """
-    os.sync()       # one for all files, where one for each would take longer than writing them
+    os.sync()  # one for all files, where one for each would take longer than writing them
     manifest, problems = write_manifest(path, rows, labels, facts=facts)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
@@ -141,7 +161,10 @@ def save_manifest(path: Path, rows: Sequence[tuple[Path, Path]], facts: Sequence
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Make `folder`, and hold it while other commands that ask for it wait; a killed command lets go of it."""
+    """Make `folder`, and hold it while other commands that ask for it wait.
+
+    A killed command lets go of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:

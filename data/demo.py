@@ -35,9 +35,9 @@ from data.common import (
     write_text,
     write_wav,
 )
-from src import cli
-from src.files import atomic_path, ensure_writable
-from src.labels import Labels
+from deepspeech2 import commands
+from deepspeech2.files import atomic_path, ensure_writable
+from deepspeech2.labels import Labels
 from src.manifest import Manifest, ManifestError, read_manifest
 
 # Variants of one American speaker model that sound like people: no robots, whispers, or near copies across splits.
@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
                   f"{min(len(manifest), len(VOICES[split]))} voices -> {manifest.path}")
         return 0
 
-    return cli.run(command)
+    return commands.run(command)
 
 
 if __name__ == "__main__":

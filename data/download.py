@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.errors import InputError, RunError
-from src.files import atomic_path
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

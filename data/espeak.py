@@ -1,8 +1,9 @@
 """Speech from espeak-ng, through the C interface of the library in the `espeakng-loader` wheel. No network.
 
-espeak-ng keeps state from one utterance to the next (the phase of its pitch flutter, echo buffers, noise) that
-neither setting every parameter nor initialising it again clears: the same words then sound, and last, a little
-different each time. So every utterance is spoken by a process of its own, forked before the library was initialised.
+espeak-ng keeps state from one utterance to the next (the phase of its pitch flutter, echo buffers,
+noise) that neither setting every parameter nor initialising it again clears: the same words then
+sound, and last, a little different each time. So every utterance is spoken by a process of its own,
+forked before the library was initialised.
 """
 
 import ctypes
@@ -13,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import InputError, RunError
+from deepspeech2.errors import InputError, RunError
 
-SAMPLE_RATE = 22050     # Hz, of all formant voices
+SAMPLE_RATE = 22050  # Hz, of all formant voices
 
 # From speak_lib.h and espeak_ng.h
 _OUTPUT_SYNCHRONOUS = 2
-_DO_NOT_EXIT = 0x8000           # report missing voice data instead of ending the process
+_DO_NOT_EXIT = 0x8000  # report missing voice data instead of ending the process
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-_TEXT_FLAGS = 0x001 | 0x100     # UTF-8; phoneme names in [[double brackets]]
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_TEXT_FLAGS = 0x001 | 0x100  # UTF-8; phoneme names in [[double brackets]]
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 # A bare A is read as the article
 _SPOKEN = {"A": "[['eI]]"}
@@ -32,23 +35,29 @@ _SPOKEN = {"A": "[['eI]]"}
 class Speech:
     """What to say and how; equal values give equal samples."""
 
-    text: str           # words; a single letter is read by its name
-    voice: str          # language+variant, such as en-us+f2
-    rate: int           # words a minute
-    pitch: int          # 0 to 99, 50 is the voice's own
-    pitch_range: int    # 0 (monotone) to 99, 50 is the voice's own
-    volume: int         # 100 is normal, and clips in some voices
-    seed: int           # of the breath noise
+    text: str  # words; a single letter is read by its name
+    voice: str  # language+variant, such as en-us+f2
+    rate: int  # words a minute
+    pitch: int  # 0 to 99, 50 is the voice's own
+    pitch_range: int  # 0 (monotone) to 99, 50 is the voice's own
+    volume: int  # 100 is normal, and clips in some voices
+    seed: int  # of the breath noise
 
 
 def find_library() -> tuple[str, str]:
-    """Paths of the shared library and of its data folder. Raises InputError if they cannot be used."""
+    """Paths of the shared library and of its data folder.
+
+    Raises InputError if they cannot be used.
+    """
     try:
         import espeakng_loader
     except ImportError:
-        raise InputError("the package espeakng-loader is missing: pip install -r requirements.txt") from None
+        raise InputError(
+            "the package espeakng-loader is missing: pip install -r requirements.txt"
+        ) from None
     library = espeakng_loader.get_library_path()
-    # Said explicitly: the path compiled into the library is one of the machine that built the wheel.
+    # Said explicitly: the path compiled into the library is one of the machine that built the
+    # wheel.
     data = Path(espeakng_loader.__file__).with_name("espeak-ng-data")
     if not (data / "phontab").is_file():
         raise InputError(f"espeakng-loader has no voice data in {data}: reinstall it")
@@ -60,13 +69,19 @@ def find_library() -> tuple[str, str]:
 
 
 def synthesize(speech: Speech) -> np.ndarray:
-    """(n,) int16 samples at `SAMPLE_RATE` of `speech`. Raises RunError if espeak-ng cannot say it."""
+    """(n,) int16 samples at `SAMPLE_RATE` of `speech`.
+
+    Raises RunError if espeak-ng cannot say it.
+    """
     paths = find_library()
     return np.frombuffer(_in_own_process(lambda: _speak(speech, *paths)), np.int16)
 
 
 def _in_own_process(function: Callable[[], bytes]) -> bytes:
-    """The bytes that `function()` returns in a forked child; what it raises comes back as RunError."""
+    """The bytes that `function()` returns in a forked child.
+
+    What it raises comes back as RunError.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -78,7 +93,7 @@ def _in_own_process(function: Callable[[], bytes]) -> bytes:
             with open(writer, "wb") as pipe:
                 pipe.write(answer)
         finally:
-            os._exit(status)    # skips the exit handlers, which belong to the parent
+            os._exit(status)  # skips the exit handlers, which belong to the parent
     os.close(writer)
     with open(reader, "rb") as pipe:
         answer = pipe.read()
@@ -95,12 +110,14 @@ def _speak(speech: Speech, library_path: str, data_path: str) -> bytes:
     def receive(samples, count, _events):
         if samples and count > 0:
             chunks.append(ctypes.string_at(samples, 2 * count))
-        return 0    # go on
+        return 0  # go on
 
     library = ctypes.CDLL(library_path)
     rate = library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data_path), _DO_NOT_EXIT)
     if rate != SAMPLE_RATE:
-        raise RunError(f"espeak-ng could not start with the data in {data_path}: it answered {rate}")
+        raise RunError(
+            f"espeak-ng could not start with the data in {data_path}: it answered {rate}"
+        )
     callback = _CALLBACK(receive)
     library.espeak_SetSynthCallback(callback)
     # An unknown variant would be ignored by the library, an unknown language not.
@@ -110,12 +127,17 @@ def _speak(speech: Speech, library_path: str, data_path: str) -> bytes:
     for parameter, value in ((_RATE, speech.rate), (_VOLUME, speech.volume), (_PITCH, speech.pitch),
                              (_RANGE, speech.pitch_range)):
         library.espeak_SetParameter(parameter, value, 0)
-    # The library draws from its own generator and from the C library's, which the parent may have used.
+    # The library draws from its own generator and from the C library's, which the parent may have
+    # used.
     library.espeak_ng_SetRandSeed(ctypes.c_long(speech.seed))
     ctypes.CDLL(None).srand(ctypes.c_uint(speech.seed))
-    text = " ".join(_SPOKEN.get(word, word if len(word) == 1 else word.lower()) for word in speech.text.split())
+    text = " ".join(
+        _SPOKEN.get(word, word if len(word) == 1 else word.lower()) for word in speech.text.split()
+    )
     encoded = text.encode() + b"\0"
-    status = library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, _TEXT_FLAGS, None, None)
+    status = library.espeak_Synth(
+        encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, _TEXT_FLAGS, None, None
+    )
     if status != 0 or library.espeak_Synchronize() != 0 or not chunks:
         raise RunError(f"espeak-ng could not say {text!r} as {speech.voice}")
     return b"".join(chunks)

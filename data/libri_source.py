@@ -1,14 +1,18 @@
-"""LibriSpeech as it is published: its subsets, their checksums, and reading SUBSET/SPEAKER/CHAPTER/."""
+"""LibriSpeech as it is published.
+
+Its subsets, their checksums, and reading SUBSET/SPEAKER/CHAPTER/.
+"""
 
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.labels import Labels
+from deepspeech2.labels import Labels
 
 URL = "https://www.openslr.org/resources/12/"
-# Published as md5sum.txt at URL; compared with the copies in PaddleSpeech's and other public recipes.
+# Published as md5sum.txt at URL; compared with the copies in PaddleSpeech's and other public
+# recipes.
 MD5 = {
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
     "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
@@ -19,44 +23,67 @@ MD5 = {
     "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
 }
 # As in deepspeech.pytorch, data/librispeech.py
-SPLITS = {"dev-clean": "val", "dev-other": "val", "test-clean": "test_clean", "test-other": "test_other"}
+SPLITS = {
+    "dev-clean": "val",
+    "dev-other": "val",
+    "test-clean": "test_clean",
+    "test-other": "test_other",
+}
 
 
 @dataclass(frozen=True)
 class Utterance:
     """One recording of the corpus and its transcript in characters of the alphabet."""
 
-    name: str           # 1272-128104-0000: speaker, chapter, number
+    name: str  # 1272-128104-0000: speaker, chapter, number
     audio: Path
     text: str
 
 
 def split_of(subset: str) -> str | None:
-    """The split that a subset belongs to, `train` for any `train-*`; None if that is no name of a subset."""
+    """The split that a subset belongs to, `train` for any `train-*`.
+
+    None if that is no name of a subset.
+    """
     return SPLITS.get(subset, "train" if subset.startswith("train-") else None)
 
 
 def find_subsets(folder: Path) -> dict[str, Path]:
-    """The folders of subsets by name: `folder` itself, or those in it or in the `LibriSpeech` in it."""
-    folder = Path(os.path.abspath(folder))      # `.` has no name
+    """The folders of subsets by name.
+
+    `folder` itself, or those in it or in the `LibriSpeech` in it.
+    """
+    folder = Path(os.path.abspath(folder))  # `.` has no name
     candidates = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("LibriSpeech/*"))]
-    return {path.name: path for path in candidates if split_of(path.name) and any(path.glob("*/*/*.trans.txt"))}
+    return {
+        path.name: path
+        for path in candidates
+        if split_of(path.name) and any(path.glob("*/*/*.trans.txt"))
+    }
 
 
 def fingerprint(source: Path) -> str:
-    """What an archive, or a subset's folder with the files in it, is known by: it changes when they do."""
+    """What an archive, or a subset's folder with the files in it, is known by.
+
+    It changes when they do.
+    """
     paths = [source]
     if source.is_dir():
-        paths = sorted(path for pattern in ("*.flac", "*.trans.txt") for path in source.glob(f"*/*/{pattern}"))
+        paths = sorted(
+            path for pattern in ("*.flac", "*.trans.txt") for path in source.glob(f"*/*/{pattern}")
+        )
     digest = hashlib.sha256(os.fsencode(source.resolve()))
     for path in paths:
-        status = path.stat() if path.exists() else None      # None: a link that leads nowhere
+        status = path.stat() if path.exists() else None  # None: a link that leads nowhere
         digest.update(f"{path.name} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
 
 
 def read_subset(folder: Path, labels: Labels) -> tuple[list[Utterance], list[str]]:
-    """The usable utterances of a subset, and what is wrong with each of the others, as `file:line: message`."""
+    """The usable utterances of a subset, and what is wrong with each of the others, as `file:line.
+
+    Message`.
+    """
     utterances: dict[str, Utterance] = {}
     broken = []
     for chapter in sorted(path for path in folder.glob("*/*") if path.is_dir()):
@@ -64,22 +91,35 @@ def read_subset(folder: Path, labels: Labels) -> tuple[list[Utterance], list[str
         broken += problems
         for utterance in found:
             if utterance.name in utterances:
-                broken.append(f"{utterance.audio}: {utterances[utterance.name].audio} has the same name")
+                broken.append(
+                    f"{utterance.audio}: {utterances[utterance.name].audio} has the same name"
+                )
             else:
                 utterances[utterance.name] = utterance
     return list(utterances.values()), broken
 
 
 def read_chapter(chapter: Path, labels: Labels) -> tuple[list[Utterance], list[str]]:
-    """As `read_subset`, of one folder: `NAME WORD WORD ...` a line in `*.trans.txt`, and NAME.flac."""
+    """As `read_subset`, of one folder.
+
+    `NAME WORD WORD ...` a line in `*.trans.txt`, and NAME.flac.
+    """
     texts: dict[str, str] = {}
     problems: dict[str, str] = {}
     for path in sorted(chapter.glob("*.trans.txt")):
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+        ):
             name, *words = line.upper().split() or [""]
             if not name:
                 continue
-            problem = f"{name} is there twice" if name in texts else "" if words else f"{name} has no words"
+            problem = (
+                f"{name} is there twice"
+                if name in texts
+                else ""
+                if words
+                else f"{name} has no words"
+            )
             texts[name] = " ".join(words)
             try:
                 labels.encode(texts[name])

@@ -1,16 +1,18 @@
 """Prepare LibriSpeech, a subset at a time or all of it. `python -m data.librispeech`
 
-A source is a subset's folder (SUBSET/SPEAKER/CHAPTER/*.flac and *.trans.txt), a folder of such folders, or a tar
-archive of either. Without --source the chosen subsets are downloaded and checked against their published MD5 sums.
+A source is a subset's folder (SUBSET/SPEAKER/CHAPTER/*.flac and *.trans.txt), a folder of such
+folders, or a tar archive of either. Without --source the chosen subsets are downloaded and checked
+against their published MD5 sums.
 
 Writes TARGET/LibriSpeech_dataset/{train,val,test_clean,test_other}/{wav,txt}/ and
-TARGET/libri_{train,val,test_clean,test_other}_manifest.csv. A manifest names all subsets of its split that have been
-prepared so far: val is dev-clean and dev-other, train every `train-*`. Training utterances outside TRAIN_SECONDS are
-left out and counted; what is broken is named, counted and left out.
+TARGET/libri_{train,val,test_clean,test_other}_manifest.csv. A manifest names all subsets of its
+split that have been prepared so far: val is dev-clean and dev-other, train every `train-*`.
+Training utterances outside TRAIN_SECONDS are left out and counted; what is broken is named, counted
+and left out.
 
-What has been done is kept in TARGET/LibriSpeech_dataset/.prepared/SUBSET.json, so that running again does no work
-again. A run that was stopped goes on with the utterances that are missing; an archive that it had not unpacked whole
-is unpacked again.
+What has been done is kept in TARGET/LibriSpeech_dataset/.prepared/SUBSET.json, so that running
+again does no work again. A run that was stopped goes on with the utterances that are missing; an
+archive that it had not unpacked whole is unpacked again.
 """
 
 import argparse
@@ -43,29 +45,30 @@ from data.common import (
 )
 from data.download import ArchiveError, download, extract
 from data.libri_source import MD5, URL, Utterance, find_subsets, fingerprint, read_subset, split_of
-from src import cli
-from src.errors import InputError, RunError
-from src.features import AudioError, load_audio
-from src.files import atomic_path, ensure_writable
-from src.labels import Labels
+from deepspeech2 import commands
+from deepspeech2.audio import AudioError, load_audio
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.files import atomic_path, ensure_writable
+from deepspeech2.labels import Labels
 from src.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-TRAIN_SECONDS = (1, 15)     # both included, as in deepspeech.pytorch, data/data_opts.py
-LONGEST = 1 << 40           # samples; a streamed FLAC, whose header knows no length, claims more
+TRAIN_SECONDS = (1, 15)  # both included, as in deepspeech.pytorch, data/data_opts.py
+LONGEST = 1 << 40  # samples; a streamed FLAC, whose header knows no length, claims more
 
 
 @dataclass(frozen=True)
 class Record:
     """What has become of a subset."""
 
-    source: str                     # `fingerprint` of the folder or archive that it came from
-    together: list[str]             # the subsets in that folder or archive
-    labels: str                     # the alphabet
-    facts: dict[str, list[int]]     # of the prepared utterances by name, as the index of a manifest keeps them
-    left_out: int                   # for their length
-    broken: list[str]               # a message each
+    source: str  # `fingerprint` of the folder or archive that it came from
+    together: list[str]  # the subsets in that folder or archive
+    labels: str  # the alphabet
+    # of the prepared utterances by name, as the index of a manifest keeps them
+    facts: dict[str, list[int]]
+    left_out: int  # for their length
+    broken: list[str]  # a message each
 
 
 def count_samples(path: Path) -> int:
@@ -74,7 +77,7 @@ def count_samples(path: Path) -> int:
         info = soundfile.info(path)
         if 0 < info.frames < LONGEST:
             return math.ceil(info.frames * SAMPLE_RATE / info.samplerate)
-    return len(load_audio(path, SAMPLE_RATE))       # knows what is wrong
+    return len(load_audio(path, SAMPLE_RATE))  # knows what is wrong
 
 
 def is_prepared(audio: Path, samples: int, stamp: int | None = None) -> bool:
@@ -90,8 +93,8 @@ def write_utterance(folder: Path, limits: tuple[float, float], labels: Labels,
                     utterance: Utterance) -> tuple[int, int, int, int] | str | None:
     """Write an utterance below `folder` unless it is there already.
 
-    Returns its facts; None if its seconds are outside `limits`; or what is wrong with its audio. A written file carries
-    the time of change of its source, by which the next run knows it.
+    Returns its facts; None if its seconds are outside `limits`; or what is wrong with its audio. A
+    written file carries the time of change of its source, by which the next run knows it.
     """
     audio, transcript = utterance_paths(folder, utterance.name)
     try:
@@ -115,32 +118,43 @@ class Corpus:
         self.folder = target / "LibriSpeech_dataset"
         self.labels = Labels.load(LABELS_PATH)
         self.records: dict[str, Record] = {}
-        self.manifests: dict[str, Manifest] = {}        # by split, those of this run
+        self.manifests: dict[str, Manifest] = {}  # by split, those of this run
         for path in sorted((self.folder / ".prepared").glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
                 record = Record(**json.loads(path.read_text(encoding="utf-8")))
                 if self._is_there(path.stem, record):
                     self.records[path.stem] = record
                     continue
-            logger.warning("%s: what was prepared is not there any more as it was; prepare it again", path.stem)
+            logger.warning(
+                "%s: what was prepared is not there any more as it was; prepare it again", path.stem
+            )
 
     def _is_there(self, subset: str, record: Record) -> bool:
         """Whether everything that was recorded can be used."""
         folder = self.folder / split_of(subset)
         paths = ((utterance_paths(folder, name), fact) for name, fact in record.facts.items())
         return record.labels == str(self.labels) and all(
-            is_prepared(audio, fact[0]) and transcript.exists() for (audio, transcript), fact in paths)
+            is_prepared(audio, fact[0]) and transcript.exists()
+            for (audio, transcript), fact in paths
+        )
 
     def add(self, source: Path, wanted: Sequence[str]) -> list[str]:
-        """Prepare the subsets in a folder or archive, only the `wanted` ones if any; returns all that it has."""
+        """Prepare the subsets in a folder or archive, only the `wanted` ones if any.
+
+        Returns all that it has.
+        """
         if source.is_dir():
             subsets = find_subsets(source)
             marks = {subset: fingerprint(folder) for subset, folder in subsets.items()}
         else:
             mark = fingerprint(source)
-            known = next((record.together for record in self.records.values() if record.source == mark), [])
+            known = next(
+                (record.together for record in self.records.values() if record.source == mark), []
+            )
             todo = [s for s in known if (s in wanted or not wanted) and not self._is_done(s, mark)]
-            subsets = self._unpack(source) if todo or not known else dict.fromkeys(known, self.folder)
+            subsets = (
+                self._unpack(source) if todo or not known else dict.fromkeys(known, self.folder)
+            )
             marks = dict.fromkeys(subsets, mark)
         for subset, folder in subsets.items():
             if subset in wanted or not wanted:
@@ -148,7 +162,9 @@ class Corpus:
         if source.is_file():
             shutil.rmtree(self.folder / "source", ignore_errors=True)
         if not subsets:
-            raise InputError(f"{source}: not LibriSpeech: it has no SUBSET/SPEAKER/CHAPTER/*.trans.txt")
+            raise InputError(
+                f"{source}: not LibriSpeech: it has no SUBSET/SPEAKER/CHAPTER/*.trans.txt"
+            )
         return list(subsets)
 
     def add_official(self, subset: str) -> None:
@@ -157,7 +173,9 @@ class Corpus:
             self._add(subset, self.folder, self.records[subset].source, [])
             return
         try:
-            archive = download(f"{URL}{subset}.tar.gz", self.target / f"{subset}.tar.gz", MD5[subset])
+            archive = download(
+                f"{URL}{subset}.tar.gz", self.target / f"{subset}.tar.gz", MD5[subset]
+            )
         except RunError as error:
             raise RunError(f"{error}. With the corpus at hand, use --source") from None
         try:
@@ -168,7 +186,7 @@ class Corpus:
             raise RunError(f"{archive}: has no {subset}; delete it to download it again")
 
     def _unpack(self, archive: Path) -> dict[str, Path]:
-        for leftover in self.folder.glob(".source.*.tmp"):      # of a run that was killed
+        for leftover in self.folder.glob(".source.*.tmp"):  # of a run that was killed
             shutil.rmtree(leftover)
         return find_subsets(extract(archive, self.folder / "source"))
 
@@ -182,40 +200,64 @@ class Corpus:
             self.records[subset] = self._prepare(subset, folder, mark, together)
         for message in self.records[subset].broken:
             logger.warning("%s", message)
-        facts = {name: tuple(fact) for record in self.of_split(split).values() for name, fact in record.facts.items()}
+        facts = {
+            name: tuple(fact)
+            for record in self.of_split(split).values()
+            for name, fact in record.facts.items()
+        }
         if not facts:
             raise RunError(f"{subset}: none of its utterances can be used")
         names = sorted(facts)
         rows = [utterance_paths(self.folder / split, name) for name in names]
         path = self.target / f"libri_{split}_manifest.csv"
-        self.manifests[split] = save_manifest(path, rows, [facts[name] for name in names], self.labels)
+        self.manifests[split] = save_manifest(
+            path, rows, [facts[name] for name in names], self.labels
+        )
         if not done:
             with atomic_path(self.folder / ".prepared" / f"{subset}.json") as temporary:
                 temporary.write_text(json.dumps(asdict(self.records[subset])), encoding="utf-8")
 
     def of_split(self, split: str) -> dict[str, Record]:
         """The records of a split's subsets."""
-        return {subset: record for subset, record in sorted(self.records.items()) if split_of(subset) == split}
+        return {
+            subset: record
+            for subset, record in sorted(self.records.items())
+            if split_of(subset) == split
+        }
 
     def _prepare(self, subset: str, folder: Path, mark: str, together: list[str]) -> Record:
         split = split_of(subset)
-        for leftover in (self.folder / split).glob("*/.*.tmp"):      # of a run that was killed
+        for leftover in (self.folder / split).glob("*/.*.tmp"):  # of a run that was killed
             leftover.unlink()
         utterances, broken = read_subset(folder, self.labels)
         limits = TRAIN_SECONDS if split == "train" else (0, math.inf)
-        outcomes = parallel(partial(write_utterance, self.folder / split, limits, self.labels), utterances, self.jobs,
-                            subset)
+        outcomes = parallel(
+            partial(write_utterance, self.folder / split, limits, self.labels),
+            utterances,
+            self.jobs,
+            subset,
+        )
         named = list(zip(utterances, outcomes, strict=True))
-        return Record(mark, together, str(self.labels),
-                      {utterance.name: list(outcome) for utterance, outcome in named if isinstance(outcome, tuple)},
-                      outcomes.count(None), broken + [outcome for outcome in outcomes if isinstance(outcome, str)])
+        return Record(
+            mark,
+            together,
+            str(self.labels),
+            {
+                utterance.name: list(outcome)
+                for utterance, outcome in named
+                if isinstance(outcome, tuple)
+            },
+            outcomes.count(None),
+            broken + [outcome for outcome in outcomes if isinstance(outcome, str)],
+        )
 
 
 def prepare(sources: Sequence[Path], subsets: Sequence[str], target: Path, jobs: int) -> Corpus:
     """Prepare the chosen subsets (none: all) of `sources` (none: of the official site).
 
     Raises:
-        InputError: if a source cannot be used, lacks a chosen subset, or `target` cannot be written to.
+        InputError: if a source cannot be used, lacks a chosen subset, or `target` cannot be written
+            to.
         RunError: if a subset cannot be had, or nothing of it be used.
     """
     for source in sources:
@@ -223,7 +265,9 @@ def prepare(sources: Sequence[Path], subsets: Sequence[str], target: Path, jobs:
             raise InputError(f"--source {source}: no such file or folder")
     unofficial = [subset for subset in subsets if subset not in MD5]
     if unofficial and not sources:
-        raise InputError(f"--subsets {' '.join(unofficial)}: only {', '.join(MD5)} can be downloaded; use --source")
+        raise InputError(
+            f"--subsets {' '.join(unofficial)}: only {', '.join(MD5)} can be downloaded; use --source"
+        )
     ensure_writable(target)
     with alone_in(target / "LibriSpeech_dataset"):
         corpus = Corpus(target, jobs)
@@ -232,7 +276,9 @@ def prepare(sources: Sequence[Path], subsets: Sequence[str], target: Path, jobs:
         found = [subset for source in sources for subset in corpus.add(source, subsets)]
     missing = [subset for subset in subsets if sources and subset not in found]
     if missing:
-        raise InputError(f"--subsets {' '.join(missing)}: not in --source, which has {', '.join(found)}")
+        raise InputError(
+            f"--subsets {' '.join(missing)}: not in --source, which has {', '.join(found)}"
+        )
     return corpus
 
 
@@ -245,9 +291,17 @@ def subset_name(text: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data.librispeech", description="Prepare the LibriSpeech corpus.")
-    parser.add_argument("--source", type=Path, nargs="+", default=[], metavar="PATH",
-                        help="folders or tar archives with subsets (default: download from openslr.org)")
+    parser = argparse.ArgumentParser(
+        prog="python -m data.librispeech", description="Prepare the LibriSpeech corpus."
+    )
+    parser.add_argument(
+        "--source",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="folders or tar archives with subsets (default: download from openslr.org)",
+    )
     parser.add_argument("--subsets", type=subset_name, nargs="+", default=[], metavar="NAME",
                         help="what to prepare, dev-clean for example (default: all)")
     add_common_arguments(parser)
@@ -257,13 +311,15 @@ def main(argv: list[str] | None = None) -> int:
         corpus = prepare(args.source, args.subsets, args.target, args.jobs)
         for split, manifest in corpus.manifests.items():
             records = corpus.of_split(split)
-            print(f"libri: {split:10s} {len(manifest)} utterances, {manifest.seconds.sum() / 3600:.2f} h of "
-                  f"{', '.join(records)} -> {manifest.path}; "
-                  f"left out: {sum(r.left_out for r in records.values())} for their length, "
-                  f"{sum(len(r.broken) for r in records.values())} broken")
+            print(
+                f"libri: {split:10s} {len(manifest)} utterances, {manifest.seconds.sum() / 3600:.2f} h of "
+                f"{', '.join(records)} -> {manifest.path}; "
+                f"left out: {sum(r.left_out for r in records.values())} for their length, "
+                f"{sum(len(r.broken) for r in records.values())} broken"
+            )
         return 0
 
-    return cli.run(command)
+    return commands.run(command)
 
 
 if __name__ == "__main__":

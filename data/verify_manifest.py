@@ -1,17 +1,23 @@
-"""Check manifests and everything they name, and report all problems in one pass. `python -m data.verify_manifest`"""
+"""Check manifests and everything they name, and report all problems in one pass.
+
+`python -m data.verify_manifest`
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from data.common import LABELS_PATH, add_jobs_argument
-from src import cli
-from src.labels import Labels
+from deepspeech2 import commands
+from deepspeech2.labels import Labels
 from src.manifest import inspect_manifest
 
 
 def verify(manifests: list[Path], labels_path: Path, jobs: int) -> int:
-    """Print a line for every manifest, and its problems on stderr; returns the number of problems."""
+    """Print a line for every manifest, and its problems on stderr.
+
+    Returns the number of problems.
+    """
     labels = Labels.load(labels_path)
     total = 0
     for path in manifests:
@@ -22,22 +28,30 @@ def verify(manifests: list[Path], labels_path: Path, jobs: int) -> int:
             print(f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)}")
         else:
             seconds = manifest.seconds
-            print(f"{path}: {len(manifest)} utterances, {seconds.sum() / 3600:.2f} h "
-                  f"({seconds.min():.1f} to {seconds.max():.1f} s), {manifest.label_counts.sum()} labels, no problems")
+            print(
+                f"{path}: {len(manifest)} utterances, {seconds.sum() / 3600:.2f} h "
+                f"({seconds.min():.1f} to {seconds.max():.1f} s), {manifest.label_counts.sum()} labels, no problems"
+            )
         total += len(problems)
     return total
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code: 0 if all is well, 2 if not."""
-    parser = argparse.ArgumentParser(prog="python -m data.verify_manifest", description="Check manifests.")
+    parser = argparse.ArgumentParser(
+        prog="python -m data.verify_manifest", description="Check manifests."
+    )
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST",
                         help="a CSV of audio and transcript paths")
-    parser.add_argument("--labels_path", type=Path, default=LABELS_PATH,
-                        help="JSON list of the characters allowed (default: the project's labels.json)")
+    parser.add_argument(
+        "--labels_path",
+        type=Path,
+        default=LABELS_PATH,
+        help="JSON list of the characters allowed (default: the project's labels.json)",
+    )
     add_jobs_argument(parser, "threads")
     args = parser.parse_args(argv)
-    return cli.run(lambda: 2 if verify(args.manifests, args.labels_path, args.jobs) else 0)
+    return commands.run(lambda: 2 if verify(args.manifests, args.labels_path, args.jobs) else 0)
 
 
 if __name__ == "__main__":

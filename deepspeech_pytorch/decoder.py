@@ -1,7 +1,8 @@
-"""CTC decoding: from a network's class probabilities to text, and from two texts to their edit distance.
+"""CTC decoding with the interface and semantics of deepspeech.pytorch V2.1, `decoder.py`.
 
-The interface and its semantics are those of deepspeech.pytorch V2.1, `decoder.py`; the implementation is ours, needs
-NumPy only and treats a whole batch at once. Axes: N utterances, T frames, C classes (one per label, blank included).
+For programs that were written for deepspeech.pytorch. The implementation is ours, needs no torch,
+and treats a whole batch at once. Axes: N utterances, T frames, C classes (one per label, blank
+included).
 """
 
 import operator
@@ -9,21 +10,8 @@ import operator
 import Levenshtein
 import numpy as np
 
-BLANK = "_"
-SPACE = " "
-
-
-def word_distance(a, b):
-    """Edit distance of two texts in whole words (substitutions + insertions + deletions); any whitespace separates."""
-    a, b = a.split(), b.split()
-    # Levenshtein compares the hashes of list items. Numbering the words first rules out a collision.
-    number = {word: i for i, word in enumerate(dict.fromkeys(a + b))}
-    return Levenshtein.distance([number[word] for word in a], [number[word] for word in b])
-
-
-def char_distance(a, b):
-    """Edit distance of two texts in characters (Unicode code points), whitespace left out."""
-    return Levenshtein.distance("".join(a.split()), "".join(b.split()))
+from deepspeech2.decoding.greedy import symbol_starts
+from deepspeech2.labels import BLANK, SPACE
 
 
 class Decoder:
@@ -40,17 +28,22 @@ class Decoder:
         space_index: class of the space, or C if the alphabet has none.
 
     Raises:
-        ValueError: repeated labels, no `_` to take as the blank, or a `blank_index` outside 0 … C-1.
+        ValueError: repeated labels, no `_` to take as the blank, or a `blank_index` outside 0 …
+            C-1.
     """
 
     def __init__(self, labels, blank_index=None):
         symbols = list(labels)
         repeated = sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})
         if repeated:
-            raise ValueError(f"`labels` must differ from each other, these are repeated: {repeated}")
+            raise ValueError(
+                f"`labels` must differ from each other, these are repeated: {repeated}"
+            )
         if blank_index is None:
             if BLANK not in symbols:
-                raise ValueError(f"`labels` (={symbols}) lack the CTC blank {BLANK!r}: add it or give `blank_index`")
+                raise ValueError(
+                    f"`labels` (={symbols}) lack the CTC blank {BLANK!r}: add it or give `blank_index`"
+                )
             blank_index = symbols.index(BLANK)
         blank_index = operator.index(blank_index)
         if not 0 <= blank_index < len(symbols):
@@ -65,11 +58,17 @@ class Decoder:
 
     def wer(self, s1, s2):
         """Number of word errors between two texts: an integer edit distance, not a rate."""
-        return word_distance(s1, s2)
+        a, b = s1.split(), s2.split()
+        # Levenshtein compares the hashes of list items; numbers in place of words cannot collide
+        number = {word: i for i, word in enumerate(dict.fromkeys(a + b))}
+        return Levenshtein.distance([number[word] for word in a], [number[word] for word in b])
 
     def cer(self, s1, s2):
-        """Number of character errors between two texts, spaces left out: an integer edit distance, not a rate."""
-        return char_distance(s1, s2)
+        """Number of character errors between two texts, spaces left out.
+
+        An integer edit distance, not a rate.
+        """
+        return Levenshtein.distance("".join(s1.split()), "".join(s2.split()))
 
     def decode(self, probs, sizes=None):
         """(N, T, C) probabilities, (N,) frame counts or None for T each -> texts and offsets of each utterance."""
@@ -77,14 +76,20 @@ class Decoder:
 
 
 class GreedyDecoder(Decoder):
-    """Takes the likeliest class of every frame, merges repetitions and removes blanks. Arguments: see `Decoder`."""
+    """Takes the likeliest class of every frame, merges repetitions and removes blanks. Arguments.
+
+    See `Decoder`.
+    """
 
     def __init__(self, labels, blank_index=None):
         super().__init__(labels, blank_index)
-        # An array of objects, so that a label may have any length; numpy's own strings are padded to the longest.
+        # An array of objects, so that a label may have any length; numpy's own strings are padded
+        # to the longest.
         self._symbols = np.array(list(labels), dtype=object)
 
-    def convert_to_strings(self, sequences, sizes=None, remove_repetitions=False, return_offsets=False):
+    def convert_to_strings(
+        self, sequences, sizes=None, remove_repetitions=False, return_offsets=False
+    ):
         """Turn sequences of classes into texts.
 
         Args:
@@ -94,11 +99,12 @@ class GreedyDecoder(Decoder):
             return_offsets: also return the frame of every symbol kept.
 
         Returns:
-            [[str]]: one list per utterance, which holds its only text; with `return_offsets` the pair of that and
-            [[offsets]], int32 frame numbers in the same nesting.
+            [[str]]: one list per utterance, which holds its only text; with `return_offsets` the
+            pair of that and [[offsets]], int32 frame numbers in the same nesting.
 
         Raises:
-            ValueError: wrong shape or type, a size that exceeds its sequence, a class that no label has.
+            ValueError: wrong shape or type, a size that exceeds its sequence, a class that no label
+                has.
         """
         classes, lengths = _stack(sequences, fill=self.blank_index)
         strings, offsets = self._collapse(classes, _check_sizes(sizes, lengths), remove_repetitions)
@@ -106,7 +112,9 @@ class GreedyDecoder(Decoder):
 
     def process_string(self, sequence, size, remove_repetitions=False):
         """The first `size` frames of one (T,) sequence of classes -> its text and the int32 offsets of its symbols."""
-        strings, offsets = self.convert_to_strings([sequence], [size], remove_repetitions, return_offsets=True)
+        strings, offsets = self.convert_to_strings(
+            [sequence], [size], remove_repetitions, return_offsets=True
+        )
         return strings[0][0], offsets[0][0]
 
     def decode(self, probs, sizes=None):
@@ -125,20 +133,26 @@ class GreedyDecoder(Decoder):
         probs = np.asarray(probs)
         c = len(self._symbols)
         if probs.ndim != 3 or probs.shape[2] != c:
-            raise ValueError(f"`probs` has shape {probs.shape}, needed is (N, T, {c}): a class per label")
+            raise ValueError(
+                f"`probs` has shape {probs.shape}, needed is (N, T, {c}): a class per label"
+            )
         n, t, _ = probs.shape
-        return self._collapse(probs.argmax(axis=2), _check_sizes(sizes, np.full(n, t)), remove_repetitions=True)
+        return self._collapse(
+            probs.argmax(axis=2), _check_sizes(sizes, np.full(n, t)), remove_repetitions=True
+        )
 
     def _collapse(self, classes, sizes, remove_repetitions):
-        """(N, T) classes, (N,) sizes -> [[str]], [[offsets]]; loops over utterances only, never over frames."""
-        n, t = classes.shape
-        keep = (classes != self.blank_index) & (np.arange(t) < sizes[:, None])
-        if remove_repetitions:
-            keep[:, 1:] &= classes[:, 1:] != classes[:, :-1]
-        kept = classes[keep]                            # all utterances' symbols, one after the other
+        """(N, T) classes, (N,) sizes -> [[str]], [[offsets]].
+
+        Loops over utterances only, never over frames.
+        """
+        keep = symbol_starts(classes, sizes, self.blank_index, remove_repetitions)
+        kept = classes[keep]  # all utterances' symbols, one after the other
         unknown = kept[(kept < 0) | (kept >= len(self._symbols))]
         if unknown.size:
-            raise ValueError(f"class {unknown[0]} in `sequences` has no label, needed is 0 … {len(self._symbols) - 1}")
+            raise ValueError(
+                f"class {unknown[0]} in `sequences` has no label, needed is 0 … {len(self._symbols) - 1}"
+            )
         symbols = self._symbols[kept].tolist()
         frames = np.nonzero(keep)[1].astype(np.int32)
         ends = keep.sum(axis=1).cumsum().tolist()
@@ -176,10 +190,14 @@ def _check_sizes(sizes, lengths):
         return lengths
     sizes = np.asarray(sizes)
     if sizes.shape != lengths.shape:
-        raise ValueError(f"`sizes` has shape {sizes.shape}, needed is {lengths.shape}: a frame count per utterance")
+        raise ValueError(
+            f"`sizes` has shape {sizes.shape}, needed is {lengths.shape}: a frame count per utterance"
+        )
     _check_integers("sizes", sizes, "(N,)", ndim=1)
     wrong = np.flatnonzero((sizes < 0) | (sizes > lengths))
     if wrong.size:
         i = wrong[0]
-        raise ValueError(f"`sizes[{i}]` (={sizes[i]}) must lie between 0 and the {lengths[i]} frames of its sequence")
+        raise ValueError(
+            f"`sizes[{i}]` (={sizes[i]}) must lie between 0 and the {lengths[i]} frames of its sequence"
+        )
     return sizes

@@ -1,16 +1,21 @@
-"""Which utterances make up which batch: pure functions of lengths, seed and epoch, the same after any resume."""
+"""Which utterances make up which batch.
+
+Pure functions of lengths, seed and epoch, the same after any resume.
+"""
 
 import numpy as np
 
-LENGTH_JITTER = 0.1    # share by which a length is misjudged, so that batches differ between epochs
+LENGTH_JITTER = 0.1  # share by which a length is misjudged, so that batches differ between epochs
 
 
-def epoch_batches(lengths: np.ndarray, batch_size: int, epoch: int, seed: int, ranks: int = 1) -> list[np.ndarray]:
+def epoch_batches(
+    lengths: np.ndarray, batch_size: int, epoch: int, seed: int, ranks: int = 1
+) -> list[np.ndarray]:
     """Global batches of one training epoch, utterances of similar length together.
 
-    The first epoch (0) goes from short to long, which steadies the start (Amodei et al. 2015, section 3.2: SortaGrad).
-    In later epochs lengths are jittered before sorting and the batches shuffled, both by (seed, epoch): batches hold
-    other company each time.
+    The first epoch (0) goes from short to long, which steadies the start (Amodei et al. 2015,
+    section 3.2: SortaGrad). In later epochs lengths are jittered before sorting and the batches
+    shuffled, both by (seed, epoch): batches hold other company each time.
 
     Args:
         lengths: (rows,) length of each utterance in any unit.
@@ -35,7 +40,10 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, epoch: int, seed: int, r
 
 
 def split_batches(rows: np.ndarray, batch_size: int, ranks: int = 1) -> list[np.ndarray]:
-    """Consecutive global batches; a remainder smaller than the number of ranks joins the batch before it."""
+    """Consecutive global batches.
+
+    A remainder smaller than the number of ranks joins the batch before it.
+    """
     size = batch_size * ranks
     starts = list(range(0, len(rows), size))
     if len(starts) > 1 and len(rows) - starts[-1] < ranks:
@@ -44,5 +52,8 @@ def split_batches(rows: np.ndarray, batch_size: int, ranks: int = 1) -> list[np.
 
 
 def rank_share(batch: np.ndarray, rank: int, ranks: int) -> np.ndarray:
-    """One rank's part of a global batch: shares differ by one utterance at most and have similar lengths."""
+    """One rank's part of a global batch.
+
+    Shares differ by one utterance at most and have similar lengths.
+    """
     return batch[rank::ranks]

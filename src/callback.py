@@ -4,34 +4,47 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from src.files import atomic_path
-from src.metrics import ErrorCounts
+from deepspeech2.files import atomic_path
+from deepspeech2.metrics import ErrorCounts
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class EpochSums:
-    """What adds up over the steps of an epoch; it travels in checkpoints, so that a resumed epoch counts all of it."""
+    """What adds up over the steps of an epoch.
 
-    loss: float = 0.0              # over utterances
+    It travels in checkpoints, so that a resumed epoch counts all of it.
+    """
+
+    loss: float = 0.0  # over utterances
     utterances: int = 0
-    gradient_norm: float = 0.0     # over updates
+    gradient_norm: float = 0.0  # over updates
     updates: int = 0
-    skipped: int = 0               # steps whose loss or gradient was not finite
-    missing: int = 0               # utterances whose files went bad
+    skipped: int = 0  # steps whose loss or gradient was not finite
+    missing: int = 0  # utterances whose files went bad
     audio_seconds: float = 0.0
-    seconds: float = 0.0           # spent training, without evaluation
+    seconds: float = 0.0  # spent training, without evaluation
 
-    def add(self, loss: float, gradient_norm: float, updated: bool, utterances: int, audio_seconds: float) -> None:
-        """Count one step; the figures of a skipped one are not numbers and stay out of the means."""
+    def add(
+        self,
+        loss: float,
+        gradient_norm: float,
+        updated: bool,
+        utterances: int,
+        audio_seconds: float,
+    ) -> None:
+        """Count one step.
+
+        The figures of a skipped one are not numbers and stay out of the means.
+        """
         self.audio_seconds += audio_seconds
         if updated:
             self.loss += loss * utterances
@@ -44,107 +57,152 @@ class EpochSums:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One line of metrics.csv. Rates are percentages; dev figures are None in epochs without an evaluation."""
+    """One line of metrics.csv. Rates are percentages.
 
-    epoch: int                     # whole epochs done, from 1
+    Val figures are None in epochs without an evaluation.
+    """
+
+    epoch: int  # whole epochs done, from 1
     step: int
-    learning_rate: float           # of its last step
-    train_loss: float              # mean over utterances
-    gradient_norm: float           # mean over updates, before clipping
+    learning_rate: float  # of its last step
+    train_loss: float  # mean over utterances
+    gradient_norm: float  # mean over updates, before clipping
     skipped_steps: int
     missing_utterances: int
-    dev_wer: float | None
-    dev_cer: float | None
+    val_wer: float | None
+    val_cer: float | None
     audio_seconds_per_second: float
-    minutes: float                 # of this epoch, without evaluation
+    minutes: float  # of this epoch, without evaluation
 
 
-@dataclass
 class TrainingMonitor:
-    """Shows and records a run. `history` has one entry a finished epoch, and is what metrics.csv holds."""
+    """Shows and records a run.
 
-    log_dir: Path
-    epochs: int
-    writes: bool = True    # False in all processes of a group but the first: they only count
-    history: list[EpochMetrics] = field(default_factory=list)
-    bar: tqdm | None = None
-    trained: bool = False    # whether an epoch was finished by this process, not only taken over from a checkpoint
+    Args:
+        log_dir: folder for metrics.csv and TensorBoard events.
+        epochs: of the whole run.
+        writes: False in all processes of a group but the first, which only count.
+
+    Attributes:
+        sums: of the unfinished epoch.
+        history: one entry a finished epoch; it is what metrics.csv holds.
+        trained: whether an epoch was finished here, not only taken over from a checkpoint.
+    """
+
+    def __init__(self, log_dir: Path, epochs: int, writes: bool = True):
+        self.log_dir = log_dir
+        self.epochs = epochs
+        self.writes = writes
+        self.sums = EpochSums()
+        self.history: list[EpochMetrics] = []
+        self.trained = False
+        self._bar: tqdm | None = None
 
     def begin(self, step: int) -> None:
-        """Open the logs; events of a run that went further than `step` before it was resumed are hidden."""
+        """Open the logs.
+
+        Events of a run that went further than `step` before it was resumed are hidden.
+        """
         if not self.writes:
             return
-        from tensorboardX import SummaryWriter  # not before MindSpore, which must be the first to load protobuf
+        from tensorboardX import (
+            SummaryWriter,  # not before MindSpore, which must be the first to load protobuf
+        )
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        self.events = SummaryWriter(str(self.log_dir), purge_step=step or None)
+        self._events = SummaryWriter(str(self.log_dir), purge_step=step or None)
 
-    def begin_epoch(self, epoch: int, batches: int, done: int, sums: EpochSums) -> None:
+    def begin_epoch(self, epoch: int, batches: int, done: int) -> None:
         """Start the bar of an epoch (from 0) of which `done` batches were trained before a resume."""
-        self.epoch, self.sums = epoch, sums
+        self._epoch = epoch
         # a log file gets a line every 30 seconds instead of an animation
-        self.bar = tqdm(total=batches, initial=done, desc=f"epoch {epoch + 1}/{self.epochs}", unit="step",
-                        mininterval=0.5 if sys.stderr.isatty() else 30, file=sys.stderr, disable=not self.writes)
-        self._started = time.perf_counter() - sums.seconds
+        self._bar = tqdm(
+            total=batches,
+            initial=done,
+            desc=f"epoch {epoch + 1}/{self.epochs}",
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            file=sys.stderr,
+            disable=not self.writes,
+        )
+        self._started = time.perf_counter() - self.sums.seconds
 
-    def end_step(self, step: int, loss: float, gradient_norm: float, updated: bool, learning_rate: float) -> None:
-        """Call after `sums` took the step in."""
-        self.learning_rate = learning_rate
+    def end_step(
+        self, step: int, loss: float, gradient_norm: float, updated: bool, learning_rate: float
+    ) -> None:
+        """Show a step that `sums` has counted."""
+        self._learning_rate = learning_rate
         self.sums.seconds = time.perf_counter() - self._started
         if not self.writes:
             return
         speed = self.sums.audio_seconds / self.sums.seconds
-        self.bar.set_postfix_str(f"loss {loss:.2f}, lr {self.learning_rate:.2e}, {speed:.1f} audio-s/s"
-                                 + (f", skipped {self.sums.skipped}" if self.sums.skipped else ""), refresh=False)
-        self.bar.update()
+        self._bar.set_postfix_str(
+            f"loss {loss:.2f}, lr {self._learning_rate:.2e}, {speed:.1f} audio-s/s"
+            + (f", skipped {self.sums.skipped}" if self.sums.skipped else ""),
+            refresh=False,
+        )
+        self._bar.update()
         if updated:
-            self.events.add_scalar("train/loss", loss, step)
-            self.events.add_scalar("train/gradient_norm", gradient_norm, step)
-        self.events.add_scalar("train/learning_rate", self.learning_rate, step)
-        self.events.add_scalar("train/audio_seconds_per_second", speed, step)
+            self._events.add_scalar("train/loss", loss, step)
+            self._events.add_scalar("train/gradient_norm", gradient_norm, step)
+        self._events.add_scalar("train/learning_rate", self._learning_rate, step)
+        self._events.add_scalar("train/audio_seconds_per_second", speed, step)
 
     def end_epoch(self, step: int, errors: ErrorCounts | None,
                   examples: Sequence[tuple[str, str]] = ()) -> EpochMetrics:
-        """Record the epoch and say it in one line; `examples` are references and hypotheses of the dev set."""
-        dev_wer, dev_cer = (errors.wer, errors.cer) if errors else (None, None)
-        self.bar.close()
+        """Record the epoch and say it in one line.
+
+        `examples` are references and hypotheses of the val set.
+        """
+        val_wer, val_cer = (errors.wer_percent, errors.cer_percent) if errors else (None, None)
+        self._bar.close()
         sums = self.sums
         metrics = EpochMetrics(
-            self.epoch + 1, step, self.learning_rate, sums.loss / max(1, sums.utterances),
-            sums.gradient_norm / max(1, sums.updates), sums.skipped, sums.missing, dev_wer, dev_cer,
+            self._epoch + 1, step, self._learning_rate, sums.loss / max(1, sums.utterances),
+            sums.gradient_norm / max(1, sums.updates), sums.skipped, sums.missing, val_wer, val_cer,
             sums.audio_seconds / sums.seconds, sums.seconds / 60)
         self.history.append(metrics)
+        self.sums = EpochSums()
         self.trained = True
         if not self.writes:
             return metrics
-        if dev_wer is not None:
-            self.events.add_scalar("dev/wer", dev_wer, step)
-            self.events.add_scalar("dev/cer", dev_cer, step)
+        if val_wer is not None:
+            self._events.add_scalar("val/wer", val_wer, step)
+            self._events.add_scalar("val/cer", val_cer, step)
             for i, (reference, hypothesis) in enumerate(examples):
                 # Markdown: two lines, as they are
-                self.events.add_text(f"dev/{i + 1}", f"    {reference}\n    {hypothesis}", step)
-        self.events.flush()
+                self._events.add_text(f"val/{i + 1}", f"    {reference}\n    {hypothesis}", step)
+        self._events.flush()
         self._write_history()
-        logger.info("epoch %d/%d  step %d  loss %.3f  lr %.2e  dev WER %s  dev CER %s  %.1f audio-s/s  %.1f min%s",
-                    metrics.epoch, self.epochs, step, metrics.train_loss, metrics.learning_rate,
-                    "-" if dev_wer is None else f"{dev_wer:.2f}", "-" if dev_cer is None else f"{dev_cer:.2f}",
-                    metrics.audio_seconds_per_second, metrics.minutes, _losses(sums))
+        logger.info(
+            "epoch %d/%d  step %d  loss %.3f  lr %.2e  val WER %s  val CER %s  %.1f audio-s/s  %.1f min%s",
+            metrics.epoch,
+            self.epochs,
+            step,
+            metrics.train_loss,
+            metrics.learning_rate,
+            "-" if val_wer is None else f"{val_wer:.2f}",
+            "-" if val_cer is None else f"{val_cer:.2f}",
+            metrics.audio_seconds_per_second,
+            metrics.minutes,
+            _losses(sums),
+        )
         return metrics
 
     def close(self) -> None:
         """Close bar and logs, in the middle of an epoch too."""
-        if self.bar is not None:
-            self.bar.close()
+        if self._bar is not None:
+            self._bar.close()
         if self.writes:
-            self.events.close()
+            self._events.close()
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint keeps of the monitor."""
         return {"history": [asdict(m) for m in self.history], "sums": asdict(self.sums)}
 
-    def restore(self, progress: dict[str, Any]) -> EpochSums:
-        """Take over what `progress` gave; returns the sums of the unfinished epoch."""
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Take over what `progress` gave."""
         self.history[:] = [EpochMetrics(**m) for m in progress["history"]]
-        return EpochSums(**progress["sums"])
+        self.sums = EpochSums(**progress["sums"])
 
     def _write_history(self) -> None:
         with atomic_path(self.log_dir / "metrics.csv") as temporary:

@@ -1,7 +1,7 @@
-"""Every setting of the recipe, its default, its allowed values, and how YAML files and overrides change it.
+"""Every setting of the recipe: default, allowed values, and how YAML files and overrides change it.
 
-The names and defaults are those of the model-zoo document. A setting is addressed as GROUP.FIELD, for example
-`TrainingConfig.epochs` or `DataConfig.SpectConfig.window_size`.
+The names and defaults are those of the model-zoo document. The key of a setting is GROUP.FIELD, for
+example `TrainingConfig.epochs` or `DataConfig.SpectConfig.window_size`.
 """
 
 import dataclasses
@@ -12,66 +12,58 @@ from typing import Any
 
 import yaml
 
-from src.settings import RANGE, ConfigError, check, convert, setting
+from deepspeech2.errors import InputError
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import Labels
+from deepspeech2.model_info import SPECT_GROUP, ModelInfo
+from deepspeech2.settings import ConfigError, check, convert, setting
+
+LABELS_KEY = "DataConfig.labels_path"
+
+# rules of settings: what must hold, and how to say it
+RANGE = (lambda ends: ends[0] <= ends[1], "hold the smaller number first")
+ODD = (lambda k: k[0] % 2 and k[1] % 2, "be two odd numbers: the padding is half of each")
+FILE_NAME_PREFIX = (lambda name: name and "/" not in name, "be the first part of a file name")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = setting(70, minimum=1)
-    seed: int = setting(0, minimum=0, below=2**32)            # NumPy's and MindSpore's generators take 32 bits
-    max_steps: int = setting(0, minimum=0)                    # optimizer steps of the whole run; 0: no limit
-    max_grad_norm: float = setting(400.0, above=0)            # global L2 norm
-    dropout: float = setting(0.0, minimum=0, below=1)         # share of the units of each recurrent layer
-    middle_loss: float = setting(0.0, minimum=0, below=1)     # share of the CTC loss that the middle layer has
-    patience: int = setting(0, minimum=0)                     # evaluations without a better one; 0: never stop early
-    eval_interval: int = setting(1, minimum=1)                # epochs
-    save_interval: int = setting(1, minimum=1)                # epochs
+    # NumPy's and MindSpore's generators take 32 bits
+    seed: int = setting(0, minimum=0, below=2**32)
+    max_steps: int = setting(0, minimum=0)  # optimizer steps of the whole run; 0: no limit
+    max_grad_norm: float = setting(400.0, above=0)  # global L2 norm
+    # probability of dropping a unit of a recurrent layer for a whole utterance
+    dropout: float = setting(0.0, minimum=0, below=1)
+    # weight of the CTC loss on the middle layer (Lee & Watanabe 2021)
+    intermediate_ctc_weight: float = setting(0.0, minimum=0, below=1)
+    patience: int = setting(0, minimum=0)  # evaluations without a better one; 0: never stop early
+    eval_interval: int = setting(1, minimum=1)  # epochs
+    save_interval: int = setting(1, minimum=1)  # epochs
     log_dir: str = setting("logs")
 
 
 @dataclass(frozen=True)
-class SpectConfig:
-    sample_rate: int = setting(16000, minimum=1)              # Hz
-    window_size: float = setting(0.02, above=0)               # seconds
-    window_stride: float = setting(0.01, above=0)             # seconds
-    window: str = setting("hamming", choices=("hamming", "hann", "blackman", "bartlett"))
-    magnitude_scale: float = setting(1.0, above=0)             # magnitudes times this, before log1p
-    normalization: str = setting("utterance", choices=("utterance", "frequency"))    # of mean and deviation
-
-    @property
-    def n_fft(self) -> int:
-        """Samples per window."""
-        return round(self.sample_rate * self.window_size)
-
-    @property
-    def hop_length(self) -> int:
-        """Samples between the starts of two frames."""
-        return round(self.sample_rate * self.window_stride)
-
-    @property
-    def num_bins(self) -> int:
-        """Frequency bins of one frame."""
-        return self.n_fft // 2 + 1
-
-
-@dataclass(frozen=True)
 class AugmentationConfig:
-    speed_volume_perturb: bool = setting(False)               # another tempo and gain, drawn from these:
-    tempo: tuple[float, float] = setting((0.85, 1.15), minimum=0.25, maximum=4, rule=RANGE)    # times as fast
-    gain: tuple[float, float] = setting((-6.0, 8.0), minimum=-60, maximum=60, rule=RANGE)      # dB
-    spec_augment: bool = setting(False)                       # bands of the spectrogram set to its mean
+    speed_volume_perturb: bool = setting(False)  # tempo and gain, drawn from the next two ranges
+    tempo: tuple[float, float] = setting((0.85, 1.15), minimum=0.25, maximum=4, rule=RANGE)
+    gain: tuple[float, float] = setting((-6.0, 8.0), minimum=-60, maximum=60, rule=RANGE)  # dB
+    spec_augment: bool = setting(False)  # bands of the spectrogram set to its mean
     frequency_masks: int = setting(1, minimum=0)
-    frequency_mask_bins: int = setting(27, minimum=0)         # at most
+    frequency_mask_bins: int = setting(27, minimum=0)  # largest width of a band
     time_masks: int = setting(1, minimum=0)
-    time_mask_frames: int = setting(70, minimum=0)            # at most, and
-    time_mask_share: float = setting(0.2, minimum=0, maximum=1)    # of the utterance, each
-    noise_dir: str = setting("")                              # '': no noise
+    time_mask_frames: int = setting(70, minimum=0)  # largest length of a band
+    time_mask_share: float = setting(0.2, minimum=0, maximum=1)  # largest share of the utterance
+    noise_dir: str = setting("")  # '': no noise
     noise_prob: float = setting(0.4, minimum=0, maximum=1)
-    noise_min: float = setting(0.0, minimum=0, maximum=1)     # amplitude in terms of the speech's
+    noise_min: float = setting(0.0, minimum=0, maximum=1)  # RMS of the noise / RMS of the speech
     noise_max: float = setting(0.5, minimum=0, maximum=1)
-    shuffle_words: float = setting(0.0, minimum=0, maximum=1)    # probability of another order of the words
-    shuffle_start_epoch: int = setting(10, minimum=1)         # epochs before that; then the network finds the words
-    frequency_warp: float = setting(0.0, minimum=0, below=0.5)    # vocal tracts up to so much longer or shorter
+    # probability of putting an utterance's words into another order
+    shuffle_words: float = setting(0.0, minimum=0, maximum=1)
+    # first epoch (from 0) with shuffled words; word cuts are aligned just before
+    shuffle_start_epoch: int = setting(10, minimum=1)
+    # VTLP: largest relative warp of the frequency axis
+    vtlp_max_warp: float = setting(0.0, minimum=0, below=0.5)
 
 
 @dataclass(frozen=True)
@@ -79,9 +71,9 @@ class DataConfig:
     train_manifest: str = setting("data/libri_train_manifest.csv")
     val_manifest: str = setting("data/libri_val_manifest.csv")
     test_manifest: str = setting("data/libri_test_clean_manifest.csv")
-    batch_size: int = setting(8, minimum=1)                   # of all ranks together it is ranks times this
+    batch_size: int = setting(8, minimum=1)  # utterances per process and step
     labels_path: str = setting("./labels.json")
-    num_workers: int = setting(1, minimum=1)                  # processes that load audio; 1: a thread
+    num_workers: int = setting(1, minimum=1)  # processes that load audio; 1: a thread
     SpectConfig: SpectConfig = field(default_factory=SpectConfig)
     AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
@@ -91,12 +83,17 @@ class ModelConfig:
     rnn_type: str = setting("LSTM", choices=("LSTM",))
     hidden_size: int = setting(1024, minimum=1)
     hidden_layers: int = setting(5, minimum=1)
-    lookahead_context: int = setting(20, minimum=1)           # frames; used when bidirectional is False
+    lookahead_context: int = setting(20, minimum=1)  # frames; used when bidirectional is False
     bidirectional: bool = setting(True)
     conv_channels: int = setting(32, minimum=1)
-    conv2_kernel: tuple[int, int] = setting(                   # (frequency, time)
-        (41, 11), minimum=1, rule=(lambda k: k[0] % 2 and k[1] % 2, "be two odd numbers: the padding is half of them"))
-    conv2_time_stride: int = setting(1, choices=(1, 2))        # 2: an output frame every 40 ms, not 20
+    # (frequency, time)
+    conv2_kernel: tuple[int, int] = setting((41, 11), minimum=1, rule=ODD)
+    conv2_time_stride: int = setting(1, choices=(1, 2))  # 1: an output frame every 20 ms; 2: 40 ms
+
+    @property
+    def conv_kernels(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(frequency, time) of both convolutions."""
+        return (41, 11), self.conv2_kernel
 
     @property
     def conv_strides(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -104,74 +101,120 @@ class ModelConfig:
         return (2, 2), (2, self.conv2_time_stride)
 
     @property
+    def time_strides(self) -> tuple[int, int]:
+        """Spectrogram frames for a frame of each convolution's output."""
+        (_, first), (_, second) = self.conv_strides
+        return first, first * second
+
+    @property
     def time_stride(self) -> int:
         """Spectrogram frames for an output frame."""
-        return self.conv_strides[0][1] * self.conv_strides[1][1]
+        return self.time_strides[1]
+
+    def conv_bins(self, num_bins: int) -> tuple[int, int]:
+        """Frequency bins that each convolution gives for a spectrogram with `num_bins`."""
+        (first, _), (second, _) = self.conv_strides
+        bins = strided_size(num_bins, first)
+        return bins, strided_size(bins, second)
+
+    def output_lengths(self, input_length):
+        """Spectrogram frames -> output frames; for numbers, arrays and tensors."""
+        return strided_size(input_length, self.time_stride)
+
+
+def strided_size(size, stride: int):
+    """The output size of a convolution that is padded by half its odd kernel, on either axis."""
+    return (size - 1) // stride + 1
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     optimizer: str = setting("adam", choices=("adam", "sgd"))
     learning_rate: float = setting(3e-4, above=0)
-    schedule: str = setting("exponential", choices=("exponential", "cosine"))    # cosine: to 0 at the last epoch
-    warmup_epochs: float = setting(0.0, minimum=0)            # with a rate that rises to its scheduled value
-    learning_anneal: float = setting(1.1, above=0)            # the rate is divided by it after each epoch
-    anneal_start_epoch: int = setting(0, minimum=0)           # epochs at the initial rate before that
+    # cosine: falls to 0 at the last epoch
+    schedule: str = setting("exponential", choices=("exponential", "cosine"))
+    warmup_epochs: float = setting(0.0, minimum=0)  # the rate rises to its scheduled value
+    learning_anneal: float = setting(1.1, above=0)  # divides the rate after each epoch
+    anneal_start_epoch: int = setting(0, minimum=0)  # first epochs at the initial rate
     weight_decay: float = setting(1e-5, minimum=0)
-    momentum: float = setting(0.9, minimum=0, below=1)        # sgd
-    eps: float = setting(1e-8, above=0)                       # adam
-    betas: tuple[float, float] = setting((0.9, 0.999), minimum=0, below=1)    # adam
+    momentum: float = setting(0.9, minimum=0, below=1)  # sgd
+    eps: float = setting(1e-8, above=0)  # adam
+    betas: tuple[float, float] = setting((0.9, 0.999), minimum=0, below=1)  # adam
     loss_scale: float = setting(1024.0, above=0)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    ckpt_file_name_prefix: str = setting(
-        "DeepSpeech", rule=(lambda name: name and "/" not in name, "be the first part of a file name"))
+    ckpt_file_name_prefix: str = setting("DeepSpeech", rule=FILE_NAME_PREFIX)
     ckpt_path: str = setting("checkpoints")
     keep_checkpoint_max: int = setting(10, minimum=1)
-    average: int = setting(0, minimum=0)                      # the last so many numbered ones make PREFIX-average.ckpt
-
-
-@dataclass(frozen=True)
-class LMConfig:
-    decoder_type: str = setting("greedy", not_yet=True)
-    lm_path: str = setting("", not_yet=True)
-    top_paths: int = setting(1, not_yet=True)
-    alpha: float = setting(1.818182, not_yet=True)
-    beta: float = setting(0.0, not_yet=True)
-    cutoff_top_n: int = setting(40, not_yet=True)
-    cutoff_prob: float = setting(1.0, not_yet=True)
-    beam_width: int = setting(1024, not_yet=True)
-    lm_workers: int = setting(4, not_yet=True)
+    # PREFIX-average.ckpt is the mean of the last N epoch checkpoints; 0: off
+    average_last: int = setting(0, minimum=0)
 
 
 @dataclass(frozen=True)
 class Config:
-    """All groups. `explicit` holds the addresses that somebody wrote: only these may contradict a checkpoint."""
+    """All groups.
+
+    Attributes:
+        explicit: the keys that somebody wrote; only these may contradict a model.
+    """
 
     TrainingConfig: TrainingConfig = field(default_factory=TrainingConfig)
     DataConfig: DataConfig = field(default_factory=DataConfig)
     ModelConfig: ModelConfig = field(default_factory=ModelConfig)
     OptimConfig: OptimConfig = field(default_factory=OptimConfig)
     CheckpointConfig: CheckpointConfig = field(default_factory=CheckpointConfig)
-    LMConfig: LMConfig = field(default_factory=LMConfig)
     explicit: frozenset[str] = frozenset()
 
     def with_settings(self, settings: dict[str, Any], explicit: bool) -> "Config":
-        """A copy with {address: value} changed and checked. Raises ConfigError naming the address."""
+        """A copy with {key: value} changed and checked. Raises ConfigError naming the key."""
         config = self
-        for address, value in settings.items():
-            config = _replace(config, address.split("."), value, address)
+        for key, value in settings.items():
+            config = _replace(config, key.split("."), value, key)
         names = config.explicit | settings.keys() if explicit else config.explicit
         return dataclasses.replace(config, explicit=frozenset(names))
+
+    def model_info(self, labels: Labels) -> ModelInfo:
+        """What to store with a model that was made with these settings."""
+        settings = _group_settings(self.ModelConfig, "ModelConfig")
+        settings |= _group_settings(self.DataConfig.SpectConfig, SPECT_GROUP)
+        return ModelInfo(settings, labels, self.ModelConfig.time_stride)
+
+    def with_model(self, info: ModelInfo, source: str) -> "Config":
+        """A copy with a model's settings; only what somebody wrote explicitly can contradict them.
+
+        Raises:
+            InputError: naming both values of every contradiction.
+        """
+        conflicts = [
+            f"`{key}` is {value!r} in the model but {_lookup(self, key)!r} was asked for"
+            for key, value in info.settings.items()
+            if key in self.explicit and _lookup(self, key) != value
+        ]
+        if LABELS_KEY in self.explicit:
+            path = self.DataConfig.labels_path
+            asked = Labels.load(path)
+            if asked != info.labels:
+                conflicts.append(
+                    f"the labels are {str(info.labels)!r} in the model but {str(asked)!r} in {path}"
+                )
+        if conflicts:
+            raise InputError(f"{source}: " + "; ".join(conflicts))
+        try:
+            return self.with_settings(info.settings, explicit=False)
+        except ConfigError as error:
+            raise InputError(
+                f"{source}: written by another version of this project: {error}"
+            ) from None
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The defaults, changed by a YAML file, then by `GROUP.FIELD=VALUE` strings.
 
     Raises:
-        ConfigError: naming the file or the override, and the field, for a wrong name, type or range.
+        ConfigError: naming the file or the override, and the field, for a wrong name, type or
+            range.
     """
     config = Config()
     if path:
@@ -181,10 +224,10 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             raise ConfigError(f"{path}: {error}") from None
     settings = {}
     for override in overrides:
-        address, separator, text = override.partition("=")
+        key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"{override!r} is not of the form GROUP.FIELD=VALUE")
-        settings[address] = _parse(address, text)
+        settings[key] = _parse(key, text)
     config = config.with_settings(settings, explicit=True)
     _check_together(config)
     return config
@@ -192,33 +235,42 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 def _check_together(config: Config) -> None:
     """Settings that are right one by one but not with each other."""
-    spect = config.DataConfig.SpectConfig
-    if spect.n_fft < 2 or spect.hop_length < 1:
-        raise ConfigError(f"DataConfig.SpectConfig: a window of {spect.n_fft} samples every {spect.hop_length} samples "
-                          "is too short: window_size and window_stride are in seconds")
+    config.DataConfig.SpectConfig.check_together()
     noise = config.DataConfig.AugmentationConfig
     if noise.noise_min > noise.noise_max:
-        raise ConfigError(f"`DataConfig.AugmentationConfig.noise_min` (={noise.noise_min}) must not exceed noise_max "
-                          f"(={noise.noise_max})")
-    if config.TrainingConfig.middle_loss and config.ModelConfig.hidden_layers < 2:
-        raise ConfigError(f"`TrainingConfig.middle_loss` (={config.TrainingConfig.middle_loss}) needs at least two "
-                          f"recurrent layers: ModelConfig.hidden_layers is {config.ModelConfig.hidden_layers}")
+        raise ConfigError(
+            f"`DataConfig.AugmentationConfig.noise_min` (={noise.noise_min}) must not exceed "
+            f"noise_max (={noise.noise_max})"
+        )
+    weight, layers = config.TrainingConfig.intermediate_ctc_weight, config.ModelConfig.hidden_layers
+    if weight and layers < 2:
+        raise ConfigError(
+            f"`TrainingConfig.intermediate_ctc_weight` (={weight}) needs at least two recurrent "
+            f"layers: ModelConfig.hidden_layers is {layers}"
+        )
     kept = config.CheckpointConfig
-    if kept.average > kept.keep_checkpoint_max:
-        raise ConfigError(f"`CheckpointConfig.average` (={kept.average}) needs as many checkpoints: raise "
-                          f"keep_checkpoint_max (={kept.keep_checkpoint_max})")
+    if kept.average_last > kept.keep_checkpoint_max:
+        raise ConfigError(
+            f"`CheckpointConfig.average_last` (={kept.average_last}) needs as many checkpoints: "
+            f"raise keep_checkpoint_max (={kept.keep_checkpoint_max})"
+        )
 
 
-def settings_of(group: Any, prefix: str) -> dict[str, Any]:
-    """{PREFIX.FIELD: value} of one group, the form that `Config.with_settings` takes; tuples as lists for JSON."""
-    return {f"{prefix}.{name}": list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(group).items()}
+def _group_settings(group: Any, prefix: str) -> dict[str, Any]:
+    """{PREFIX.FIELD: value} of one group, as `Config.with_settings` takes it.
+
+    JSON has no tuples.
+    """
+    return {
+        f"{prefix}.{name}": list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(group).items()
+    }
 
 
-def lookup(config: Config, address: str) -> Any:
-    """The value at an address that exists; tuples as lists, as `settings_of` gives them."""
+def _lookup(config: Config, key: str) -> Any:
+    """The value at a key that exists; tuples as lists, as in `_group_settings`."""
     value: Any = config
-    for name in address.split("."):
+    for name in key.split("."):
         value = getattr(value, name)
     return list(value) if isinstance(value, tuple) else value
 
@@ -230,7 +282,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         names = [key.value for key, _ in node.value]
         for i, (key, _) in enumerate(node.value):
             if key.value in names[:i]:
-                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` stands here twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{key.value}` stands here twice", key.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -239,7 +293,8 @@ def _read_yaml(path: str | Path) -> dict:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:    # ValueError: not UTF-8, or a date such as 2024-13-45
+    # ValueError: not UTF-8, or a date such as 2024-13-45
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -252,15 +307,17 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """{'A': {'b': 1}} -> {'A.b': 1}."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        address = f"{prefix}{name}"
+        key = f"{prefix}{name}"
         # an empty group stays a value, so that it is refused like any other value of a group
-        flat.update(_flatten(value, address + ".") if isinstance(value, dict) and value else {address: value})
+        flat.update(
+            _flatten(value, key + ".") if isinstance(value, dict) and value else {key: value}
+        )
     return flat
 
 
-def _parse(address: str, text: str) -> Any:
+def _parse(key: str, text: str) -> Any:
     """The value of an override: text for text fields, YAML for all others."""
-    if _field_type(address) is str:
+    if _field_type(key) is str:
         return text
     try:
         return yaml.safe_load(text)
@@ -268,28 +325,30 @@ def _parse(address: str, text: str) -> Any:
         return text
 
 
-def _field_type(address: str) -> type:
+def _field_type(key: str) -> type:
     group: Any = Config
-    path = address.split(".")
+    path = key.split(".")
     for depth, name in enumerate(path):
         if not dataclasses.is_dataclass(group):
-            raise ConfigError(f"unknown setting `{address}`: `{'.'.join(path[:depth])}` is not a group")
+            raise ConfigError(f"unknown setting `{key}`: `{'.'.join(path[:depth])}` is not a group")
         names = {f.name: f for f in dataclasses.fields(group) if f.name != "explicit"}
         if name not in names:
-            raise ConfigError(f"unknown setting `{address}`: `{name}` is none of {', '.join(names)}")
+            raise ConfigError(f"unknown setting `{key}`: `{name}` is none of {', '.join(names)}")
         # a group's field has the group's own name, so its class is found in this module
-        group = globals()[name] if dataclasses.is_dataclass(globals().get(name)) else names[name].type
+        group = (
+            globals()[name] if dataclasses.is_dataclass(globals().get(name)) else names[name].type
+        )
     return group
 
 
-def _replace(group: Any, names: list[str], value: Any, address: str) -> Any:
-    kind = _field_type(address)
+def _replace(group: Any, names: list[str], value: Any, key: str) -> Any:
+    kind = _field_type(key)
     if dataclasses.is_dataclass(kind):
-        raise ConfigError(f"`{address}` is a group: set its fields")
+        raise ConfigError(f"`{key}` is a group: set its fields")
     if len(names) > 1:
-        value = _replace(getattr(group, names[0]), names[1:], value, address)
+        value = _replace(getattr(group, names[0]), names[1:], value, key)
     else:
         found = next(f for f in dataclasses.fields(group) if f.name == names[0])
-        value = convert(address, value, kind)
-        check(address, value, found)
+        value = convert(key, value, kind)
+        check(key, value, found)
     return dataclasses.replace(group, **{names[0]: value})

@@ -13,6 +13,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.config import strided_size
+
 TIME_POINTS = 32    # unless the kernel is too long for it; measured: 48 and 64 are not faster
 
 
@@ -29,7 +31,7 @@ class _FourierConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride, pad_mode="pad",
                          padding=(half_f, half_f, half_t, half_t), has_bias=True)
         self.taps_f, self.taps_t, self.half_t = kernel[0], kernel[1], half_t
-        self.out_bins = (num_bins + 2 * half_f - kernel[0]) // stride[0] + 1
+        self.out_bins = strided_size(num_bins, stride[0])
         period = (num_bins + half_f) // 2 * 2 + 1    # odd: then point 0 alone has no mirror image
         p = np.arange((period + 1) // 2)
         self.points = len(p)
@@ -136,7 +138,7 @@ class FourierConv2(_FourierConv2d):
         y = ops.concat((y[:, :self.overlap] + late, y[:, self.overlap:self.hop]), 1)     # (G, hop, D, B, N)
         y = y.transpose(3, 1, 4, 2, 0).reshape(blocks * self.hop, n, d, self.out_bins)
         y = y[self.half_t:self.half_t + t:self.stride_t]
-        frames = (t - 1) // self.stride_t + 1
+        frames = strided_size(t, self.stride_t)
         return self.add_bias(y.reshape(frames * n, d, self.out_bins), self.bias).reshape(frames, n, d, self.out_bins)
 
     def _filter(self, to_points, x, w, columns, to_frames):

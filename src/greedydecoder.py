@@ -1,4 +1,7 @@
-"""The greedy decoder for MindSpore tensors. It needs no MindSpore itself: a tensor is what has `asnumpy()`."""
+"""The greedy decoder for MindSpore tensors. It needs no MindSpore itself.
+
+A tensor is what has `asnumpy()`.
+"""
 
 from deepspeech_pytorch.decoder import GreedyDecoder
 
@@ -6,13 +9,17 @@ from deepspeech_pytorch.decoder import GreedyDecoder
 class MSGreedyDecoder(GreedyDecoder):
     """`GreedyDecoder` that takes MindSpore tensors, or arrays, for every argument that is an array.
 
-    Each tensor is converted once, as a whole. Offsets are returned as int32 NumPy arrays. Shapes and errors as in
-    `deepspeech_pytorch.decoder.GreedyDecoder`.
+    Each tensor is converted once, as a whole. Offsets are returned as int32 NumPy arrays. Shapes
+    and errors as in `deepspeech_pytorch.decoder.GreedyDecoder`.
     """
 
-    def convert_to_strings(self, sequences, sizes=None, remove_repetitions=False, return_offsets=False):
+    def convert_to_strings(
+        self, sequences, sizes=None, remove_repetitions=False, return_offsets=False
+    ):
         """(N, T) classes or N sequences, (N,) frame counts -> [[str]], and [[offsets]] with `return_offsets`."""
-        return super().convert_to_strings(_to_numpy(sequences), _to_numpy(sizes), remove_repetitions, return_offsets)
+        return super().convert_to_strings(
+            _to_numpy(sequences), _to_numpy(sizes), remove_repetitions, return_offsets
+        )
 
     def decode(self, probs, sizes=None):
         """(N, T, C) probabilities, (N,) frame counts or None for T each -> [[str]], [[offsets]]."""

@@ -27,13 +27,17 @@ def annealed_learning_rate(epoch: int, *, learning_rate: float, learning_anneal:
     """The rate of an epoch (from 0): divided by `learning_anneal` after each epoch.
 
     The first `anneal_start_epoch` epochs keep the initial rate.
-    Source: deepspeech.pytorch, `learning_anneal` ("annealing applied to learning rate after each epoch").
+    Source: deepspeech.pytorch, `learning_anneal` ("annealing applied to learning rate after each
+    epoch").
     """
     return learning_rate * learning_anneal ** -max(0, epoch - anneal_start_epoch)
 
 
 def cosine_learning_rate(progress: float, *, learning_rate: float, epochs: int) -> float:
-    """From `learning_rate` to 0 along half a cosine. Source: Loshchilov & Hutter 2017 (SGDR), without restarts."""
+    """From `learning_rate` to 0 along half a cosine. Source.
+
+    Loshchilov & Hutter 2017 (SGDR), without restarts.
+    """
     return learning_rate * (1 + math.cos(math.pi * min(1.0, progress / epochs))) / 2
 
 

@@ -34,10 +34,10 @@ class AdamW(nn.Cell):
         ops.assign(self.updates, updates)
         power1, power2 = ops.pow(self.beta1, updates), ops.pow(self.beta2, updates)
         eps = self.eps * ops.sqrt(1 - power2)
-        keep = 1 - learning_rate * self.weight_decay
+        shrink = 1 - learning_rate * self.weight_decay
         for i, parameter in enumerate(self.parameters):
             if self.weight_decay > 0:
-                ops.assign(parameter, parameter * keep)
+                ops.assign(parameter, parameter * shrink)
             self.adam(parameter, self.moment1[i], self.moment2[i], power1, power2, learning_rate,
                       self.beta1, self.beta2, eps, gradients[i])
         return True
@@ -72,31 +72,67 @@ def create_optimizer(parameters: Sequence[Parameter], optim: OptimConfig) -> Ada
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward and update in one graph; a step whose loss or gradients are not finite changes no weight.
+    """Forward, backward and update in one graph.
 
-    The loss is multiplied by `loss_scale` before the backward pass and the gradients divided by it, then their global
-    norm is clipped to `max_grad_norm`.
+    The loss is multiplied by `loss_scale` before the backward pass and the gradients divided by it,
+    then their global norm is clipped to `max_grad_norm`. A step whose loss or gradients are not
+    finite changes nothing: no weight, and no statistic that the forward pass has already updated.
 
-    With `distributed`, loss and gradients are summed over the processes before anything is decided about them, so that
-    all processes make the same update.
+    With `distributed`, loss and gradients are summed over the processes before anything is decided
+    about them, so that all processes make the same update.
 
-    Inputs: those of the loss cell, () float32 learning rate, what dropout keeps or None.
-    Outputs: () loss, () global gradient norm before clipping, () bool whether the weights were updated.
+    Args:
+        loss_cell: gives the loss, see `LossCell`.
+        optimizer: updates the weights.
+        buffers: the parameters that the forward pass changes: batch-norm statistics.
+
+    Inputs:
+        Those of the loss cell, the dropout seeds last; before these the () float32 learning rate.
+
+    Outputs:
+        () loss; () global gradient norm before clipping; () bool whether the step was made.
     """
 
-    def __init__(self, loss_cell: nn.Cell, optimizer: AdamW | SGD, loss_scale: float, max_grad_norm: float,
-                 distributed: bool = False):
+    def __init__(
+        self,
+        loss_cell: nn.Cell,
+        optimizer: AdamW | SGD,
+        buffers: Sequence[Parameter],
+        loss_scale: float,
+        max_grad_norm: float,
+        distributed: bool = False,
+    ):
         super().__init__(auto_prefix=False)
         self.loss_cell, self.optimizer = loss_cell, optimizer
+        self.buffers = ParameterTuple(buffers)
+        self.before = _state(buffers, "before")
         self.loss_scale, self.max_grad_norm = loss_scale, max_grad_norm
         self.all_reduce = ops.AllReduce() if distributed else None
         self.value_and_grad = ms.value_and_grad(self._scaled_loss, None, optimizer.parameters)
 
+    def stored_parameters(self) -> list[Parameter]:
+        """What a checkpoint holds: network and optimizer state."""
+        passing = {p.name for p in self.before}
+        return [p for p in self.get_parameters() if p.name not in passing]
+
     def _scaled_loss(self, *inputs):
         return self.loss_cell(*inputs) * self.loss_scale
 
-    def construct(self, inputs, input_length, targets, target_length, normalizer, learning_rate, keep=None):
-        loss, gradients = self.value_and_grad(inputs, input_length, targets, target_length, normalizer, keep)
+    def construct(
+        self,
+        inputs,
+        input_length,
+        targets,
+        target_length,
+        normalizer,
+        learning_rate,
+        dropout_seeds=None,
+    ):
+        for i, buffer in enumerate(self.buffers):
+            ops.assign(self.before[i], buffer)
+        loss, gradients = self.value_and_grad(
+            inputs, input_length, targets, target_length, normalizer, dropout_seeds
+        )
         if self.all_reduce is not None:
             loss = self.all_reduce(loss)
             summed = ()
@@ -105,15 +141,20 @@ class TrainStep(nn.Cell):
             gradients = summed
         squares = ops.zeros((), ms.float32)
         for gradient in gradients:
-            squares = squares + ops.square(gradient).sum(-1).sum()      # a sum over all axes at once uses no vectors
+            # a sum over all axes at once uses no vector instructions
+            squares = squares + ops.square(gradient).sum(-1).sum()
         norm = ops.sqrt(squares) / self.loss_scale
         finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(norm))
         if finite:
-            factor = ops.minimum(self.max_grad_norm / (norm + 1e-6), Tensor(1.0, ms.float32)) / self.loss_scale
+            one = Tensor(1.0, ms.float32)
+            factor = ops.minimum(self.max_grad_norm / (norm + 1e-6), one) / self.loss_scale
             clipped = ()
             for gradient in gradients:
                 clipped += (gradient * factor,)
             self.optimizer(clipped, learning_rate)
+        else:
+            for i, buffer in enumerate(self.buffers):
+                ops.assign(buffer, self.before[i])
         return loss / self.loss_scale, norm, finite
 
 

@@ -1,17 +1,25 @@
-"""Assemble a training run and carry it through: epochs, evaluations, checkpoints, resume, interruption."""
+"""A training run from its first step to its last.
+
+Epochs, evaluations, checkpoints, resume, stop.
+"""
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Tensor
 
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.files import ensure_writable
+from deepspeech2.labels import Labels
+from deepspeech2.metrics import ErrorCounts
 from src.batching import rank_share
-from src.callback import EpochSums, TrainingMonitor
+from src.callback import TrainingMonitor
 from src.checkpoint import (
     Checkpoint,
     CheckpointFolder,
@@ -21,272 +29,392 @@ from src.checkpoint import (
     save_checkpoint,
 )
 from src.config import Config
-from src.dataset import Batch, iterate_batches
-from src.DeepSpeech import DeepSpeech, LossCell, dynamic_inputs, dynamic_keep, dynamic_targets
+from src.dataset import Batch, training_batches
+from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 from src.distributed import Group
-from src.errors import InputError, RunError
 from src.evaluation import evaluate
-from src.files import ensure_writable
-from src.interruption import Interrupted, stop_requests
-from src.labels import Labels
 from src.lr_generator import scheduled_learning_rate
-from src.manifest import read_manifest
-from src.metrics import ErrorCounts
-from src.model_info import ModelInfo
+from src.manifest import Manifest, read_manifest
 from src.optimizer import TrainStep, create_optimizer
-from src.predictor import network_predictor
+from src.stored_models import network_model
 from src.training_data import TrainingData
-from src.word_times import align_words, read_word_times, write_word_times
+from src.word_cuts import find_word_cuts, read_word_cuts, write_word_cuts
 
 logger = logging.getLogger(__name__)
 
-EXAMPLES = 5    # transcripts of the dev set that are logged
+EXAMPLES = 5  # transcripts of the val set that are logged
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM
+
+
+class Interrupted(RunError):
+    """SIGINT or SIGTERM arrived; the state was saved. `signal_number` says which."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 @dataclass
-class Position:
-    """How far a run is, the same in all processes."""
+class Progress:
+    """How far a run is; the same in all processes.
 
-    epoch: int = 0         # whole epochs done
-    batch: int = 0         # global batches of the unfinished epoch that are done
-    batch_size: int = 0    # utterances of a process in these, and processes: with what an epoch began, it ends
+    Attributes:
+        epoch: whole epochs done.
+        batch: global batches of the unfinished epoch that are done.
+        batch_size: utterances per process and batch of the unfinished epoch.
+        ranks: processes of the unfinished epoch; an epoch ends with what it began with.
+        step: optimizer steps done.
+        best: WER and CER in percent of the best evaluation.
+        evals_since_best: evaluations after the best one.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    batch_size: int = 0
     ranks: int = 1
     step: int = 0
-    best: tuple[float, float] = (float("inf"), float("inf"))    # dev WER, dev CER
-    stale: int = 0         # evaluations since the best one
+    best: tuple[float, float] = (float("inf"), float("inf"))
+    evals_since_best: int = 0
 
 
-def train(config: Config, resume: str = "", pretrained: str = "", group: Group | None = None) -> TrainingMonitor:
+def train(
+    config: Config, resume: str = "", pretrained: str = "", group: Group | None = None
+) -> TrainingMonitor:
     """Train as configured and return the monitor with the history of the run.
 
     Args:
-        resume: '' to begin; a checkpoint to go on from; `auto` for this run's last one if there is one.
+        resume: '' to begin; a checkpoint to go on from; `auto` for this run's last one, if any.
         pretrained: a checkpoint whose weights to begin with, '' for random ones.
-        group: the processes that train together; each gets its share of every batch, the first one writes.
+        group: the processes that train together; each gets its share of every batch, and the first
+            one writes.
 
     Raises:
-        InputError: for settings, manifests or checkpoints that cannot be used, before anything is trained.
-        RunError: when the run fails; Interrupted when it was asked to stop. Checkpoints stay usable in both cases.
+        InputError: for settings, manifests or checkpoints that cannot be used, before any training.
+        RunError: when the run fails; Interrupted when it was asked to stop. Checkpoints stay usable
+            in both cases.
     """
+    group = group or Group()
     folder = CheckpointFolder(config.CheckpointConfig)
     for path in (folder.folder, Path(config.TrainingConfig.log_dir)):
         ensure_writable(path)
+    if group.size > 1:
+        _ensure_shared(folder.folder, group)
     if not resume and folder.last.exists():
-        raise InputError(f"{folder.last}: an earlier run is kept there; go on with --resume auto, or choose another "
-                         "CheckpointConfig.ckpt_path")
+        raise InputError(
+            f"{folder.last}: an earlier run is kept there; go on with --resume auto, or choose "
+            "another CheckpointConfig.ckpt_path"
+        )
     checkpoint = _checkpoint_to_resume(resume, folder)
     if checkpoint and pretrained:
         logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
     start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
-    if start and start.info:
-        config, labels = start.info.apply(config, str(start.path)), start.info.labels
-    else:
-        labels = Labels.load(config.DataConfig.labels_path)
-    run = _Run(config, labels, folder, group or Group())
+    labels = None
+    if start:
+        config, labels = start.settle(config)
+    run = _Run(config, labels or Labels.load(config.DataConfig.labels_path), folder, group)
     if checkpoint:
         run.restore(checkpoint)
     elif start:
-        load_parameters(run.network, start.network_parameters(), start.path, strict=False)
-    run.group.broadcast(run.step_cell.get_parameters())
-    return run.carry_through()
+        own = run.network.get_parameters()
+        load_parameters(own, start.network_parameters(), start.path, strict=False)
+    group.broadcast(run.step_cell.stored_parameters())
+    return run.run()
 
 
 class _Run:
     """The parts of one run. Its methods are the stages that `train` goes through."""
 
     def __init__(self, config: Config, labels: Labels, folder: CheckpointFolder, group: Group):
-        self.config, self.labels, self.folder, self.group = config, labels, folder, group
-        data = config.DataConfig
-        if not group.is_first:
-            group.wait()    # until the first process has written the indexes
-        self.train_set = read_manifest(data.train_manifest, labels)
-        self.dev_set = read_manifest(data.val_manifest, labels) if data.val_manifest else None
-        if group.is_first:
-            group.wait()
+        self.config, self.labels = config, labels
+        self.folder, self.group = folder, group
+        self.progress = Progress()
+        self.train_set, self.val_set = self._read_manifests()
         self.data = TrainingData(self.train_set, labels, config)
-        ms.set_seed(config.TrainingConfig.seed)
-        num_bins = data.SpectConfig.num_bins
-        self.network = DeepSpeech(config.ModelConfig, num_bins, len(labels))
-        self.optimizer = create_optimizer(self.network.trainable_params(), config.OptimConfig)
-        loss_cell = LossCell(self.network, labels.blank_index, config.TrainingConfig.middle_loss)
-        self.step_cell = TrainStep(loss_cell, self.optimizer, config.OptimConfig.loss_scale,
-                                   config.TrainingConfig.max_grad_norm, distributed=group.size > 1)
-        self.step_cell.set_inputs(*dynamic_inputs(num_bins), *dynamic_targets(), Tensor(shape=[], dtype=ms.float32),
-                                  dynamic_keep(config.ModelConfig) if config.TrainingConfig.dropout else None)
-        self.predict = network_predictor(self.network, num_bins)
-        self.monitor = TrainingMonitor(Path(config.TrainingConfig.log_dir), config.TrainingConfig.epochs,
-                                       writes=group.is_first)
-        self.position, self.sums = Position(), EpochSums()
+        training = config.TrainingConfig
+        ms.set_seed(training.seed)
+        num_bins = config.DataConfig.SpectConfig.num_bins
+        self.network = DeepSpeech(config.ModelConfig, num_bins, len(labels), training.dropout)
         self.buffers = [p for p in self.network.get_parameters() if not p.requires_grad]
-        logger.info("network: %.1f M parameters", sum(p.size for p in self.network.trainable_params()) / 1e6)
+        self.step_cell = TrainStep(
+            LossCell(self.network, labels.blank_index, training.intermediate_ctc_weight),
+            create_optimizer(self.network.trainable_params(), config.OptimConfig),
+            self.buffers,
+            config.OptimConfig.loss_scale,
+            training.max_grad_norm,
+            distributed=group.size > 1,
+        )
+        self.step_cell.set_inputs(
+            *dynamic_loss_inputs(num_bins),
+            Tensor(shape=[], dtype=ms.float32),
+            Tensor(shape=[None], dtype=ms.int32) if training.dropout else None,
+        )
+        self.model = network_model(self.network, config, labels)
+        log_dir = Path(training.log_dir)
+        self.monitor = TrainingMonitor(log_dir, training.epochs, writes=group.is_first)
+        size = sum(p.size for p in self.network.trainable_params())
+        logger.info("network: %.1f M parameters", size / 1e6)
+
+    def _read_manifests(self) -> tuple[Manifest, Manifest | None]:
+        """The training and the val set; the first process alone writes their indexes."""
+        data = self.config.DataConfig
+        if not self.group.is_first:
+            self.group.wait()
+        train_set = read_manifest(data.train_manifest, self.labels)
+        val_set = read_manifest(data.val_manifest, self.labels) if data.val_manifest else None
+        if self.group.is_first:
+            self.group.wait()
+        return train_set, val_set
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Weights, optimizer state, place in the data and history of an earlier run."""
         if not checkpoint.progress:
-            raise InputError(f"{checkpoint.path}: holds weights only, nothing to resume: "
-                             "use it with --pre_trained_model_path")
-        load_parameters(self.step_cell, checkpoint.parameters, checkpoint.path)
-        progress = checkpoint.progress
-        known = {f.name for f in fields(Position)}
-        self.position = Position(**{name: value for name, value in progress.items() if name in known})
-        self.position.best = tuple(progress["best"])
-        self.sums = self.monitor.restore(progress)
+            raise InputError(
+                f"{checkpoint.path}: holds weights only, nothing to resume: "
+                "use it with --pre_trained_model_path"
+            )
+        own = self.step_cell.stored_parameters()
+        load_parameters(own, checkpoint.parameters, checkpoint.path)
+        known = {f.name for f in fields(Progress)}
+        saved = {name: value for name, value in checkpoint.progress.items() if name in known}
+        self.progress = Progress(**saved)
+        self.progress.best = tuple(self.progress.best)
+        self.monitor.restore(checkpoint.progress)
         self._check_order(checkpoint)
         if self._shuffles_words():
             self._shuffle_words()
-        logger.info("resuming %s: epoch %d, step %d", checkpoint.path, self.position.epoch + 1, self.position.step)
+        epoch, step = self.progress.epoch + 1, self.progress.step
+        logger.info("resuming %s: epoch %d, step %d", checkpoint.path, epoch, step)
 
-    def carry_through(self) -> TrainingMonitor:
-        """Train from the position to the end."""
-        position = self.position
+    def run(self) -> TrainingMonitor:
+        """Train from where the run stands to its end."""
+        progress = self.progress
         if self._finished():
-            logger.info("nothing left to do: %d epochs and %d steps are trained", position.epoch, position.step)
-        self.monitor.begin(position.step)
-        with stop_requests() as requested:
+            done = progress.epoch, progress.step
+            logger.info("nothing left to do: %d epochs and %d steps are trained", *done)
+        self.monitor.begin(progress.step)
+        with stop_requests() as stop_requested:
             try:
                 while not self._finished():
-                    self._train_epoch(requested)
+                    self._train_epoch(stop_requested)
             finally:
                 self.monitor.close()
-        if self.config.CheckpointConfig.average:
+        if self.config.CheckpointConfig.average_last:
             self._average()
         return self.monitor
 
-    def _train_epoch(self, requested: Callable[[], int]) -> None:
-        config, position = self.config, self.position
-        if not position.batch:
-            position.batch_size, position.ranks = config.DataConfig.batch_size, self.group.size
-        batches = self.data.batches(position.epoch, position.batch_size, position.ranks)
+    def _train_epoch(self, stop_requested: Callable[[], int]) -> None:
+        config, progress = self.config, self.progress
+        if not progress.batch:
+            progress.batch_size, progress.ranks = config.DataConfig.batch_size, self.group.size
+        batches = self.data.batches(progress.epoch, progress.batch_size, progress.ranks)
         shares = [rank_share(batch, self.group.rank, self.group.size) for batch in batches]
-        source = self.data.source(position.epoch, shares[position.batch:])
-        self.monitor.begin_epoch(position.epoch, len(batches), position.batch, self.sums)
+        source = self.data.source(progress.epoch, shares[progress.batch :])
+        self.monitor.begin_epoch(progress.epoch, len(batches), progress.batch)
         self.step_cell.set_train(True)
-        for batch in iterate_batches(source, config.DataConfig.num_workers):
-            rate = scheduled_learning_rate(position.epoch + position.batch / len(batches),
-                                           config.TrainingConfig.epochs, config.OptimConfig)
-            stop = self._train_batch(batch, len(batches[position.batch]), rate, requested())
-            if stop:
+        for batch in training_batches(source, config.DataConfig.num_workers):
+            done = progress.epoch + progress.batch / len(batches)
+            rate = scheduled_learning_rate(done, config.TrainingConfig.epochs, config.OptimConfig)
+            self._step(batch, len(batches[progress.batch]), rate)
+            if signal_number := self._requested_stop(stop_requested()):
                 self._save(best=False)
-                raise Interrupted(f"stopped at step {position.step}; {self.folder.last} holds everything up to it: "
-                                  "go on with --resume auto", stop)
-            if self._enough() and position.batch < len(batches):
+                raise Interrupted(
+                    f"stopped at step {progress.step}; {self.folder.last} holds everything up to "
+                    "it: go on with --resume auto",
+                    signal_number,
+                )
+            if self._reached_max_steps() and progress.batch < len(batches):
                 self._save(best=False)
                 return
         self._finish_epoch()
 
-    def _train_batch(self, batch: Batch, planned: int, rate: float, signal_number: int) -> int:
-        """One step on this process's share of `planned` utterances.
-
-        Returns the number of the signal that any process got, or 0: all must stop after the same step.
-        """
-        before = [b.asnumpy().copy() for b in self.buffers]
-        dropout = self.config.TrainingConfig.dropout
-        keep = Tensor(self.data.keep_masks(self.position.epoch, batch.rows)) if dropout else None
-        outputs = self.step_cell(Tensor(batch.inputs), Tensor(batch.input_length), Tensor(batch.targets),
-                                 Tensor(batch.target_length), Tensor(planned, ms.float32), Tensor(rate, ms.float32),
-                                 keep)
+    def _step(self, batch: Batch, planned: int, rate: float) -> None:
+        """One step on this process's share of a global batch of `planned` utterances."""
+        progress = self.progress
+        seeds = None
+        if self.config.TrainingConfig.dropout:
+            seeds = Tensor(self.data.dropout_seeds(progress.epoch, batch.rows))
+        outputs = self.step_cell(
+            Tensor(batch.inputs),
+            Tensor(batch.input_length),
+            Tensor(batch.targets),
+            Tensor(batch.target_length),
+            Tensor(planned, ms.float32),
+            Tensor(rate, ms.float32),
+            seeds,
+        )
         loss, norm, updated = (output.asnumpy().item() for output in outputs)
-        self.position.batch += 1
-        self.position.step += 1
-        if not updated:    # the forward pass has already put the bad numbers into the batch-norm statistics
-            for buffer, value in zip(self.buffers, before, strict=True):
-                buffer.set_data(Tensor(value))
-            logger.warning("step %d: loss %s, gradient norm %s: skipped", self.position.step, loss, norm)
-        utterances, missing, seconds, *signals = self.group.sum(
-            [len(batch.rows), len(batch.missing), self.train_set.seconds[batch.rows].sum(),
-             signal_number == signal.SIGINT, signal_number == signal.SIGTERM])
-        self.sums.missing += int(missing)
-        self.sums.add(loss, norm, updated, int(utterances), seconds)
-        self.monitor.end_step(self.position.step, loss, norm, updated, rate)
-        return signal.SIGINT if signals[0] else signal.SIGTERM if signals[1] else 0
+        progress.batch += 1
+        progress.step += 1
+        if not updated:
+            message = "step %d: loss %s, gradient norm %s: skipped"
+            logger.warning(message, progress.step, loss, norm)
+        audio_seconds = self.train_set.seconds[batch.rows].sum()
+        counts = [len(batch.rows), len(batch.missing), audio_seconds]
+        utterances, missing, audio_seconds = self.group.sum(counts)
+        sums = self.monitor.sums
+        sums.missing += int(missing)
+        sums.add(loss, norm, updated, int(utterances), audio_seconds)
+        self.monitor.end_step(progress.step, loss, norm, updated, rate)
+
+    def _requested_stop(self, own: int) -> int:
+        """The signal that any process got, 0 for none, so that all stop after the same step."""
+        counts = self.group.sum([own == number for number in STOP_SIGNALS])
+        return next((number for number, n in zip(STOP_SIGNALS, counts, strict=True) if n), 0)
 
     def _finish_epoch(self) -> None:
         """Evaluate, record and save what is due at the end of an epoch."""
-        config, position = self.config.TrainingConfig, self.position
-        if not self.sums.updates:
-            raise RunError(f"epoch {position.epoch + 1}: no step had a finite loss and gradient; try a lower "
-                           "OptimConfig.learning_rate")
-        position.epoch, position.batch = position.epoch + 1, 0
-        final = position.epoch == config.epochs
+        config, progress = self.config.TrainingConfig, self.progress
+        if not self.monitor.sums.updates:
+            raise RunError(
+                f"epoch {progress.epoch + 1}: no step had a finite loss and gradient; try a lower "
+                "OptimConfig.learning_rate"
+            )
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        final = progress.epoch == config.epochs
         self.group.average(self.buffers)
-        if self._shuffles_words() and position.epoch == self.config.DataConfig.AugmentationConfig.shuffle_start_epoch:
+        start = self.config.DataConfig.AugmentationConfig.shuffle_start_epoch
+        if self._shuffles_words() and progress.epoch == start:
             self._shuffle_words(anew=True)
-        evaluated = final or position.epoch % config.eval_interval == 0
+        evaluated = final or progress.epoch % config.eval_interval == 0
         errors, examples = self._evaluate() if evaluated else (None, [])
-        self.monitor.end_epoch(position.step, errors, examples)
-        self.sums = self.monitor.sums = EpochSums()
-        best = errors is not None and (errors.wer, errors.cer) < position.best
-        if best:
-            position.best, position.stale = (errors.wer, errors.cer), 0
-        elif errors is not None:
-            position.stale += 1
-        if best or self._finished() or position.epoch % config.save_interval == 0:
+        self.monitor.end_epoch(progress.step, errors, examples)
+        best = False
+        if errors is not None:
+            rates = errors.wer_percent, errors.cer_percent
+            best = rates < progress.best
+            progress.best = min(rates, progress.best)
+            progress.evals_since_best = 0 if best else progress.evals_since_best + 1
+        if best or self._finished() or progress.epoch % config.save_interval == 0:
             self._save(best)
-        if self._finished() and not final:
-            logger.info("stopping early: no better dev figures in the last %d evaluations", position.stale)
+        if self._out_of_patience() and not final:
+            message = "stopping early: no better val figures in the last %d evaluations"
+            logger.info(message, progress.evals_since_best)
 
     def _shuffles_words(self) -> bool:
-        """Whether the epochs from here on are to shuffle words."""
+        """Whether this run shuffles the words of utterances, from this epoch on."""
         config = self.config.DataConfig.AugmentationConfig
-        return config.shuffle_words > 0 and self.position.epoch >= config.shuffle_start_epoch
+        return config.shuffle_words > 0 and self.progress.epoch >= config.shuffle_start_epoch
 
     def _shuffle_words(self, anew: bool = False) -> None:
-        """Shuffle words from now on, by the times that are kept with the checkpoints or are found now."""
-        path = self.folder.word_times
+        """Shuffle the words of utterances from now on.
+
+        Args:
+            anew: find the cuts between words again, which a run otherwise reads from its file.
+        """
+        path = self.folder.word_cuts
         if self.group.is_first and (anew or not path.exists()):
-            write_word_times(path, self.train_set, align_words(self.predict, self.train_set, self.labels, self.config))
-            logger.info("words are shuffled from now on, by the times in %s", path)
+            cuts = find_word_cuts(self.model, self.train_set, self.config)
+            write_word_cuts(path, self.train_set, cuts)
+            logger.info("words are shuffled from now on, by the cuts in %s", path)
         self.group.wait()
-        self.data.shuffle_words(read_word_times(path, self.train_set))
+        self.data.shuffle_words(read_word_cuts(path, self.train_set))
 
     def _evaluate(self) -> tuple[ErrorCounts | None, list[tuple[str, str]]]:
-        """The errors on the dev set, of which each process decodes its share, and some (reference, hypothesis)."""
-        if not self.dev_set:
+        """The errors on the val set, and some pairs of reference and hypothesis.
+
+        Each process decodes its share.
+        """
+        if not self.val_set:
             return None, []
-        rows = rank_share(np.arange(len(self.dev_set)), self.group.rank, self.group.size)
-        evaluation = evaluate(self.predict, self.dev_set, self.labels, self.config, rows)
+        rows = rank_share(np.arange(len(self.val_set)), self.group.rank, self.group.size)
+        evaluation = evaluate(self.model, self.val_set, self.config, rows)
         examples = [(u.reference, u.hypothesis) for u in evaluation.utterances[:EXAMPLES]]
         return ErrorCounts(*map(int, self.group.sum(astuple(evaluation.errors)))), examples
 
     def _average(self) -> None:
         """Evaluate and save the mean of the checkpoints of the last epochs."""
-        paths = self.folder.numbered()[-self.config.CheckpointConfig.average:]
+        paths = self.folder.numbered()[-self.config.CheckpointConfig.average_last :]
         if not paths:
             return
         if self.group.is_first:
-            load_parameters(self.network, average_checkpoints(paths), paths[-1])
+            own = self.network.get_parameters()
+            load_parameters(own, average_checkpoints(paths), paths[-1])
         self.group.broadcast(self.network.get_parameters())
         errors, _ = self._evaluate()
         if self.group.is_first:
-            save_checkpoint(self.folder.average, self.network.get_parameters(), ModelInfo.of(self.config, self.labels))
-            logger.info("saved %s, the mean of %d checkpoints%s", self.folder.average, len(paths),
-                        f": dev WER {errors.wer:.2f}  dev CER {errors.cer:.2f}" if errors else "")
+            info = self.config.model_info(self.labels)
+            save_checkpoint(self.folder.average, self.network.get_parameters(), info)
+            rates = ""
+            if errors:
+                rates = f": val WER {errors.wer_percent:.2f}  val CER {errors.cer_percent:.2f}"
+            message = "saved %s, the mean of %d checkpoints%s"
+            logger.info(message, self.folder.average, len(paths), rates)
 
     def _save(self, best: bool) -> None:
-        if self.position.batch:
+        if self.progress.batch:
             self.group.average(self.buffers)
-        progress = asdict(self.position) | self.monitor.progress() | {"order": self.data.order()}
+        progress = asdict(self.progress) | self.monitor.progress() | {"order": self.data.order()}
         if self.group.is_first:
-            path = self.folder.save(self._parameters(), ModelInfo.of(self.config, self.labels), progress, best)
+            parameters = self.step_cell.stored_parameters()
+            info = self.config.model_info(self.labels)
+            path = self.folder.save(parameters, info, progress, best)
             logger.info("saved %s%s", path, " (best so far)" if best else "")
 
-    def _parameters(self) -> list[Parameter]:
-        return list(self.step_cell.get_parameters())
-
     def _finished(self) -> bool:
-        config, position = self.config.TrainingConfig, self.position
-        return position.epoch >= config.epochs or self._enough() or 0 < config.patience <= position.stale
+        done = self.progress.epoch >= self.config.TrainingConfig.epochs
+        return done or self._reached_max_steps() or self._out_of_patience()
 
-    def _enough(self) -> bool:
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.TrainingConfig.patience <= self.progress.evals_since_best
+
+    def _reached_max_steps(self) -> bool:
         limit = self.config.TrainingConfig.max_steps
-        return 0 < limit <= self.position.step
+        return 0 < limit <= self.progress.step
 
     def _check_order(self, checkpoint: Checkpoint) -> None:
-        """In the middle of an epoch, a place in the data means something only in the same order."""
+        """Inside an epoch, a place in the data has a meaning only in the same order."""
         before, now = checkpoint.progress["order"], self.data.order()
-        if self.position.batch and before != now:
-            changed = ", ".join(f"{k} was {before[k]}, is {now[k]}" for k in now if before[k] != now[k])
-            raise InputError(f"{checkpoint.path}: stopped inside an epoch, whose data would change: {changed}")
+        if self.progress.batch and before != now:
+            changed = [f"{k} was {before[k]}, is {now[k]}" for k in now if before[k] != now[k]]
+            raise InputError(
+                f"{checkpoint.path}: stopped inside an epoch, whose data would change: "
+                + ", ".join(changed)
+            )
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], int]]:
+    """Yield a function that gives the number of the SIGINT or SIGTERM that arrived, 0 so far.
+
+    The same signal once more ends the program at once. MindSpore puts in a handler of its own for
+    SIGINT while it compiles and loads data, which sends a SIGTERM: Ctrl-C arrives here as either.
+    """
+    received = [0]
+
+    def note(number: int, _frame) -> None:
+        received[0] = number
+        signal.signal(number, previous[number])
+        logger.warning("stopping after this step; once more to stop at once")
+
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield lambda: received[0]
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _ensure_shared(folder: Path, group: Group) -> None:
+    """Make sure that all processes see the first one's files.
+
+    Raises:
+        InputError: in every process, when one of them does not.
+    """
+    own = np.random.default_rng().integers(2**24) if group.is_first else 0
+    (token,) = group.sum([own])
+    marker = folder / f".shared-{token:.0f}"
+    if group.is_first:
+        marker.touch()
+    group.wait()
+    unseen = int(not marker.exists())
+    hidden = group.sum([unseen])[0]
+    if group.is_first:
+        marker.unlink()
+    if hidden:
+        raise InputError(
+            f"CheckpointConfig.ckpt_path (={str(folder)!r}): {hidden:.0f} of {group.size} processes "
+            "do not see the first one's files there: hosts must share this folder (NFS, for example)"
+        )
 
 
 def _checkpoint_to_resume(resume: str, folder: CheckpointFolder) -> Checkpoint | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from src.labels import Labels
+from deepspeech2.labels import Labels
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,8 +24,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def graph_mode() -> None:
     """MindSpore as the commands set it up. Modules that run cells ask for it; the others do not wait for the import."""
-    from src import cli
-    cli.set_device("CPU")
+    from src import device
+    device.set_device("CPU")
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from src import cli
+from deepspeech2 import commands
 from src.config import load_config
+from src.device import join_group, set_device
 
 
 def weights(cell) -> dict[str, np.ndarray]:
@@ -20,20 +21,20 @@ def one_step(config, group, folder: Path) -> None:
     import mindspore as ms
     from mindspore import Tensor
 
+    from deepspeech2.labels import Labels
     from src.batching import rank_share
     from src.checkpoint import CheckpointFolder
-    from src.dataset import BatchSource, iterate_batches
-    from src.labels import Labels
+    from src.dataset import BatchSource, training_batches
     from src.training import _Run
 
     labels = Labels.load(config.DataConfig.labels_path)
     run = _Run(config, labels, CheckpointFolder(config.CheckpointConfig), group)
     run.step_cell.set_train(False)
-    group.broadcast(run.step_cell.get_parameters())
+    group.broadcast(run.step_cell.stored_parameters())
     before = weights(run.network)
     source = BatchSource(run.train_set, [rank_share(np.arange(8), group.rank, group.size)], labels,
                          config.DataConfig.SpectConfig)
-    batch, = iterate_batches(source)
+    batch, = training_batches(source)
     loss, norm, _ = run.step_cell(*map(Tensor, (batch.inputs, batch.input_length, batch.targets, batch.target_length)),
                                   Tensor(8.0, ms.float32), Tensor(1.0, ms.float32), None)
     change = {name: value - before[name] for name, value in weights(run.network).items()}
@@ -62,12 +63,12 @@ def main() -> int:
     def command() -> int:
         from src.distributed import Group
         config = load_config(None, overrides)
-        cli.set_device("CPU")
-        group = cli.join_group() if "--alone" not in task else Group()
+        set_device("CPU")
+        group = join_group() if "--alone" not in task else Group()
         {"one_step": one_step, "whole_run": whole_run}[task.removesuffix("--alone")](config, group, Path(folder))
         return 0
 
-    return cli.run(command)
+    return commands.run(command)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import librosa
 import numpy as np
 import soundfile
 
-from src.convert_torch import our_name
+from tools.convert_torch import our_name
 
 # class order of the original's labels: blank first; ours has it last. Written out here, not taken from the converter.
 CLASS_ORDER = np.array([*range(1, 29), 0])

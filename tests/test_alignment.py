@@ -1,13 +1,13 @@
-"""The best CTC path against all paths, and where utterances are cut between words."""
+"""The best CTC path against all paths, and what is read off it."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from src.alignment import ctc_align, quietest, word_gaps
+from deepspeech2.decoding.alignment import ctc_align, span_log_prob, word_slices
 
-BLANK, RATE = 2, 16000
+BLANK = 2
 
 
 def best_of_all_paths(log_probs: np.ndarray, targets: list[int]) -> list[tuple[int, int]]:
@@ -39,18 +39,17 @@ def test_too_few_frames(frames, targets):
         ctc_align(np.log(np.full((frames, 3), 1 / 3)), targets, BLANK)
 
 
-def test_gaps_are_between_the_letters_around_a_space():
-    """OH A TEN: from H to A and from A to T."""
-    frames = np.array([[2, 3], [5, 5], [6, 8], [9, 9], [11, 12], [15, 15], [16, 17], [20, 21]])
-    space = 27
-    assert word_gaps(frames, [15, 8, space, 1, space, 20, 5, 14], space).tolist() == [[5, 9], [9, 15]]
-    assert word_gaps(frames[:1], [15], space).shape == (0, 2)
+@pytest.mark.parametrize(("text", "words"), [
+    ("A", ["A"]), ("AB C", ["AB", "C"]), ("  A  BC ", ["A", "BC"]), ("", []), ("  ", []),
+])
+def test_words_stand_between_spaces(text, words):
+    symbols = [ord(c) for c in text]
+    found = [text[part] for part in word_slices(symbols, space_index=ord(" "))]
+    assert found == words
 
 
-def test_the_cut_is_at_the_quietest_place_of_the_middle_half():
-    samples = np.random.default_rng(0).uniform(-1, 1, RATE).astype(np.float32)
-    samples[7000:7600] *= 0.01
-    samples[5200:5600] = 0      # quieter, but too close to the label before
-    assert 7000 <= quietest(samples, 5000, 9000, RATE) <= 7600
-    assert quietest(samples, 5000, 5000, RATE) == 5000
-    assert 0 <= quietest(samples, 0, len(samples), RATE) <= len(samples)
+def test_log_probability_of_symbols_on_a_path():
+    probs = np.array([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.0, 1.0, 0.0]], np.float32)
+    total, frames = span_log_prob(probs, np.array([0, 1]), np.array([[0, 0], [1, 2]]))
+    assert (total, frames) == (pytest.approx(np.log(0.5 * 0.8 * 0.6)), 3)
+    assert np.isfinite(span_log_prob(probs, np.array([0]), np.array([[3, 3]]))[0])

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import soundfile
 
+from deepspeech2.audio import load_audio
+from deepspeech2.errors import InputError
+from deepspeech2.features import SpectConfig
 from src import augment
-from src.alignment import WordTimes
-from src.augment import Augmenter
-from src.config import AugmentationConfig, SpectConfig
-from src.dataset import BatchSource, iterate_batches
-from src.errors import InputError
-from src.features import load_audio
+from src.augment import Augmenter, WordCuts
+from src.config import AugmentationConfig
+from src.dataset import BatchSource, training_batches
 from src.manifest import read_manifest
 
 RATE = 16000
-ALL = AugmentationConfig(speed_volume_perturb=True, spec_augment=True, frequency_warp=0.1)
+ALL = AugmentationConfig(speed_volume_perturb=True, spec_augment=True, vtlp_max_warp=0.1)
 
 
 def sine(frequency: float, seconds: float = 1.0, amplitude: float = 0.3) -> np.ndarray:
@@ -53,7 +53,7 @@ def noise_dir(tmp_path):
 # the order of words
 
 PARTS = [np.full(n, value, np.float32) for n, value in ((4000, 0.1), (3000, 0.2), (5000, 0.3))]
-WORDS = [WordTimes(["A", "B", "C"], np.array([0.25, 0.4375]), 0.75), None]
+WORDS = [WordCuts(["A", "B", "C"], np.array([0.25, 0.4375]), 0.75), None]
 
 
 def test_parts_change_places_and_fade():
@@ -72,11 +72,11 @@ def test_parts_change_places_and_fade():
 
 
 def test_text_and_samples_get_the_same_order():
-    shuffler = augmenter(AugmentationConfig(shuffle_words=1.0)).with_word_times(WORDS)
+    shuffler = augmenter(AugmentationConfig(shuffle_words=1.0)).with_word_cuts(WORDS)
     loudness = dict(zip("ABC", (0.1, 0.2, 0.3), strict=True))
     seen = set()
     for epoch in range(40):
-        samples, text = shuffler.for_epoch(epoch).of_words(np.concatenate(PARTS), "A B C", 0)
+        samples, text = shuffler.for_epoch(epoch).shuffle_words(np.concatenate(PARTS), "A B C", 0)
         middles = samples[np.flatnonzero(np.diff(samples) == 0)]      # the plateaus, in their order
         order = [level for level, _ in itertools.groupby(middles[middles > 0])]
         assert order == pytest.approx([loudness[word] for word in text.split()])
@@ -88,12 +88,12 @@ def test_words_keep_their_order_where_they_should():
     samples = np.concatenate(PARTS)
     always = augmenter(AugmentationConfig(shuffle_words=1.0))
     for shuffler, text, row in ((always, "A B C", 0),                                  # no times yet
-                                (always.with_word_times(WORDS), "A B C", 1),           # none of this utterance
-                                (always.with_word_times(WORDS), "A B D", 0)):          # of another transcript
-        found, same = shuffler.of_words(samples, text, row)
+                                (always.with_word_cuts(WORDS), "A B C", 1),           # none of this utterance
+                                (always.with_word_cuts(WORDS), "A B D", 0)):          # of another transcript
+        found, same = shuffler.shuffle_words(samples, text, row)
         assert found is samples and same is text
-    half = augmenter(AugmentationConfig(shuffle_words=0.5)).with_word_times(WORDS)
-    left = sum(half.for_epoch(epoch).of_words(samples, "A B C", 0)[0] is samples for epoch in range(400))
+    half = augmenter(AugmentationConfig(shuffle_words=0.5)).with_word_cuts(WORDS)
+    left = sum(half.for_epoch(epoch).shuffle_words(samples, "A B C", 0)[0] is samples for epoch in range(400))
     assert left == pytest.approx(200, abs=40)
 
 
@@ -137,7 +137,7 @@ def test_gain(decibels):
 def test_tempo_and_gain_are_drawn_from_their_ranges():
     config = AugmentationConfig(speed_volume_perturb=True, tempo=(0.8, 1.25), gain=(-3.0, 5.0))
     samples, many = sine(400), augmenter(config, rows=200)
-    changed = [many.of_samples(samples, row) for row in range(200)]
+    changed = [many.perturb_waveform(samples, row) for row in range(200)]
     tempos = np.array([len(samples) / len(c) for c in changed])
     gains = np.array([20 * np.log10(rms(c[2000:-2000]) / rms(samples)) for c in changed])
     assert 0.8 <= tempos.min() < 0.83 and 1.2 < tempos.max() <= 1.2501
@@ -149,7 +149,7 @@ def test_ctc_keeps_its_frames():
     """No tempo brings an utterance below `shortest`, or makes one longer that is at that length."""
     samples, config = sine(300), AugmentationConfig(speed_volume_perturb=True, tempo=(1.4, 1.5))
     limited = Augmenter.create(config, RATE, 0, np.array([0, 15000, 16000, 20000]))
-    lengths = [len(limited.of_samples(samples, row)) for row in range(4)]
+    lengths = [len(limited.perturb_waveform(samples, row)) for row in range(4)]
     assert lengths[0] < 12000 and lengths[1] == pytest.approx(15000, abs=1) and lengths[2:] == [16000, 16000]
 
 
@@ -169,7 +169,7 @@ def test_silence_is_no_problem():
     silence, noise = np.zeros(RATE, np.float32), sine(100)
     np.testing.assert_array_equal(augment.add_noise(silence, noise, 0.5), silence)
     np.testing.assert_array_equal(augment.add_noise(noise, silence, 0.5), noise)
-    empty = augmenter(ALL).of_samples(silence, 0)
+    empty = augmenter(ALL).perturb_waveform(silence, 0)
     assert np.isfinite(empty).all() and not empty.any()
 
 
@@ -179,7 +179,7 @@ def test_noise_comes_from_random_places_with_its_probability(noise_dir):
     many = augmenter(config, rows=300)
     starts, levels = [], []
     for row in range(300):
-        added = many.of_samples(samples, row) - samples
+        added = many.perturb_waveform(samples, row) - samples
         if added.any():
             ratio = np.correlate(noise, added[:2000], "valid")
             start = int(ratio.argmax())
@@ -194,7 +194,7 @@ def test_noise_comes_from_random_places_with_its_probability(noise_dir):
 def test_short_noise_is_repeated(noise_dir):
     config = AugmentationConfig(noise_dir=str(noise_dir), noise_prob=1.0, noise_min=0.5)
     samples = sine(400, 5.0)
-    added = augmenter(config).of_samples(samples, 0) - samples
+    added = augmenter(config).perturb_waveform(samples, 0) - samples
     np.testing.assert_allclose(added[:2 * RATE], added[3 * RATE:], atol=1e-6)
     assert rms(added[:RATE]) > 0
 
@@ -204,7 +204,7 @@ def test_bad_noise_costs_no_utterance(noise_dir, caplog):
     config = AugmentationConfig(noise_dir=str(noise_dir), noise_prob=1.0)
     samples = sine(400)
     with caplog.at_level(logging.WARNING):
-        np.testing.assert_array_equal(augmenter(config).of_samples(samples, 0), samples)
+        np.testing.assert_array_equal(augmenter(config).perturb_waveform(samples, 0), samples)
     assert "hum.FLAC" in caplog.text
 
 
@@ -268,7 +268,7 @@ def test_equal_draws_for_equal_seed_epoch_and_row():
     base = augmenter(ALL)
 
     def outcome(a: Augmenter, row: int) -> bytes:
-        return a.of_samples(samples, row).tobytes() + a.of_spectrogram(spectrogram, row).tobytes()
+        return a.perturb_waveform(samples, row).tobytes() + a.perturb_spectrogram(spectrogram, row).tobytes()
 
     others = [outcome(base, 1), outcome(base.for_epoch(1), 0), outcome(augmenter(ALL, seed=1), 0)]
     assert outcome(base, 0) == outcome(augmenter(ALL), 0) == outcome(base.for_epoch(1).for_epoch(0), 0)
@@ -277,9 +277,9 @@ def test_equal_draws_for_equal_seed_epoch_and_row():
 
 def test_an_effect_leaves_the_others_as_they_are(noise_dir):
     samples = sine(600)
-    alone = augmenter(AugmentationConfig(speed_volume_perturb=True)).of_samples(samples, 3)
+    alone = augmenter(AugmentationConfig(speed_volume_perturb=True)).perturb_waveform(samples, 3)
     config = dataclasses.replace(ALL, noise_dir=str(noise_dir), noise_prob=1.0, noise_min=0.01, noise_max=0.01)
-    together = augmenter(config).of_samples(samples, 3)
+    together = augmenter(config).perturb_waveform(samples, 3)
     assert len(together) == len(alone)
     assert rms(together - alone) == pytest.approx(0.01 * rms(alone), rel=1e-3)
 
@@ -287,7 +287,7 @@ def test_an_effect_leaves_the_others_as_they_are(noise_dir):
 def test_nothing_is_done_unasked():
     samples, spectrogram = sine(600), np.ones((161, 50), np.float32)
     plain = augmenter(AugmentationConfig())
-    assert plain.of_samples(samples, 0) is samples and plain.of_spectrogram(spectrogram, 0) is spectrogram
+    assert plain.perturb_waveform(samples, 0) is samples and plain.perturb_spectrogram(spectrogram, 0) is spectrogram
 
 
 # in the loader
@@ -299,13 +299,13 @@ def test_batches_are_augmented_alike_by_threads_and_processes(demo_corpus, label
 
     def load(augmenter: Augmenter | None, workers: int = 1) -> list[np.ndarray]:
         source = BatchSource(manifest, batches, labels, SpectConfig(), augmenter)
-        return [batch.inputs for batch in iterate_batches(source, workers)]
+        return [batch.inputs for batch in training_batches(source, workers)]
 
     plain, first = load(None), load(own)
     for other in (load(own), load(own, workers=2)):
         for a, b in zip(first, other, strict=True):
             np.testing.assert_array_equal(a, b)
-    alone, = iterate_batches(BatchSource(manifest, [np.array([5])], labels, SpectConfig(), own))
+    alone, = training_batches(BatchSource(manifest, [np.array([5])], labels, SpectConfig(), own))
     frames = alone.inputs.shape[3]
     np.testing.assert_array_equal(first[0][1, :, :, :frames], alone.inputs[0])    # whatever it is batched with
     assert not first[0][1, :, :, frames:].any()

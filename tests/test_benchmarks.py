@@ -19,8 +19,9 @@ from benchmarks.flops import forward_flops, layer_flops, train_flops
 from benchmarks.measure import MOST_REPEATS, Ratio, alternate, timed
 from benchmarks.network_sections import compare_probabilities, compare_training
 from benchmarks.speech import Speech
+from deepspeech2.features import SpectConfig
 from deepspeech_pytorch.decoder import GreedyDecoder
-from src.config import ModelConfig, OptimConfig, SpectConfig
+from src.config import ModelConfig, OptimConfig
 from src.manifest import read_manifest, read_transcript
 
 RATIO = {"value": 1.5, "low": 1.25, "high": 2.0}

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.labels import Labels
 from src.checkpoint import (
     CheckpointFolder,
     average_checkpoints,
@@ -15,12 +17,9 @@ from src.checkpoint import (
     save_checkpoint,
 )
 from src.config import CheckpointConfig, Config
-from src.errors import InputError, RunError
-from src.labels import Labels
-from src.model_info import ModelInfo
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
-INFO = ModelInfo.of(Config(), Labels("AB _"))
+INFO = Config().model_info(Labels("AB _"))
 
 
 class Two(nn.Cell):
@@ -36,7 +35,7 @@ def test_everything_comes_back(tmp_path):
     assert checkpoint.info == INFO
     assert checkpoint.progress == {"epoch": 3, "best": [1.5, 2.5]}
     cell = Two()
-    load_parameters(cell, checkpoint.parameters, checkpoint.path)
+    load_parameters(cell.get_parameters(), checkpoint.parameters, checkpoint.path)
     assert all((p.asnumpy() == 1.5).all() for p in cell.get_parameters())
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
@@ -90,20 +89,20 @@ def test_a_missing_file_or_foreign_suffix_is_refused(tmp_path, name):
 
 def test_another_shape_is_refused_naming_both(tmp_path):
     with pytest.raises(InputError, match=r"first has shape \(3,\), the network needs \(4,\)"):
-        load_parameters(Two(4), Two(3).parameters_dict(), tmp_path / "x.ckpt", strict=False)
+        load_parameters(Two(4).get_parameters(), Two(3).parameters_dict(), tmp_path / "x.ckpt", strict=False)
 
 
 def test_unmatched_parameters_are_named(tmp_path, caplog):
     others = {"first": Parameter(Tensor(np.ones(3, np.float32)), "first"),
               "third": Parameter(Tensor(np.ones(3, np.float32)), "third")}
     with pytest.raises(InputError, match="not in the checkpoint: second; not in the network: third"):
-        load_parameters(Two(), others, tmp_path / "x.ckpt")
+        load_parameters(Two().get_parameters(), others, tmp_path / "x.ckpt")
     cell = Two()
-    load_parameters(cell, others, tmp_path / "x.ckpt", strict=False)
+    load_parameters(cell.get_parameters(), others, tmp_path / "x.ckpt", strict=False)
     assert "second" in caplog.text and "third" in caplog.text
     assert (cell.first.asnumpy() == 1).all() and (cell.second.asnumpy() == 0).all()
     with pytest.raises(InputError, match="not a checkpoint of this network"):
-        load_parameters(Two(), {"third": others["third"]}, tmp_path / "x.ckpt", strict=False)
+        load_parameters(Two().get_parameters(), {"third": others["third"]}, tmp_path / "x.ckpt", strict=False)
 
 
 def test_the_folder_keeps_the_newest_and_last_and_best_outlive_them(tmp_path):

@@ -1,4 +1,4 @@
-"""src/cli.py: argument types, exit codes and messages."""
+"""Shared options, the choice of the device, exit codes and messages."""
 
 import argparse
 import logging
@@ -6,9 +6,10 @@ import signal
 
 import pytest
 
-from src import cli
-from src.config import ConfigError
-from src.errors import InputError, RunError
+from deepspeech2 import commands
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.settings import ConfigError
+from src import cli, device
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def raising(error: BaseException):
     ("True", True), ("true", True), ("TRUE", True), ("False", False), ("false", False), ("FALSE", False),
 ])
 def test_boolean(text, value):
-    assert cli.boolean(text) is value
+    assert commands.boolean(text) is value
 
 
 @pytest.mark.parametrize("text", ["", "1", "0", "yes", "no", "None", "Tru"])
 def test_not_a_boolean(text):
     with pytest.raises(argparse.ArgumentTypeError, match="must be True or False"):
-        cli.boolean(text)
+        commands.boolean(text)
 
 
 @pytest.mark.parametrize(("arguments", "override"), [
@@ -48,7 +49,7 @@ def test_not_a_boolean(text):
     (["--bidirectional=false"], ["ModelConfig.bidirectional=False"]),
 ])
 def test_bidirectional_is_an_override_only_when_written(parser, arguments, override):
-    assert cli.direction_override(parser.parse_args(arguments).bidirectional) == override
+    assert cli.config_changes(parser.parse_args([*arguments, "A.b=1"])) == [*override, "A.b=1"]
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -76,7 +77,7 @@ def test_defaults(parser):
 def devices(monkeypatch) -> list[str]:
     """What `set_device` is asked for, in place of MindSpore."""
     asked = []
-    monkeypatch.setattr(cli, "set_device", asked.append)
+    monkeypatch.setattr(device, "set_device", asked.append)
     return asked
 
 
@@ -87,13 +88,13 @@ def devices(monkeypatch) -> list[str]:
 def test_an_onnx_model_needs_no_device_of_mindspore(devices, model, arguments, expected):
     result = argparse.ArgumentParser()
     cli.add_model_device_argument(result, "GPU")
-    cli.set_device_for(model, result.parse_args(arguments).device_target, "GPU")
+    device.set_device_for(model, result.parse_args(arguments).device_target, "GPU")
     assert devices == expected
 
 
 def test_an_onnx_model_is_not_run_on_the_cpu_in_silence_when_a_gpu_was_asked_for(devices):
     with pytest.raises(InputError, match=r"--device_target GPU: a\.onnx is an ONNX model, which runs on the CPU here"):
-        cli.set_device_for("a.onnx", "GPU", "CPU")
+        device.set_device_for("a.onnx", "GPU", "CPU")
     assert devices == []
 
 
@@ -111,7 +112,7 @@ def test_overrides_stand_anywhere(parser, arguments):
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_the_code_of_the_command(code):
-    assert cli.run(lambda: code) == code
+    assert commands.run(lambda: code) == code
 
 
 class Interrupted(RunError):
@@ -133,21 +134,21 @@ class Interrupted(RunError):
     (KeyboardInterrupt(), 130, "interrupted"),
 ])
 def test_errors_become_one_message_and_a_code(error, code, begin, capsys):
-    assert cli.run(raising(error)) == code
+    assert commands.run(raising(error)) == code
     captured = capsys.readouterr()
     assert captured.err.startswith(begin) and captured.err.count("\n") == 1
     assert captured.out == ""
 
 
 def test_an_error_without_words_still_says_something(capsys):
-    assert cli.run(raising(MemoryError())) == 1
+    assert commands.run(raising(MemoryError())) == 1
     assert "MemoryError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyError("a defect"), ValueError("a defect"), AssertionError("a defect")])
 def test_a_defect_keeps_its_traceback(error):
     with pytest.raises(type(error)):
-        cli.run(raising(error))
+        commands.run(raising(error))
 
 
 def test_the_two_kinds_of_errors_are_apart():
@@ -158,5 +159,5 @@ def test_the_two_kinds_of_errors_are_apart():
 def test_run_switches_logging_on(monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(logging.root, "level", logging.WARNING)
-    assert cli.run(lambda: 0) == 0
+    assert commands.run(lambda: 0) == 0
     assert logging.getLogger("src").isEnabledFor(logging.INFO) and logging.root.handlers

@@ -2,8 +2,8 @@
 
 import pytest
 
-from src import confusions
-from src.metrics import count_errors
+from deepspeech2.metrics import count_errors
+from tools import confusions
 
 
 @pytest.mark.parametrize(("pairs", "unit", "expected"), [
@@ -27,7 +27,7 @@ def test_a_list(tmp_path, capsys):
     table = tmp_path / "eval.csv"
     table.write_text("audio_path,reference,hypothesis\na.wav,P N,B N\nb.wav,NO P,NO B\nc.wav,NA,\n")
     assert confusions.main([str(table), "--top", "1"]) == 0
-    assert capsys.readouterr().out == "3 errors of 2 kinds; times, said, heard:\n    2  P  B\n"
+    assert capsys.readouterr().out == "3 errors of 2 kinds; times, reference, hypothesis:\n    2  P  B\n"
 
 
 @pytest.mark.parametrize(("content", "words"), [(None, "cannot read"), ("a,b\n1,2\n", "no column 'reference'")])

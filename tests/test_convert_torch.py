@@ -23,12 +23,13 @@ from reference import batch, build, features, probabilities
 import eval as evaluation_command
 import train
 import transcribe
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import Labels
 from src.checkpoint import load_checkpoint
-from src.config import ModelConfig, SpectConfig, load_config
-from src.convert_torch import LEGACY, ZIP, main, our_name
+from src.config import ModelConfig, load_config
 from src.DeepSpeech import DeepSpeech
-from src.labels import Labels
-from src.predictor import load_predictor
+from src.stored_models import load_model
+from tools.convert_torch import LEGACY, ZIP, main, our_name
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -106,7 +107,7 @@ def test_every_parameter_of_the_network_has_one_tensor_of_the_original(context):
 def test_the_reference_weights_give_the_reference_probabilities(shared, convert):
     reference = np.load(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
     checkpoint, text = convert(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
-    predict, config, labels = load_predictor(checkpoint.path, load_config())
+    predict, config, labels = load_model(checkpoint.path, load_config())
     assert (str(labels), config.ModelConfig.conv2_kernel) == (OURS, (21, 11))
     probs, lengths = predict(reference["input"], reference["input_lengths"].astype(np.int32))
     assert lengths.tolist() == reference["output_lengths"].tolist()
@@ -362,7 +363,7 @@ def test_every_version_without_the_classes_it_names(torch, small, package, suffi
     checkpoint, text = convert(save(torch, package(torch, small), tmp_path / f"a{suffix}", legacy))
     assert str(checkpoint.info.labels) == OURS and "labels from the file" in text
     assert defaults in text and ("by default" in text) == bool(defaults)
-    assert load_predictor(checkpoint.path, load_config())[1].DataConfig.SpectConfig == SpectConfig()
+    assert load_model(checkpoint.path, load_config())[1].DataConfig.SpectConfig == SpectConfig()
     rows = small.state_dict()["fc.0.module.1.weight"].numpy()
     np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy(), rows[[ORIGINAL.index(c) for c in OURS]])
     assert not {"omegaconf", "pytorch_lightning", "deepspeech_pytorch.enums"} & sys.modules.keys()

@@ -11,8 +11,8 @@ import soundfile
 
 from data import an4
 from data.download import DownloadError
-from src.features import AudioError
-from src.labels import Labels
+from deepspeech2.audio import AudioError
+from deepspeech2.labels import Labels
 
 RATE = 16000
 WORDS = {"an1-aaaa-b": "<s> GO LEFT </s>", "an2-aaaa-b": "<s> don't ++breath++ STOP <sil> </s>",

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from data import demo, espeak
-from src.errors import RunError
-from src.labels import Labels
+from deepspeech2.errors import RunError
+from deepspeech2.labels import Labels
 
 COUNTS = {"train": 13, "val": 4, "test": 4}
 ARGUMENTS = [f"--{split}={count}" for split, count in COUNTS.items()]

@@ -7,18 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.config import SpectConfig
-from src.dataset import COLUMNS, BatchSource, create_dataset, iterate_batches
-from src.features import load_audio, spectrogram
-from src.labels import Labels
+from deepspeech2.audio import load_audio
+from deepspeech2.features import SpectConfig, spectrogram
+from src.dataset import COLUMNS, BatchSource, create_dataset, training_batches
 from src.manifest import read_manifest, write_manifest
 
 SPECT = SpectConfig()
-
-
-@pytest.fixture
-def labels():
-    return Labels.load("labels.json")
 
 
 @pytest.fixture
@@ -40,7 +34,7 @@ def own_manifest(manifest, labels, tmp_path):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_batches_hold_every_utterance_padded_with_zeros(manifest, labels, num_workers):
     planned = np.split(np.random.default_rng(0).permutation(len(manifest)), [5, 6, 17])
-    batches = list(iterate_batches(BatchSource(manifest, planned, labels, SPECT), num_workers))
+    batches = list(training_batches(BatchSource(manifest, planned, labels, SPECT), num_workers))
     assert [b.rows for b in batches] == [p.tolist() for p in planned]
     for batch in batches:
         n, t = len(batch.rows), batch.input_length.max()
@@ -53,7 +47,7 @@ def test_batches_hold_every_utterance_padded_with_zeros(manifest, labels, num_wo
             np.testing.assert_array_equal(batch.inputs[i, 0, :, :length], expected)
             assert not batch.inputs[i, 0, :, length:].any()
             text = Path(manifest.transcript_paths[row]).read_text().strip()
-            assert labels.decode(batch.targets[i, :batch.target_length[i]]) == text
+            assert labels.decode(batch.targets[i, :batch.target_length[i]]) == text == batch.texts[i]
             assert not batch.targets[i, batch.target_length[i]:].any()
 
 
@@ -68,7 +62,7 @@ def test_a_file_that_goes_bad_is_passed_over_and_counted(own_manifest, labels, n
     with open(broken, "r+b") as file:
         file.truncate(1000)
     with caplog.at_level(logging.WARNING):
-        batch, = iterate_batches(BatchSource(own_manifest, [np.arange(3)], labels, SPECT), num_workers)
+        batch, = training_batches(BatchSource(own_manifest, [np.arange(3)], labels, SPECT), num_workers)
     assert (batch.rows, batch.missing, len(batch.inputs)) == ([0, 2], [1], 2)
     if num_workers == 1:    # a worker process writes its warning to the terminal
         assert f"{own_manifest.path}:2" in caplog.text and "truncated" in caplog.text
@@ -77,9 +71,9 @@ def test_a_file_that_goes_bad_is_passed_over_and_counted(own_manifest, labels, n
 def test_a_batch_of_bad_files_has_no_rows(own_manifest, labels, tmp_path):
     for path in own_manifest.audio_paths:
         open(path, "wb").close()
-    batches = list(iterate_batches(BatchSource(own_manifest, [np.array([2]), np.array([0, 1])], labels, SPECT)))
-    assert [(b.rows, b.missing) for b in batches] == [([], [2]), ([], [0, 1])]
+    batches = list(training_batches(BatchSource(own_manifest, [np.array([2]), np.array([0, 1])], labels, SPECT)))
+    assert [(b.rows, b.texts, b.missing) for b in batches] == [([], [], [2]), ([], [], [0, 1])]
 
 
 def test_no_batches_is_no_error(manifest, labels):
-    assert list(iterate_batches(BatchSource(manifest, [], labels, SPECT))) == []
+    assert list(training_batches(BatchSource(manifest, [], labels, SPECT))) == []

@@ -15,12 +15,12 @@ from reference import CLASS_ORDER, our_tensors
 from src.config import ModelConfig
 from src.DeepSpeech import (
     DeepSpeech,
+    DropoutMasks,
     Lookahead,
     LossCell,
     PredictCell,
     dynamic_inputs,
-    dynamic_targets,
-    output_lengths,
+    dynamic_loss_inputs,
 )
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -49,7 +49,8 @@ def reference(shared):
 
 @pytest.fixture(scope="module", params=[True, False], ids=["fourier", "plain"])
 def network(reference, request):
-    network = DeepSpeech(ModelConfig(hidden_size=16, hidden_layers=3, conv2_kernel=(21, 11)), 161, 29, request.param)
+    network = DeepSpeech(ModelConfig(hidden_size=16, hidden_layers=3, conv2_kernel=(21, 11)), 161, 29,
+                         fourier=request.param)
     tensors = our_tensors(reference, "state/")
     assert tensors.keys() == network.parameters_dict().keys()
     for name, parameter in network.parameters_dict().items():
@@ -76,7 +77,7 @@ def test_probabilities_equal_the_original(reference, network):
 
 def test_loss_and_gradients_equal_the_original_at_every_call(reference, network):
     cell = Gradients(LossCell(network, BLANK)).set_train(True)
-    cell.set_inputs(*dynamic_inputs(161), *dynamic_targets())
+    cell.set_inputs(*dynamic_loss_inputs(161))
     lengths = reference["target_lengths"]
     targets = np.zeros((len(lengths), lengths.max()), np.int32)
     for row, part in zip(targets, np.split(reference["targets"] - 1, np.cumsum(lengths)[:-1]), strict=True):
@@ -137,8 +138,8 @@ def test_ctc_loss_equals_the_sum_over_all_alignments():
 class Given(nn.Cell):
     """In the place of the network: its inputs are the logits, half of them those of the middle layer."""
 
-    def construct(self, logits, lengths, keep=None, with_middle=False):
-        return (logits, lengths, logits / 2) if with_middle else (logits, lengths)
+    def construct(self, logits, lengths, dropout_seeds=None, with_intermediate=False):
+        return (logits, lengths, logits / 2) if with_intermediate else (logits, lengths)
 
 
 class InputGradient(nn.Cell):
@@ -148,7 +149,7 @@ class InputGradient(nn.Cell):
         super().__init__(auto_prefix=False)
         self.value_and_grad = ms.value_and_grad(loss, 0)
         self.set_inputs(Tensor(shape=[None, None, classes], dtype=ms.float32), Tensor(shape=[None], dtype=ms.int32),
-                        *dynamic_targets())
+                        *dynamic_loss_inputs(161)[2:])
 
     def construct(self, *inputs):
         return self.value_and_grad(*inputs)
@@ -173,16 +174,16 @@ def loss_of(given, scale: float = 1.0, **settings) -> tuple[float, np.ndarray]:
     return float(loss), gradient.asnumpy()
 
 
-def test_the_middle_layer_has_its_share_of_the_loss(given):
+def test_the_intermediate_loss_has_its_weight(given):
     last, last_gradient = loss_of(given)
     middle, middle_gradient = loss_of(given, scale=0.5)
-    found, found_gradient = loss_of(given, middle_loss=0.3)
+    found, found_gradient = loss_of(given, intermediate_ctc_weight=0.3)
     assert found == pytest.approx(0.7 * last + 0.3 * middle, rel=1e-5)
     np.testing.assert_allclose(found_gradient, 0.7 * last_gradient + 0.3 * middle_gradient / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [2, 3, 5])
-def test_middle_logits_are_those_of_a_network_that_ends_there(layers):
+def test_intermediate_logits_are_those_of_a_network_that_ends_there(layers):
     """With its batch norm in the place of the last one: the output of a shorter network."""
     sizes = {"hidden_size": 6, "conv_channels": 2, "conv2_kernel": (21, 1)}
     network = DeepSpeech(ModelConfig(**sizes, hidden_layers=layers), 161, 29).set_train(False)
@@ -199,6 +200,40 @@ def test_middle_logits_are_those_of_a_network_that_ends_there(layers):
     logits, lengths, between = network(*inputs, None, True)
     np.testing.assert_allclose(between.asnumpy(), short(*inputs)[0].asnumpy(), atol=1e-5)
     np.testing.assert_array_equal(logits.asnumpy(), network(*inputs)[0].asnumpy())
+
+
+def murmur(x: int) -> int:
+    """MurmurHash3's 32-bit finalizer, in Python's whole numbers. Source: Appleby, `fmix32`."""
+    x ^= x >> 16
+    x = x * 0x85EBCA6B % 2**32
+    x ^= x >> 13
+    x = x * 0xC2B2AE35 % 2**32
+    return x ^ x >> 16
+
+
+def test_dropout_masks_are_a_hash_of_seed_layer_and_unit():
+    cell = DropoutMasks(layers=3, hidden_size=500, dropout=0.25)
+    cell.set_inputs(Tensor(shape=[None], dtype=ms.int32))
+    seeds = np.array([7, 2**31 - 1, 0], np.int32)
+    for _ in range(3):
+        masks = cell(Tensor(seeds)).asnumpy()
+    assert masks.shape == (3, 3, 500) and masks.dtype == np.float32
+    for layer, row, unit in itertools.product(range(3), range(3), range(0, 500, 7)):
+        number = (layer * 500 + unit) * 0x9E3779B1
+        kept = murmur((int(seeds[row]) + number) % 2**32) % 2**31 >= 0.25 * 2**31
+        assert masks[layer, row, unit] == np.float32(kept / 0.75)
+    assert np.mean(masks == 0) == pytest.approx(0.25, abs=0.02)
+    np.testing.assert_array_equal(cell(Tensor(seeds[1:2])).asnumpy(), masks[:, 1:2])
+
+
+def test_dropout_masks_of_units_layers_and_rows_are_independent():
+    seeds = np.random.default_rng(0).integers(2**31, size=2000).astype(np.int32)
+    kept = DropoutMasks(2, 64, 0.3)(Tensor(seeds)).asnumpy() > 0
+    units = kept.transpose(1, 0, 2).reshape(2000, 128)
+    assert units.mean() == pytest.approx(0.7, abs=0.005)
+    for table in (units.T, units[:200]):    # correlations between units, and between rows
+        correlations = np.corrcoef(table)[np.triu_indices(len(table), 1)]
+        assert correlations.std() == pytest.approx(table.shape[1] ** -0.5, rel=0.05)
 
 
 def test_labels_that_do_not_fit_leave_the_gradients_of_the_others_alone():
@@ -233,13 +268,13 @@ def test_labels_that_do_not_fit_contribute_nothing():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_output_lengths_are_what_the_convolutions_make(stride, fourier):
     model = ModelConfig(**SMALL, conv2_time_stride=stride)
-    network = DeepSpeech(model, 161, 29, fourier).set_train(False)
+    network = DeepSpeech(model, 161, 29, fourier=fourier).set_train(False)
     assert model.time_stride == 2 * stride
     for frames in (1, 4, 101):
         inputs = Tensor(np.zeros((1, 1, 161, frames), np.float32))
         logits, lengths = network(inputs, Tensor(np.array([frames], np.int32)))
         expected = -(-frames // (2 * stride))
-        assert output_lengths(frames, 2 * stride) == expected == logits.shape[0] == int(lengths[0])
+        assert model.output_lengths(frames) == expected == logits.shape[0] == int(lengths[0])
 
 
 def test_lookahead_is_a_weighted_sum_of_the_coming_frames():
@@ -258,7 +293,7 @@ def test_unidirectional_gradients_agree_with_differences_at_the_third_call():
     network = DeepSpeech(ModelConfig(**SMALL, bidirectional=False, lookahead_context=5), 161, 29)
     loss = LossCell(network, BLANK)
     cell = Gradients(loss).set_train(True)
-    cell.set_inputs(*dynamic_inputs(161), *dynamic_targets())
+    cell.set_inputs(*dynamic_loss_inputs(161))
     rng = np.random.default_rng(5)
     arguments = (Tensor(rng.standard_normal((2, 1, 161, 40), np.float32)), Tensor(np.array([40, 31], np.int32)),
                  Tensor(rng.integers(0, 28, (2, 5)).astype(np.int32)), Tensor(np.array([5, 4], np.int32)),

@@ -17,7 +17,7 @@ from src.checkpoint import load_checkpoint
 from src.config import load_config
 from src.evaluation import evaluate
 from src.manifest import read_manifest
-from src.predictor import load_predictor
+from src.stored_models import load_model
 
 WORKER = str(ROOT / "tests" / "distributed_worker.py")
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -75,9 +75,10 @@ def test_all_processes_have_the_same_weights_and_the_sharded_evaluation_counts_a
     last = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
     assert last.progress["step"] == steps
     *_, row = csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines())
-    predict, config, _ = load_predictor(last.path, load_config(None, recipe))
-    errors = evaluate(predict, read_manifest(config.DataConfig.val_manifest, labels), labels, config).errors
-    assert (float(row["dev_wer"]), float(row["dev_cer"])) == (errors.wer, errors.cer)
+    config = load_config(None, recipe)
+    val_set = read_manifest(config.DataConfig.val_manifest, labels)
+    errors = evaluate(load_model(last.path, config), val_set, config).errors
+    assert (float(row["val_wer"]), float(row["val_cer"])) == (errors.wer_percent, errors.cer_percent)
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:

@@ -6,14 +6,13 @@ import os
 import numpy as np
 import pytest
 
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.labels import Labels
 from src.checkpoint import save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
-from src.errors import InputError, RunError
 from src.exporting import export_mindir
-from src.labels import Labels
-from src.model_info import ModelInfo
-from src.predictor import load_predictor
+from src.stored_models import load_model
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 CONFIG = load_config(None, ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=2", "ModelConfig.conv_channels=2",
@@ -25,7 +24,7 @@ def checkpoint(tmp_path):
     labels = Labels("AB _")
     network = DeepSpeech(CONFIG.ModelConfig, 161, len(labels))
     path = tmp_path / "model.ckpt"
-    save_checkpoint(path, network.get_parameters(), ModelInfo.of(CONFIG, labels))
+    save_checkpoint(path, network.get_parameters(), CONFIG.model_info(labels))
     return path
 
 
@@ -36,15 +35,15 @@ def batch(size: int, frames: int):
 
 
 def test_any_batch_size_and_length_gives_what_the_checkpoint_gives(checkpoint, tmp_path):
-    path, difference = export_mindir(str(checkpoint), load_config(), tmp_path / "out" / "m.mindir")
-    assert difference <= 1e-5
+    exported = export_mindir(str(checkpoint), load_config(), tmp_path / "out" / "m.mindir")
+    path = exported.path
+    assert exported.difference <= 1e-5 and exported.num_classes == 4
     assert sorted(os.listdir(path.parent)) == ["m.json", "m.mindir"]
     assert json.loads(path.with_suffix(".json").read_text())["labels"] == list("AB _")
-    ours, _, _ = load_predictor(checkpoint, load_config())
-    exported, config, labels = load_predictor(path, load_config())
-    assert config.ModelConfig == CONFIG.ModelConfig and labels == Labels("AB _")
+    ours, model = load_model(checkpoint).acoustic, load_model(path)
+    assert (model.labels, model.hop_samples) == (Labels("AB _"), 320)
     for size, frames in ((1, 40), (4, 77), (2, 9)):
-        (expected, expected_lengths), (found, lengths) = ours(*batch(size, frames)), exported(*batch(size, frames))
+        (expected, expected_lengths), (found, lengths) = ours(*batch(size, frames)), model.acoustic(*batch(size, frames))
         assert found.shape == (size, (frames - 1) // 2 + 1, 4)
         np.testing.assert_array_equal(lengths, expected_lengths)
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -52,8 +51,8 @@ def test_any_batch_size_and_length_gives_what_the_checkpoint_gives(checkpoint, t
 
 
 def test_a_fixed_batch_size_takes_any_length(checkpoint, tmp_path):
-    path, _ = export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir", batch_size=2)
-    exported, _, _ = load_predictor(path, load_config())
+    path = export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir", batch_size=2).path
+    exported = load_model(path).acoustic
     for frames in (30, 51):
         assert exported(*batch(2, frames))[0].shape == (2, (frames - 1) // 2 + 1, 4)
 
@@ -69,7 +68,7 @@ def test_a_network_that_gives_no_numbers_is_not_written(checkpoint, tmp_path, mo
     def nan(*_):
         return np.full((1, 31, 4), np.nan, np.float32), np.array([31], np.int32)
     monkeypatch.setattr("src.exporting.CHECK_SIZES", [1])
-    monkeypatch.setattr("src.exporting.cell_predictor", lambda _: nan)
+    monkeypatch.setattr("src.exporting.cell_model", lambda _: nan)
     monkeypatch.setattr("src.exporting.load_mindir", lambda _: nan)
     with pytest.raises(RunError, match="by nan, not written"):
         export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir")
@@ -78,16 +77,16 @@ def test_a_network_that_gives_no_numbers_is_not_written(checkpoint, tmp_path, mo
 def test_what_is_not_a_model_is_refused(checkpoint, tmp_path):
     (tmp_path / "alone.mindir").write_bytes(b"x")
     (tmp_path / "bad.mindir").write_bytes(b"x" * 100)
-    (tmp_path / "bad.json").write_text(ModelInfo.of(CONFIG, Labels("AB _")).to_json())
+    (tmp_path / "bad.json").write_text(CONFIG.model_info(Labels("AB _")).to_json())
     for name, message in (("alone.mindir", "alone.json is missing"), ("bad.mindir", "not a whole MindIR"),
                           ("none.mindir", "no such model"), ("none.ckpt", "no such checkpoint"),
                           ("x.pth", "ends in .ckpt, .mindir or .onnx")):
         with pytest.raises(InputError, match=message):
-            load_predictor(tmp_path / name, load_config())
+            load_model(tmp_path / name, load_config())
 
 
 def test_a_setting_that_contradicts_the_model_is_refused(checkpoint):
     with pytest.raises(InputError, match=r"ModelConfig.hidden_size. is 8 in the model but 16"):
-        load_predictor(checkpoint, load_config(None, ["ModelConfig.hidden_size=16"]))
+        load_model(checkpoint, load_config(None, ["ModelConfig.hidden_size=16"]))
     with pytest.raises(InputError, match=r"DataConfig.SpectConfig.window. is 'hamming' in the model but 'hann'"):
-        load_predictor(checkpoint, load_config(None, ["DataConfig.SpectConfig.window=hann"]))
+        load_model(checkpoint, load_config(None, ["DataConfig.SpectConfig.window=hann"]))

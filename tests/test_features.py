@@ -1,8 +1,5 @@
-"""src/features.py against scipy's STFT, a DFT written out here, and broken audio files."""
+"""Spectrograms against scipy's STFT and a DFT written out here."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +7,8 @@ import pytest
 import scipy.signal
 import soundfile
 
-from src.config import SpectConfig
-from src.features import AudioError, _read_plain_wav, load_audio, num_frames, read_audio, spectrogram
+from deepspeech2.audio import load_audio
+from deepspeech2.features import SpectConfig, num_frames, spectrogram
 
 ROOT = Path(__file__).resolve().parents[1]
 SPECT = SpectConfig()
@@ -38,21 +35,6 @@ def dft_magnitudes(samples: np.ndarray, n_fft: int, hop: int, window: np.ndarray
     return np.abs(basis @ np.array(frames).T)
 
 
-def peak_frequency(samples: np.ndarray, rate: int) -> float:
-    """Hz of the strongest frequency."""
-    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
-    return spectrum.argmax() * rate / len(samples)
-
-
-def refusal(path: Path) -> str:
-    """The message of the AudioError, which names the file and stays on one line."""
-    with pytest.raises(AudioError) as caught:
-        read_audio(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message
-    return message.removeprefix(f"{path}: ")
-
-
 # spectrogram
 
 def test_spectrogram_is_the_definition():
@@ -62,20 +44,6 @@ def test_spectrogram_is_the_definition():
     found = spectrogram(samples, SPECT)
     assert found.shape == (161, 51) and found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("scale", [0.5, 100.0])
-def test_scaled_and_normalised_by_frequency(scale):
-    samples = speech(0.5)
-    hamming = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(320) / 320)
-    magnitudes = dft_magnitudes(samples.astype(np.float64), 320, 160, hamming)
-    found = spectrogram(samples, SpectConfig(magnitude_scale=scale))
-    np.testing.assert_allclose(found, normalised(scale * magnitudes), rtol=0, atol=1e-5)
-    logs = np.log1p(scale * magnitudes)
-    centred = logs - logs.mean(1, keepdims=True)
-    found = spectrogram(samples, SpectConfig(magnitude_scale=scale, normalization="frequency"))
-    np.testing.assert_allclose(found, centred / centred.std(ddof=1), rtol=0, atol=1e-5)
-    assert not spectrogram(np.zeros(3200, np.float32), SpectConfig(normalization="frequency")).any()
 
 
 @pytest.mark.parametrize("window", ["hamming", "hann", "blackman", "bartlett"])
@@ -195,193 +163,3 @@ def test_num_frames_of_windows_of_odd_length():
     """They reach one sample further than the zeros around the signal: whole steps give a frame less."""
     spect = setting(221, 110)
     assert num_frames(np.array([109, 110, 111, 220, 221]), 16000, spect).tolist() == [1, 1, 2, 2, 3]
-
-
-# reading
-
-def test_importing_does_not_load_what_only_resampling_needs():
-    slow = {"librosa", "numba", "sklearn", "scipy.signal"}
-    code = f"import sys, src.features; print(sorted({slow} & sys.modules.keys()))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.stdout == "[]\n", result.stderr
-
-
-def test_plain_wav_is_what_libsndfile_reads(tmp_path):
-    """Every value of 16 bits."""
-    path = tmp_path / "a.wav"
-    soundfile.write(path, np.arange(-32768, 32768).astype(np.int16), 8000)
-    samples, rate = _read_plain_wav(path)
-    expected, expected_rate = soundfile.read(path, dtype="float32")
-    assert rate == expected_rate and samples.dtype == np.float32
-    np.testing.assert_array_equal(samples, expected)
-
-
-@pytest.mark.parametrize(("at", "change"), [
-    (0, b"RIFX"), (4, b"\0\0\0\0"), (8, b"AVI "), (16, b"\x12"), (20, b"\3"), (22, b"\2"), (24, b"\0\0\0\0"),
-    (24, b"\1"), (32, b"\4"), (34, b"\x08"), (36, b"LIST"), (40, b"\x0e\0\0\0"), (40, b"\xff\xff\xff\xff"),
-    (60, b"\0"), (60, b"LIST\4\0\0\0abcd"),
-])
-def test_any_other_header_is_left_to_libsndfile(tmp_path, at, change):
-    """Also a file with something after its samples, here 16 bytes from byte 44 on."""
-    path = tmp_path / "a.wav"
-    soundfile.write(path, np.arange(1, 9).astype(np.int16), 16000)
-    content = bytearray(path.read_bytes())
-    assert len(content) == 60 and _read_plain_wav(path)
-    content[at:at + len(change)] = change
-    path.write_bytes(content)
-    assert _read_plain_wav(path) is None
-
-
-@pytest.mark.parametrize(("name", "tolerance"), [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.ogg", 0.3), ("a.mp3", 0.3)])
-def test_formats(tmp_path, name, tolerance):
-    samples = speech()
-    soundfile.write(tmp_path / name, samples, 16000)
-    found, rate = read_audio(tmp_path / name)
-    assert rate == 16000 and found.dtype == np.float32 and found.shape == samples.shape
-    assert np.abs(found - samples).max() < tolerance
-    assert np.corrcoef(found, samples)[0, 1] > 0.97                      # 0.8 when shifted by one sample
-
-
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
-def test_full_scale_is_1_in_every_sample_format(tmp_path, subtype):
-    soundfile.write(tmp_path / "a.wav", np.array([0.0, -1.0, 0.5, 0.25, 0.0]), 16000, subtype=subtype)    # 5: odd size
-    np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], [0, -1, 0.5, 0.25, 0], atol=0.02)
-
-
-def test_channels_are_averaged(tmp_path):
-    left, right = np.array([0.5, 0.25, -0.5]), np.array([0.0, 0.25, 0.5])
-    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000)
-    np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], [0.25, 0.25, 0.0], atol=1e-4)
-
-
-def test_load_audio_leaves_audio_at_the_right_rate_alone(tmp_path, write_wav):
-    samples = write_wav(tmp_path / "a.wav")
-    np.testing.assert_allclose(load_audio(tmp_path / "a.wav", 16000), samples, atol=1e-4)
-
-
-@pytest.mark.parametrize("rate", [8000, 22050, 44100])
-def test_resampling_keeps_frequency_level_and_duration(tmp_path, write_wav, rate):
-    write_wav(tmp_path / "a.wav", seconds=1, frequency=1000, rate=rate)
-    found = load_audio(tmp_path / "a.wav", 16000)
-    assert found.shape == (16000,) and found.dtype == np.float32
-    assert peak_frequency(found, 16000) == 1000
-    assert np.abs(found[1000:-1000]).max() == pytest.approx(0.5, abs=0.01)
-
-
-def test_resampling_removes_what_the_lower_rate_cannot_hold(tmp_path, write_wav):
-    write_wav(tmp_path / "a.wav", seconds=1, frequency=12000, rate=44100)
-    assert np.abs(load_audio(tmp_path / "a.wav", 16000)[1000:-1000]).max() < 0.001
-
-
-def test_stereo_mp3_at_another_rate(tmp_path):
-    t = np.arange(44100) / 44100
-    soundfile.write(tmp_path / "a.mp3", np.stack([np.sin(2 * np.pi * 500 * t) / 2] * 2, axis=1), 44100)
-    found = load_audio(tmp_path / "a.mp3", 16000)
-    assert found.shape == (16000,) and peak_frequency(found, 16000) == 500
-
-
-# what is refused
-
-def test_missing_file(tmp_path):
-    assert "No such file" in refusal(tmp_path / "a.wav")
-
-
-def test_folder(tmp_path):
-    assert "Is a directory" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "raw"])
-def test_file_of_no_bytes(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    path.write_bytes(b"")
-    assert refusal(path).endswith("the file is empty")
-
-
-@pytest.mark.parametrize("suffix", ["wav", "ogg"])
-def test_file_of_no_samples(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    soundfile.write(path, np.zeros(0), 16000)
-    assert "no samples" in refusal(path)
-
-
-@pytest.mark.parametrize(("suffix", "words"), [
-    ("wav", "Format not recognised"), ("flac", "Format not recognised"), ("mp3", "not audio"),
-    ("raw", "without a header"),                                         # soundfile asks for the rate: a TypeError
-])
-def test_not_audio(tmp_path, suffix, words):
-    path = tmp_path / f"a.{suffix}"
-    path.write_text("THIS IS A TRANSCRIPT " * 100)
-    assert words in refusal(path)
-
-
-def test_name_with_quotes(tmp_path):
-    path = tmp_path / "it's \"a\".wav"
-    path.write_text("text")
-    assert refusal(path).count("it's") == 0                              # named once, at the beginning
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
-@pytest.mark.parametrize("seconds", [0.5, 20])
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_cut_file(tmp_path, suffix, seconds, share):
-    path = tmp_path / f"a.{suffix}"
-    soundfile.write(path, speech(seconds), 16000)
-    os.truncate(path, int(path.stat().st_size * share))
-    refusal(path)
-
-
-def test_cut_wav_says_how_much_is_left(tmp_path):
-    path = tmp_path / "a.wav"
-    soundfile.write(path, speech(1), 16000)
-    os.truncate(path, 44 + 20000)
-    assert refusal(path) == "the audio is truncated: 20000 bytes where the header says 32000"
-
-
-def test_cut_ogg_says_so(tmp_path):
-    path = tmp_path / "a.ogg"
-    soundfile.write(path, speech(20), 16000)
-    os.truncate(path, path.stat().st_size // 2)
-    assert refusal(path) == "the audio is truncated: it ends within an Ogg page"
-
-
-@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
-def test_damaged_file(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    soundfile.write(path, speech(20), 16000)
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle:middle + 300] = bytes(300)
-    path.write_bytes(content)
-    refusal(path)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite(tmp_path, value):
-    samples = speech(0.1)
-    samples[5] = value
-    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
-    assert "not finite" in refusal(tmp_path / "a.wav")
-
-
-# programs that write to a pipe cannot go back to write the length
-
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])   # ffmpeg, others, sox
-def test_streamed_wav_is_read_to_its_end(tmp_path, size):
-    path = tmp_path / "a.wav"
-    soundfile.write(path, speech(0.5), 16000)
-    content = bytearray(path.read_bytes())
-    start = content.index(b"data") + 4
-    content[4:8] = content[start:start + 4] = size.to_bytes(4, "little")
-    path.write_bytes(content)
-    assert read_audio(path)[0].shape == (8000,)
-
-
-def test_streamed_flac_is_refused_with_what_to_do(tmp_path):
-    path = tmp_path / "a.flac"
-    soundfile.write(path, speech(0.5), 16000)
-    content = bytearray(path.read_bytes())
-    content[21] &= 0xF0                                                  # 36 bits of the STREAMINFO block
-    content[22:26] = bytes(4)
-    path.write_bytes(content)
-    message = refusal(path)
-    assert "length" in message and "convert" in message

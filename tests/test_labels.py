@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from src.errors import InputError
-from src.labels import Labels
+from deepspeech2.errors import InputError
+from deepspeech2.labels import Labels
 
 
 def refusal(function, *arguments) -> str:

@@ -3,7 +3,12 @@
 import pytest
 
 from src.config import OptimConfig, load_config
-from src.lr_generator import annealed_learning_rate, cosine_learning_rate, scheduled_learning_rate, warmup_factor
+from src.lr_generator import (
+    annealed_learning_rate,
+    cosine_learning_rate,
+    scheduled_learning_rate,
+    warmup_factor,
+)
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 8.0), (1, 4.0), (2, 2.0), (3, 1.0), (4, 0.5)])

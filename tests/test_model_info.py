@@ -1,13 +1,13 @@
-"""src/model_info.py: what a model says of itself, and who may contradict it."""
+"""What a model says of itself, and who may contradict it."""
 
 import json
 
 import pytest
 
+from deepspeech2.errors import InputError
+from deepspeech2.labels import Labels
+from deepspeech2.model_info import ModelInfo
 from src.config import Config, load_config
-from src.errors import InputError
-from src.labels import Labels
-from src.model_info import ModelInfo
 
 OTHER = ["ModelConfig.hidden_size=64", "ModelConfig.conv2_kernel=[21, 11]", "ModelConfig.bidirectional=False",
          "DataConfig.SpectConfig.sample_rate=8000", "DataConfig.SpectConfig.window=hann"]
@@ -16,7 +16,7 @@ OTHER = ["ModelConfig.hidden_size=64", "ModelConfig.conv2_kernel=[21, 11]", "Mod
 @pytest.fixture
 def info(labels) -> ModelInfo:
     """A model that differs from the defaults."""
-    return ModelInfo.of(load_config(None, OTHER), labels)
+    return load_config(None, OTHER).model_info(labels)
 
 
 def refusal(function, *arguments) -> str:
@@ -41,9 +41,9 @@ def test_model_and_spectrogram_settings_are_stored_and_nothing_else(info):
         "DataConfig.SpectConfig.window_size": 0.02,
         "DataConfig.SpectConfig.window_stride": 0.01,
         "DataConfig.SpectConfig.window": "hann",
-        "DataConfig.SpectConfig.magnitude_scale": 1.0,
-        "DataConfig.SpectConfig.normalization": "utterance",
     }
+    assert info.time_stride == 2
+    assert info.spect() == load_config(None, OTHER).DataConfig.SpectConfig
 
 
 def test_round_trip(info):
@@ -53,7 +53,7 @@ def test_round_trip(info):
 
 
 def test_round_trip_of_strange_labels():
-    info = ModelInfo.of(Config(), Labels("ÄŁ' _"))
+    info = Config().model_info(Labels("ÄŁ' _"))
     assert ModelInfo.from_json(info.to_json(), "model.json").labels == Labels("ÄŁ' _")
 
 
@@ -79,7 +79,7 @@ def test_anything_else_is_refused_with_its_source(text):
 # who wins
 
 def test_the_model_overrules_what_nobody_wrote(info):
-    config = info.apply(load_config(None, ["OptimConfig.learning_rate=1e-3"]), "a.ckpt")
+    config = load_config(None, ["OptimConfig.learning_rate=1e-3"]).with_model(info, "a.ckpt")
     assert config.ModelConfig == load_config(None, OTHER).ModelConfig
     assert config.DataConfig.SpectConfig == load_config(None, OTHER).DataConfig.SpectConfig
     assert config.OptimConfig.learning_rate == 1e-3
@@ -88,24 +88,24 @@ def test_the_model_overrules_what_nobody_wrote(info):
 
 def test_what_somebody_wrote_may_agree(info):
     asked = load_config(None, OTHER)
-    assert info.apply(asked, "a.ckpt") == asked
+    assert asked.with_model(info, "a.ckpt") == asked
 
 
 def test_what_somebody_wrote_may_not_contradict_even_with_the_default(info):
-    message = refusal(info.apply, load_config(None, ["ModelConfig.hidden_size=1024"]), "a.ckpt")
+    message = refusal(load_config(None, ["ModelConfig.hidden_size=1024"]).with_model, info, "a.ckpt")
     assert message == "a.ckpt: `ModelConfig.hidden_size` is 64 in the model but 1024 was asked for"
 
 
 def test_a_file_contradicts_like_an_override(info, tmp_path):
     (tmp_path / "recipe.yaml").write_text("DataConfig: {SpectConfig: {window: hamming}}")
-    message = refusal(info.apply, load_config(tmp_path / "recipe.yaml"), "a.ckpt")
+    message = refusal(load_config(tmp_path / "recipe.yaml").with_model, info, "a.ckpt")
     assert "`DataConfig.SpectConfig.window` is 'hann' in the model but 'hamming' was asked for" in message
 
 
 def test_all_contradictions_are_named_at_once(info):
     asked = load_config(None, ["ModelConfig.conv2_kernel=[41, 11]", "ModelConfig.bidirectional=True",
                                "ModelConfig.hidden_layers=5"])
-    message = refusal(info.apply, asked, "a.ckpt")
+    message = refusal(asked.with_model, info, "a.ckpt")
     assert "`ModelConfig.conv2_kernel` is [21, 11] in the model but [41, 11] was asked for" in message
     assert "`ModelConfig.bidirectional` is False in the model but True was asked for" in message
     assert "hidden_layers" not in message
@@ -115,7 +115,7 @@ def test_all_contradictions_are_named_at_once(info):
     {"ModelConfig.gone": 5}, {"Gone.hidden_size": 5}, {"ModelConfig.hidden_size": "x"}, {"ModelConfig.hidden_size": 0},
 ])
 def test_settings_that_this_version_does_not_know(labels, settings):
-    message = refusal(ModelInfo(settings, labels).apply, Config(), "a.ckpt")
+    message = refusal(Config().with_model, ModelInfo(settings, labels), "a.ckpt")
     assert message.startswith("a.ckpt: ") and "another version" in message and next(iter(settings)) in message
 
 
@@ -124,23 +124,40 @@ def test_settings_that_this_version_does_not_know(labels, settings):
 def test_labels_of_the_model_count_when_nobody_wrote_a_path(info):
     """The default labels.json is not even looked at."""
     other = ModelInfo(info.settings, Labels("AB _"))
-    assert other.apply(Config(), "a.ckpt").ModelConfig.hidden_size == 64
+    assert Config().with_model(other, "a.ckpt").ModelConfig.hidden_size == 64
 
 
 def test_equal_labels_elsewhere_are_no_contradiction(info, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(list(info.labels.characters)))
-    assert info.apply(load_config(None, [f"DataConfig.labels_path={path}"]), "a.ckpt").ModelConfig.hidden_size == 64
+    assert load_config(None, [f"DataConfig.labels_path={path}"]).with_model(info, "a.ckpt").ModelConfig.hidden_size == 64
 
 
 def test_other_labels_are_a_contradiction_that_names_both(info, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(list("AB _")))
-    message = refusal(info.apply, load_config(None, [f"DataConfig.labels_path={path}"]), "a.ckpt")
+    message = refusal(load_config(None, [f"DataConfig.labels_path={path}"]).with_model, info, "a.ckpt")
     assert message.startswith("a.ckpt: ")
     assert repr(str(info.labels)) in message and "'AB _'" in message and str(path) in message
 
 
 def test_missing_labels_that_somebody_asked_for(info, tmp_path):
-    message = refusal(info.apply, load_config(None, [f"DataConfig.labels_path={tmp_path / 'none.json'}"]), "a.ckpt")
+    message = refusal(load_config(None, [f"DataConfig.labels_path={tmp_path / 'none.json'}"]).with_model, info, "a.ckpt")
     assert "none.json" in message
+
+
+# models of earlier versions
+
+RETIRED = {"DataConfig.SpectConfig.magnitude_scale": 1.0,
+           "DataConfig.SpectConfig.normalization": "utterance"}
+
+
+def test_retired_settings_with_the_only_value_left_are_read(info):
+    old = ModelInfo(info.settings | RETIRED, info.labels, info.time_stride)
+    assert ModelInfo.from_json(old.to_json(), "a.json") == info
+
+
+@pytest.mark.parametrize(("name", "value"), [("magnitude_scale", 100.0), ("normalization", "frequency")])
+def test_retired_settings_with_another_value_are_refused(info, name, value):
+    old = ModelInfo(info.settings | {f"DataConfig.SpectConfig.{name}": value}, info.labels)
+    assert f"SpectConfig.{name}` is no longer supported" in refusal(ModelInfo.from_json, old.to_json(), "a.json")

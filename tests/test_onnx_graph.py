@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from deepspeech2.errors import RunError
+from deepspeech2.labels import Labels
+from deepspeech2.model_info import read_info
+from deepspeech2.onnx_model import OnnxModel
 from src.checkpoint import save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
-from src.errors import RunError
 from src.exporting import export_onnx
-from src.labels import Labels
-from src.model_info import ModelInfo
-from src.onnx_graph import quantize_onnx, write_onnx
-from src.predictor import OnnxPredictor, load_network, network_predictor
+from src.onnx_graph import fix_quantization_ranges, quantize_onnx, write_onnx
+from src.stored_models import load_model, load_network
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 LABELS = Labels("ABCD _")
@@ -38,7 +39,7 @@ def make_checkpoint(path, overrides) -> str:
         if name.endswith(("moving_variance", "gamma")):
             values = rng.uniform(0.5, 1.5, parameter.shape)
         parameter.set_data(Tensor((12 * values if name == "fc.weight" else values).astype(np.float32)))
-    save_checkpoint(path, network.get_parameters(), ModelInfo.of(config, LABELS))
+    save_checkpoint(path, network.get_parameters(), config.model_info(LABELS))
     return str(path)
 
 
@@ -54,10 +55,10 @@ def network_and_onnx(request, tmp_path_factory):
     """A network, and what was exported of it."""
     folder = tmp_path_factory.mktemp("onnx")
     checkpoint = make_checkpoint(folder / "model.ckpt", NETWORKS[request.param])
-    path, difference = export_onnx(checkpoint, load_config(), folder / "out" / "model.onnx")
-    assert difference <= 1e-5 and sorted(os.listdir(path.parent)) == ["model.json", "model.onnx"]
-    network, _, _ = load_network(checkpoint, load_config())
-    return network_predictor(network, 161), OnnxPredictor(path)
+    exported = export_onnx(checkpoint, load_config(), folder / "out" / "model.onnx")
+    assert exported.difference <= 1e-5
+    assert sorted(os.listdir(folder / "out")) == ["model.json", "model.onnx"]
+    return load_model(checkpoint).acoustic, load_model(exported.path).acoustic
 
 
 @pytest.mark.parametrize("lengths", [(1,), (2,), (40,), (77, 50, 3, 76), (9, 9), (1, 2, 3, 4, 5, 6)], ids=str)
@@ -88,10 +89,10 @@ def quantized(tmp_path_factory):
     """The float32 model and the int8 model of one network, and the difference that the export reported."""
     folder = tmp_path_factory.mktemp("int8")
     checkpoint = make_checkpoint(folder / "model.ckpt", WIDE)
-    exact, _ = export_onnx(checkpoint, load_config(), folder / "float32.onnx")
-    rounded, difference = export_onnx(checkpoint, load_config(), folder / "out" / "int8.onnx", "int8")
-    assert sorted(os.listdir(rounded.parent)) == ["int8.json", "int8.onnx"]
-    return exact, rounded, difference
+    exact = export_onnx(checkpoint, load_config(), folder / "float32.onnx")
+    rounded = export_onnx(checkpoint, load_config(), folder / "out" / "int8.onnx", "int8")
+    assert sorted(os.listdir(folder / "out")) == ["int8.json", "int8.onnx"]
+    return exact.path, rounded.path, rounded.difference
 
 
 def test_int8_is_a_quarter_of_the_size(quantized):
@@ -101,7 +102,9 @@ def test_int8_is_a_quarter_of_the_size(quantized):
 
 def test_int8_is_close_and_its_export_says_how_close(quantized):
     exact, rounded, difference = quantized
-    (expected, lengths), (found, found_lengths) = (OnnxPredictor(path)(*batch(90, 60, 7)) for path in (exact, rounded))
+    (expected, lengths), (found, found_lengths) = (
+        load_model(path).acoustic(*batch(90, 60, 7)) for path in (exact, rounded)
+    )
     np.testing.assert_array_equal(found_lengths, lengths)
     assert found.shape == expected.shape
     errors = np.concatenate([np.abs(found - expected)[i, :length].ravel() for i, length in enumerate(lengths)])
@@ -121,13 +124,15 @@ def company(predict) -> float:
 
 @pytest.mark.parametrize("overrides", [WIDE, [*WIDE, "ModelConfig.bidirectional=False"]], ids=["both", "forward"])
 def test_an_utterance_in_int8_is_the_same_alone_and_in_company(tmp_path, overrides):
-    network, config, _ = load_network(make_checkpoint(tmp_path / "model.ckpt", overrides), load_config())
+    network, config, labels = load_network(make_checkpoint(tmp_path / "model.ckpt", overrides), load_config())
     parameters = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
     differences = {}
     for fixed in (True, False):
-        write_onnx(tmp_path / "exact.onnx", parameters, config.ModelConfig, 161, fixed_ranges=fixed)
+        write_onnx(tmp_path / "exact.onnx", parameters, config.ModelConfig, 161)
+        if fixed:
+            fix_quantization_ranges(tmp_path / "exact.onnx")
         quantize_onnx(tmp_path / "exact.onnx", tmp_path / "int8.onnx")
-        differences[fixed] = company(OnnxPredictor(tmp_path / "int8.onnx"))
+        differences[fixed] = company(OnnxModel(tmp_path / "int8.onnx", config.model_info(labels)))
     assert differences[True] < 1e-5
     assert differences[False] > 1e-3    # what fixed ranges are for
 
@@ -135,7 +140,8 @@ def test_an_utterance_in_int8_is_the_same_alone_and_in_company(tmp_path, overrid
 @pytest.mark.parametrize(("limit", "quantize"), [("TOLERANCE", ""), ("TOLERANCE", "int8"), ("INT8_TOLERANCE", "int8")])
 def test_a_model_that_differs_is_not_written(quantized, tmp_path, monkeypatch, limit, quantize):
     exact, _, _ = quantized
-    monkeypatch.setattr("src.exporting.network_predictor", lambda *_: OnnxPredictor(exact))    # compiles nothing
+    same = OnnxModel(exact, read_info(exact))
+    monkeypatch.setattr("src.exporting.cell_model", lambda _: same)    # compiles nothing
     monkeypatch.setattr(f"src.exporting.{limit}", -1.0)
     with pytest.raises(RunError, match="differs from the network"):
         export_onnx(str(exact.with_name("model.ckpt")), load_config(), tmp_path / "m.onnx", quantize)

@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 
 from src.config import OptimConfig
 from src.optimizer import SGD, AdamW, TrainStep, create_optimizer
@@ -58,20 +58,25 @@ def test_sgd_has_nesterov_momentum_and_l2_decay():
 
 
 class Line(nn.Cell):
-    """A stand-in for the loss cell: the sum of weight * input, so the gradient is the input."""
+    """In place of the loss cell: the sum of weight * input, whose gradient is the input."""
 
     def __init__(self, weight: np.ndarray):
         super().__init__()
         self.weight = Parameter(Tensor(weight), "weight")
+        self.statistic = Parameter(Tensor([0.0], ms.float32), "statistic", requires_grad=False)
 
-    def construct(self, inputs, input_length, targets, target_length, normalizer, keep=None):
+    def buffers(self):
+        return [self.statistic]
+
+    def construct(self, inputs, input_length, targets, target_length, normalizer, dropout_seeds=None):
+        ops.assign(self.statistic, self.statistic + inputs.sum())    # as batch norm does
         return (self.weight * inputs).sum() / normalizer
 
 
 def line_step(weight: np.ndarray, max_grad_norm: float = 1e6, loss_scale: float = 1024.0):
     cell = Line(weight)
     optimizer = create_optimizer(cell.trainable_params(), OptimConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0))
-    step = TrainStep(cell, optimizer, loss_scale, max_grad_norm).set_train(True)
+    step = TrainStep(cell, optimizer, cell.buffers(), loss_scale, max_grad_norm).set_train(True)
     nothing = Tensor(0, ms.int32)
 
     def run(inputs: np.ndarray):
@@ -104,14 +109,18 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_one_works(bad):
     _, _, updated = run(np.array([1.0, bad], np.float32))
     assert not bool(updated)
     np.testing.assert_array_equal(cell.weight.asnumpy(), weight)
+    assert cell.statistic.asnumpy() == [0.0]
     assert bool(run(np.array([1.0, 1.0], np.float32))[2])
+    assert cell.statistic.asnumpy() == [2.0]
+    assert not bool(run(np.array([bad, 1.0], np.float32))[2])    # the third call too
+    assert cell.statistic.asnumpy() == [2.0]
     np.testing.assert_allclose(cell.weight.asnumpy(), weight - 0.25)
 
 
 def test_adam_moments_and_count_stay_when_a_step_is_skipped():
     cell = Line(np.array([1.0, 2.0], np.float32))
     optimizer = create_optimizer(cell.trainable_params(), OptimConfig())
-    step = TrainStep(cell, optimizer, 1024.0, 400.0).set_train(True)
+    step = TrainStep(cell, optimizer, cell.buffers(), 1024.0, 400.0).set_train(True)
     nothing, one = Tensor(0, ms.int32), Tensor(1.0, ms.float32)
     for value, updates in ((1.0, 1), (np.nan, 1), (2.0, 2)):
         step(Tensor(np.array([value, 1.0], np.float32)), nothing, nothing, nothing, one, RATE)

@@ -3,8 +3,8 @@
 import matplotlib.image
 import numpy as np
 
-from src import plot_augment
-from src.config import SpectConfig
+from deepspeech2.features import SpectConfig
+from tools import plot_augment
 
 
 def test_a_picture(write_wav, tmp_path, capsys):

@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import plot_log
+from tools import plot_log
 
 TABLE = pd.DataFrame({"epoch": [1, 2, 3], "step": [3, 6, 9], "learning_rate": [1e-3, 5e-4, 2e-4],
                       "train_loss": [90.0, 40.0, 20.0], "gradient_norm": [9.0, 8.0, 7.0],
-                      "dev_wer": [100.0, None, 50.0], "dev_cer": [80.0, None, 30.0], "minutes": [0.5, 0.25, 0.25]})
+                      "val_wer": [100.0, None, 50.0], "val_cer": [80.0, None, 30.0], "minutes": [0.5, 0.25, 0.25]})
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_runs_have_different_names(tmp_path):
 
 @pytest.mark.parametrize(("content", "words"), [
     (None, "cannot read the metrics"), ("", "not a table"), ("a,b\n1,2\n", "no column epoch, train_loss"),
-    ("epoch,train_loss,learning_rate,dev_wer,dev_cer,minutes\n", "no epoch"),
-    ("epoch,train_loss,learning_rate,dev_wer,dev_cer,minutes\n1,2,x,4,5,6\n", "column learning_rate holds"),
+    ("epoch,train_loss,learning_rate,val_wer,val_cer,minutes\n", "no epoch"),
+    ("epoch,train_loss,learning_rate,val_wer,val_cer,minutes\n1,2,x,4,5,6\n", "column learning_rate holds"),
 ])
 def test_a_file_that_is_something_else(tmp_path, capsys, content, words):
     path = tmp_path / "metrics.csv"

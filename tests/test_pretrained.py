@@ -21,7 +21,7 @@ def test_it_holds_weights_only_and_the_settings_of_the_recipe():
     checkpoint = load_checkpoint(MODEL)
     assert not checkpoint.progress and checkpoint.parameters == checkpoint.network_parameters()
     recipe = load_config(ROOT / "configs" / "an4.yaml")
-    found = checkpoint.info.apply(load_config(), str(MODEL))
+    found = load_config().with_model(checkpoint.info, str(MODEL))
     assert found.ModelConfig == recipe.ModelConfig
     assert found.DataConfig.SpectConfig == recipe.DataConfig.SpectConfig
 

@@ -1,4 +1,4 @@
-"""Training runs: schedule, skipped steps, resume, fine-tuning, and what stays on disk. Real speech, tiny network."""
+"""Training runs: schedule, skipped steps, resume, fine-tuning, and what stays on disk. Synthetic speech, tiny network."""
 
 import csv
 import os
@@ -6,17 +6,16 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import tiny_recipe
+from conftest import ROOT, tiny_recipe
 
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.labels import Labels
+from deepspeech2.metrics import ErrorCounts
 from src import training
 from src.checkpoint import load_checkpoint, save_checkpoint
 from src.config import load_config
-from src.errors import InputError, RunError
-from src.interruption import Interrupted
-from src.labels import Labels
 from src.manifest import read_manifest
-from src.metrics import ErrorCounts
-from src.training import train
+from src.training import Interrupted, train
 from src.training_data import TrainingData, trainable_rows
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -46,14 +45,14 @@ def test_a_run_leaves_checkpoints_metrics_and_events(whole):
     rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
     assert [(int(r["epoch"]), int(r["step"])) for r in rows] == [(1, 3), (2, 6)]
     assert [float(r["learning_rate"]) for r in rows] == pytest.approx([3e-4, 3e-4 / 1.1])
-    assert all(float(r["dev_cer"]) > 0 and float(r["train_loss"]) > 0 for r in rows)
-    best = min(monitor.history, key=lambda m: (m.dev_wer, m.dev_cer))
+    assert all(float(r["val_cer"]) > 0 and float(r["train_loss"]) > 0 for r in rows)
+    best = min(monitor.history, key=lambda m: (m.val_wer, m.val_cer))
     assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-best.ckpt").progress["epoch"] == best.epoch
     tags = set()
     for path in (tmp_path / "logs").glob("events*"):
         tags |= {value.tag for event in read_events(path) for value in event.summary.value}
     assert {"train/loss", "train/learning_rate", "train/gradient_norm", "train/audio_seconds_per_second",
-            "dev/wer", "dev/cer"} <= tags
+            "val/wer", "val/cer"} <= tags
 
 
 def read_events(path):
@@ -72,8 +71,8 @@ def test_a_resumed_run_equals_one_that_never_stopped(recipe, tmp_path, whole, st
     train(load_config(None, [*recipe, f"TrainingConfig.max_steps={stop_after}"]))
     assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] == stop_after
     resumed = train(load_config(None, recipe), resume="auto")
-    assert [(m.epoch, m.step, m.dev_wer, m.dev_cer) for m in resumed.history] == \
-        [(m.epoch, m.step, m.dev_wer, m.dev_cer) for m in never_stopped.history]
+    assert [(m.epoch, m.step, m.val_wer, m.val_cer) for m in resumed.history] == \
+        [(m.epoch, m.step, m.val_wer, m.val_cer) for m in never_stopped.history]
     losses = [m.train_loss for m in never_stopped.history]
     assert [m.train_loss for m in resumed.history] == pytest.approx(losses, rel=1e-5)
     expected = weights(folder / "ckpt" / "DeepSpeech-last.ckpt")
@@ -85,7 +84,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(recipe, tmp_path, whole, st
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_everything_and_the_run_goes_on(recipe, tmp_path, monkeypatch, number):
-    real = training.iterate_batches
+    real = training.training_batches
 
     def with_a_signal(source, num_workers):
         for i, batch in enumerate(real(source, num_workers)):
@@ -93,18 +92,18 @@ def test_a_signal_saves_everything_and_the_run_goes_on(recipe, tmp_path, monkeyp
                 os.kill(os.getpid(), number)
             yield batch
 
-    monkeypatch.setattr(training, "iterate_batches", with_a_signal)
+    monkeypatch.setattr(training, "training_batches", with_a_signal)
     with pytest.raises(Interrupted, match="--resume auto") as caught:
         train(load_config(None, recipe))
     assert caught.value.signal_number in (number, signal.SIGTERM)    # MindSpore turns some SIGINTs into SIGTERM
-    monkeypatch.setattr(training, "iterate_batches", real)
+    monkeypatch.setattr(training, "training_batches", real)
     assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] == 2
     if number == signal.SIGTERM:
         assert train(load_config(None, recipe), resume="auto").history[-1].step == 6
 
 
 def test_a_step_that_is_not_finite_is_counted_and_poisons_nothing(recipe, tmp_path, monkeypatch):
-    real = training.iterate_batches
+    real = training.training_batches
 
     def with_a_bad_batch(source, num_workers):
         for i, batch in enumerate(real(source, num_workers)):
@@ -112,7 +111,7 @@ def test_a_step_that_is_not_finite_is_counted_and_poisons_nothing(recipe, tmp_pa
                 batch.inputs[0, 0, 3, 3] = np.nan
             yield batch
 
-    monkeypatch.setattr(training, "iterate_batches", with_a_bad_batch)
+    monkeypatch.setattr(training, "training_batches", with_a_bad_batch)
     monitor = train(load_config(None, recipe))
     assert [m.skipped_steps for m in monitor.history] == [1, 1]
     assert [m.step for m in monitor.history] == [3, 6]
@@ -123,14 +122,14 @@ def test_a_step_that_is_not_finite_is_counted_and_poisons_nothing(recipe, tmp_pa
 
 
 def test_a_run_without_any_finite_step_fails(recipe, monkeypatch):
-    real = training.iterate_batches
+    real = training.training_batches
 
     def with_bad_batches(source, num_workers):
         for batch in real(source, num_workers):
             batch.inputs[:] = np.nan
             yield batch
 
-    monkeypatch.setattr(training, "iterate_batches", with_bad_batches)
+    monkeypatch.setattr(training, "training_batches", with_bad_batches)
     with pytest.raises(RunError, match="no step had a finite loss"):
         train(load_config(None, recipe))
 
@@ -177,7 +176,7 @@ def test_an_epoch_is_finished_with_the_batches_that_it_began_with(recipe):
 
 
 def test_training_leaves_out_what_ctc_cannot_align(demo_corpus, caplog):
-    manifest = read_manifest(demo_corpus / "demo_train_manifest.csv", Labels.load("labels.json"))
+    manifest = read_manifest(demo_corpus / "demo_train_manifest.csv", Labels.load(ROOT / "labels.json"))
     config = load_config()
     frames = (manifest.samples // 160 + 2) // 2
     manifest.label_counts[0] = frames[0] - manifest.repeats[0]            # just fits
@@ -188,10 +187,10 @@ def test_training_leaves_out_what_ctc_cannot_align(demo_corpus, caplog):
 
 
 def test_words_are_shuffled_by_what_the_run_has_learned(recipe, tmp_path, caplog):
-    """From the configured epoch on, and after a resume also where the file with the times was lost."""
+    """From the configured epoch on, and after a resume also where the file with the cuts was lost."""
     settings = ["TrainingConfig.epochs=2", "DataConfig.AugmentationConfig.shuffle_words=1",
                 "DataConfig.AugmentationConfig.shuffle_start_epoch=1"]
-    path = tmp_path / "ckpt" / "DeepSpeech-words.csv"
+    path = tmp_path / "ckpt" / "DeepSpeech-word-cuts.csv"
     with caplog.at_level("INFO"):
         train(load_config(None, [*recipe, *settings]))
         assert caplog.text.count("words are shuffled from now on") == 1 and str(path) in caplog.text
@@ -205,18 +204,16 @@ def test_words_are_shuffled_by_what_the_run_has_learned(recipe, tmp_path, caplog
 
 
 def test_dropout_is_a_function_of_seed_epoch_and_row(demo_corpus):
-    labels = Labels.load("labels.json")
+    labels = Labels.load(ROOT / "labels.json")
     manifest = read_manifest(demo_corpus / "demo_train_manifest.csv", labels)
-    config = load_config(None, ["ModelConfig.hidden_size=500", "ModelConfig.hidden_layers=3",
-                                "TrainingConfig.dropout=0.25"])
-    data = TrainingData(manifest, labels, config)
-    keep = data.keep_masks(2, [7, 3])
-    assert keep.shape == (3, 2, 500) and keep.dtype == np.float32
-    assert set(np.unique(keep)) == {np.float32(0), np.float32(1 / 0.75)}
-    assert np.mean(keep == 0) == pytest.approx(0.25, abs=0.03)
-    np.testing.assert_array_equal(keep[:, 1:], data.keep_masks(2, [3]))
-    assert (keep != data.keep_masks(3, [7, 3])).any() and (keep[:, 0] != keep[:, 1]).any()
-    assert data.keep_masks(0, []).shape == (3, 1, 500)    # the silence in place of a batch without utterances
+    data = TrainingData(manifest, labels, load_config())
+    seeds = data.dropout_seeds(2, [7, 3])
+    assert seeds.dtype == np.int32 and seeds[0] != seeds[1]
+    np.testing.assert_array_equal(seeds[1:], data.dropout_seeds(2, [3]))
+    assert (seeds != data.dropout_seeds(3, [7, 3])).all()
+    other = TrainingData(manifest, labels, load_config(None, ["TrainingConfig.seed=1"]))
+    assert (seeds != other.dropout_seeds(2, [7, 3])).all()
+    assert len(data.dropout_seeds(0, [])) == 1    # the silence in a batch without utterances
 
 
 def counts(word_errors: int, char_errors: int) -> ErrorCounts:
@@ -224,16 +221,16 @@ def counts(word_errors: int, char_errors: int) -> ErrorCounts:
 
 
 def test_a_run_stops_early_and_averages(recipe, tmp_path, caplog, monkeypatch):
-    """With a rate of nothing the dev figures stay as they are: one best evaluation, then two without a better one."""
-    settings = ["TrainingConfig.epochs=9", "TrainingConfig.patience=2", "CheckpointConfig.average=2",
+    """With a rate of nothing the val figures stay as they are: one best evaluation, then two without a better one."""
+    settings = ["TrainingConfig.epochs=9", "TrainingConfig.patience=2", "CheckpointConfig.average_last=2",
                 "OptimConfig.learning_rate=1e-12", "TrainingConfig.dropout=0.1"]
     figures = iter([(3, 5), (3, 4), (3, 4), (4, 3), (2, 2)])
     monkeypatch.setattr(training._Run, "_evaluate", lambda run: (counts(*next(figures)), []))
     with caplog.at_level("INFO"):
         assert len(train(load_config(None, [*recipe, *settings])).history) == 4
-    assert "stopping early: no better dev figures in the last 2 evaluations" in caplog.text
+    assert "stopping early: no better val figures in the last 2 evaluations" in caplog.text
     last = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
-    assert (last.progress["epoch"], last.progress["stale"]) == (4, 2)
+    assert (last.progress["epoch"], last.progress["evals_since_best"]) == (4, 2)
     assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-best.ckpt").progress["epoch"] == 2
     mean = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-average.ckpt")
     assert mean.info == last.info and not mean.progress
@@ -244,7 +241,7 @@ def test_a_run_stops_early_and_averages(recipe, tmp_path, caplog, monkeypatch):
 
 
 def test_a_stop_inside_an_epoch_changes_nothing_in_the_average(recipe, tmp_path):
-    settings = [*recipe, "TrainingConfig.epochs=2", "CheckpointConfig.average=2"]
+    settings = [*recipe, "TrainingConfig.epochs=2", "CheckpointConfig.average_last=2"]
     folder = tmp_path / "ckpt"
     train(load_config(None, [*settings, "TrainingConfig.max_steps=2"]))
     assert not (folder / "DeepSpeech-average.ckpt").exists()    # no epoch is whole yet

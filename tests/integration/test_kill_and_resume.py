@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 EPOCHS = 8
 CHANGES = ["TrainingConfig.dropout=0.3",
            *(f"DataConfig.AugmentationConfig.{setting}" for setting in (
-               "speed_volume_perturb=True", "spec_augment=True", "frequency_warp=0.1", "shuffle_words=0.5",
+               "speed_volume_perturb=True", "spec_augment=True", "vtlp_max_warp=0.1", "shuffle_words=0.5",
                "shuffle_start_epoch=2"))]
 
 

@@ -1,4 +1,4 @@
-"""Word times of a data set by a network that is told what it hears, and as a file."""
+"""Cuts between words by a network that is told what it hears, and as a file."""
 
 import dataclasses
 import logging
@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from src.alignment import WordTimes
+from deepspeech2.errors import InputError
+from deepspeech2.model import Model
+from src.augment import WordCuts
 from src.config import load_config
-from src.errors import InputError
 from src.manifest import read_manifest, write_manifest
-from src.word_times import align_words, read_word_times, write_word_times
+from src.word_cuts import (
+    find_word_cuts,
+    quietest_cut,
+    read_word_cuts,
+    word_gaps,
+    write_word_cuts,
+)
 
 RATE = 16000
 HOP = 320    # samples between output frames of the default network
@@ -56,7 +63,7 @@ def test_words_are_cut_in_the_silence_between_them(spoken, labels, caplog):
         return probs, lengths
 
     with caplog.at_level(logging.INFO):
-        found = dict(zip(places, align_words(predict, manifest, labels, load_config()), strict=True))
+        found = dict(zip(places, find_word_cuts(Model(predict, load_config().model_info(labels)), manifest, load_config()), strict=True))
     assert found["NO"] is None and f"{manifest.path}:3: its words keep their order" in caplog.text
     assert found["C"].words == ["C"] and len(found["C"].cuts) == 0
     assert found["A BE"].words == ["A", "BE"] and found["D E F"].words == ["D", "E", "F"]
@@ -67,12 +74,13 @@ def test_words_are_cut_in_the_silence_between_them(spoken, labels, caplog):
     assert found["D E F"].seconds == pytest.approx(1.45)
 
 
-def test_a_file_that_went_bad_has_no_times(spoken, labels):
+def test_a_file_that_went_bad_has_no_cuts(spoken, labels):
     manifest, _ = spoken
     assert read_manifest(manifest.path, labels)
     for path in manifest.audio_paths:
         open(path, "wb").close()
-    assert align_words(lambda *_: None, manifest, labels, load_config()) == [None] * 4
+    model = Model(lambda *_: None, load_config().model_info(labels))
+    assert find_word_cuts(model, manifest, load_config()) == [None] * 4
 
 
 @pytest.fixture
@@ -80,13 +88,13 @@ def manifest(demo_corpus, labels):
     return read_manifest(demo_corpus / "demo_train_manifest.csv", labels)
 
 
-def test_times_come_back_as_they_were(manifest, tmp_path):
+def test_cuts_come_back_as_they_were(manifest, tmp_path):
     """Also those of words that pandas would read as missing values or numbers."""
-    times: list[WordTimes | None] = [None] * len(manifest)
-    times[1] = WordTimes(["NULL", "NA", "1"], np.array([1 / 3, 0.7]), 1.1)
-    times[3] = WordTimes(["NAN"], np.array([]), 0.5)
-    write_word_times(tmp_path / "words.csv", manifest, times)
-    for expected, found in zip(times, read_word_times(tmp_path / "words.csv", manifest), strict=True):
+    times: list[WordCuts | None] = [None] * len(manifest)
+    times[1] = WordCuts(["NULL", "NA", "1"], np.array([1 / 3, 0.7]), 1.1)
+    times[3] = WordCuts(["NAN"], np.array([]), 0.5)
+    write_word_cuts(tmp_path / "words.csv", manifest, times)
+    for expected, found in zip(times, read_word_cuts(tmp_path / "words.csv", manifest), strict=True):
         assert (found is None) == (expected is None)
         if found is not None:
             assert found.words == expected.words and found.seconds == expected.seconds
@@ -96,14 +104,31 @@ def test_times_come_back_as_they_were(manifest, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (None, "words.csv: cannot read the word times"),
-    ("", "words.csv: cannot read the word times"),
+    (None, "words.csv: cannot read the word cuts"),
+    ("", "words.csv: cannot read the word cuts"),
     ("audio_path,word,from,to\na.wav,A,0,1\n", "words.csv: no column 'start'"),
-    ("audio_path,word,start,end\na.wav,A,soon,1.0\n", "words.csv: cannot read the word times"),
+    ("audio_path,word,start,end\na.wav,A,soon,1.0\n", "words.csv: cannot read the word cuts"),
 ])
 def test_a_file_that_cannot_be_used(manifest, tmp_path, content, words):
     if content is not None:
         (tmp_path / "words.csv").write_text(content)
     with pytest.raises(InputError) as refusal:
-        read_word_times(tmp_path / "words.csv", dataclasses.replace(manifest, audio_paths=["a.wav"]))
+        read_word_cuts(tmp_path / "words.csv", dataclasses.replace(manifest, audio_paths=["a.wav"]))
     assert words in str(refusal.value)
+
+
+def test_gaps_are_between_the_letters_around_a_space():
+    """OH A TEN: from H to A and from A to T."""
+    frames = np.array([[2, 3], [5, 5], [6, 8], [9, 9], [11, 12], [15, 15], [16, 17], [20, 21]])
+    space = 27
+    assert word_gaps(frames, [15, 8, space, 1, space, 20, 5, 14], space).tolist() == [[5, 9], [9, 15]]
+    assert word_gaps(frames[:1], [15], space).shape == (0, 2)
+
+
+def test_the_cut_is_at_the_quietest_place_of_the_middle_half():
+    samples = np.random.default_rng(0).uniform(-1, 1, RATE).astype(np.float32)
+    samples[7000:7600] *= 0.01
+    samples[5200:5600] = 0      # quieter, but too close to the label before
+    assert 7000 <= quietest_cut(samples, 5000, 9000, RATE) <= 7600
+    assert quietest_cut(samples, 5000, 5000, RATE) == 5000
+    assert 0 <= quietest_cut(samples, 0, len(samples), RATE) <= len(samples)

@@ -6,18 +6,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import InputError
-
-_UMASK = os.umask(0)    # it can only be read by setting it
-os.umask(_UMASK)
+from deepspeech2.errors import InputError
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a path of the same name in a temporary folder beside `path`; rename it onto `path` on success.
 
-    On any failure the folder goes with all that a writer may have left in it. Parent folders are made. The content is
-    flushed to disk before the rename, so a power cut cannot leave an empty file under the final name.
+    On any failure the folder goes with all that a writer may have left in it. Parent folders are
+    made. The content is flushed to disk before the rename, so a power cut cannot leave an empty
+    file under the final name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,15 +24,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)    # some writers make their files read-only
+        os.chmod(temporary, _new_file_mode(folder))  # some writers make their files read-only
         os.replace(temporary, path)
+
+
+def _new_file_mode(folder: str) -> int:
+    """The permissions of a new file.
+
+    What the umask leaves, which a library must not set to read it.
+    """
+    probe = os.path.join(folder, ".mode")
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)
+        os.unlink(probe)
 
 
 def write_bytes(path: str | Path, content: bytes, mtime_ns: int | None = None) -> None:
     """Write a small file, one of very many: whole or not at all like `atomic_path`, at a fifth of the cost.
 
-    It appears with the time of change `mtime_ns` if one is given. It is not flushed to disk: whoever records such files
-    as done calls `os.sync()` once before.
+    It appears with the time of change `mtime_ns` if one is given. It is not flushed to disk:
+    whoever records such files as done calls `os.sync()` once before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

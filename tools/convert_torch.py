@@ -1,9 +1,10 @@
-"""Turn models of deepspeech.pytorch into checkpoints of this project: `python -m src.convert_torch INPUT OUTPUT.ckpt`.
+"""Turn models of deepspeech.pytorch into checkpoints of this project: `python -m tools.convert_torch INPUT OUTPUT.ckpt`.
 
-INPUT is a `.pth` of V2, or of V1 where its network is the same, a `.ckpt` of V3 (PyTorch Lightning), or an `.npz` with
-arrays `state/NAME`. Weights, labels and spectrogram settings are taken over, the optimizer's state is not. Nothing that
-stands in a file is executed or imported. Sources: deepspeech.pytorch, `deepspeech_pytorch/model.py` and
-`configs/train_config.py`; V1, `model.py`.
+INPUT is a `.pth` of V2, or of V1 where its network is the same, a `.ckpt` of V3 (PyTorch
+Lightning), or an `.npz` with arrays `state/NAME`. Weights, labels and spectrogram settings are
+taken over, the optimizer's state is not. Nothing that stands in a file is executed or imported.
+Sources: deepspeech.pytorch, `deepspeech_pytorch/model.py` and `configs/train_config.py`; V1,
+`model.py`.
 """
 
 import argparse
@@ -20,14 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from src import cli
-from src.config import Config, SpectConfig
-from src.errors import InputError
-from src.labels import BLANK, Labels
-from src.model_info import ModelInfo
+from deepspeech2 import commands
+from deepspeech2.errors import InputError
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import BLANK, Labels
+from src.config import Config
+from src.device import set_device
 
-ORIGINAL_LABELS = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "    # its labels.json: the blank is class 0
-ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."    # how files of torch.save begin
+ORIGINAL_LABELS = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "  # its labels.json: the blank is class 0
+# how files of torch.save begin
+ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 # layers of deepspeech.pytorch and ours, {} being the layer's number
 _LAYERS = (
@@ -37,15 +40,23 @@ _LAYERS = (
     (r"conv\.seq_module\.4", "conv.norm2"),
     (r"rnns\.(\d+)\.rnn", "rnns.{}.forward_lstm"),
     (r"rnns\.([1-9]\d*)\.batch_norm\.module", "norms.{}.cell"),
-    (r"lookahead\.0(?:\.conv)?", "lookahead.conv"),    # in V1 the weight was the layer's own
+    (r"lookahead\.0(?:\.conv)?", "lookahead.conv"),  # in V1 the weight was the layer's own
     (r"fc\.0\.module\.0", "fc_norm.cell"),
     (r"fc\.0\.module\.1", "fc"),
 )
-_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
 
 
 def our_name(name: str) -> str | None:
-    """deepspeech.pytorch's name of a tensor -> ours; None for a layer or statistic that its network does not have."""
+    """deepspeech.pytorch's name of a tensor -> ours.
+
+    None for a layer or statistic that its network does not have.
+    """
     layer, _, leaf = name.rpartition(".")
     for pattern, ours in _LAYERS:
         if match := re.fullmatch(pattern, layer):
@@ -60,7 +71,10 @@ def our_name(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Original:
-    """What a file says: tensors by deepspeech.pytorch's names, labels in its class order, spectrogram settings."""
+    """What a file says.
+
+    Tensors by deepspeech.pytorch's names, labels in its class order, spectrogram settings.
+    """
 
     tensors: dict[str, np.ndarray]
     labels: list[str] | None
@@ -68,14 +82,18 @@ class Original:
 
 
 def read_original(path: Path) -> Original:
-    """Read a file of any of the kinds. Raises InputError when it is missing, broken or of no kind."""
+    """Read a file of any of the kinds.
+
+    Raises InputError when it is missing, broken or of no kind.
+    """
     if not path.is_file():
         raise InputError("no such file")
     try:
         original = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
     except (InputError, MemoryError):
         raise
-    except Exception as error:    # the readers answer a broken or hostile file with errors of every kind
+    # the readers answer a broken or hostile file with errors of every kind
+    except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"not a whole checkpoint of deepspeech.pytorch: {reason[0]}") from None
     # torch.nn.DataParallel puts `module.` before all names
@@ -93,11 +111,18 @@ def _read_torch(path: Path) -> Original:
     package = _load_package(path)
     if not isinstance(package, dict) or not isinstance(package.get("state_dict"), dict):
         raise InputError("not a checkpoint of deepspeech.pytorch: no state_dict in it")
-    parameters = _plain(package.get("hyper_parameters", {}))    # V3; in V1 and V2 all stands at the top
+    # V3; in V1 and V2 all stands at the top
+    parameters = _plain(package.get("hyper_parameters", {}))
     labels = parameters.get("labels", _plain(package.get("labels")))
     spect = parameters.get("spect_cfg", _plain(package.get("audio_conf")))
-    return Original({str(name): value.detach().float().numpy() for name, value in package["state_dict"].items()},
-                    None if labels is None else list(labels), spect if isinstance(spect, dict) else {})
+    return Original(
+        {
+            str(name): value.detach().float().numpy()
+            for name, value in package["state_dict"].items()
+        },
+        None if labels is None else list(labels),
+        spect if isinstance(spect, dict) else {},
+    )
 
 
 def _load_package(path: Path) -> Any:
@@ -106,19 +131,26 @@ def _load_package(path: Path) -> Any:
         if not file.read(len(LEGACY)).startswith((ZIP, LEGACY)):
             raise InputError("not a file that PyTorch wrote")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(b"constants.pkl") >= 0:    # torch.load would hand it to torch.jit.load
-                raise InputError("a TorchScript archive, which is a program: convert the checkpoint that it is from")
+            if content.find(b"constants.pkl") >= 0:  # torch.load would hand it to torch.jit.load
+                raise InputError(
+                    "a TorchScript archive, which is a program: convert the checkpoint that it is from"
+                )
         try:
-            torch = importlib.import_module("torch")    # on purpose not in requirements.txt
+            torch = importlib.import_module("torch")  # on purpose not in requirements.txt
         except (ImportError, OSError):
-            raise InputError("reading it needs PyTorch, which nothing else here does; install the CPU build: "
-                             "pip install torch --index-url https://download.pytorch.org/whl/cpu") from None
+            raise InputError(
+                "reading it needs PyTorch, which nothing else here does; install the CPU build: "
+                "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+            ) from None
         file.seek(0)
         return torch.load(file, "cpu", _restricted_pickle(torch), weights_only=False, mmap=False)
 
 
 class _Foreign:
-    """Stands for an object of any class or function that a file names: keeps what it is given and does nothing."""
+    """Stands for an object of any class or function that a file names.
+
+    Keeps what it is given and does nothing.
+    """
 
     def __new__(cls, *args, **_):
         self = super().__new__(cls)
@@ -128,7 +160,7 @@ class _Foreign:
     def __init__(self, *_, **__):
         pass
 
-    append = extend = add = __init__    # what else a pickle may ask of an object
+    append = extend = add = __init__  # what else a pickle may ask of an object
 
     def __call__(self, *_, **__):
         return self
@@ -143,22 +175,30 @@ class _Foreign:
 def _plain(value: Any) -> Any:
     """The numbers, text, lists and dictionaries within OmegaConf's containers, enumerations and dataclasses."""
     if isinstance(value, _Foreign):
-        for name in ("_content", "_val"):              # omegaconf: DictConfig and ListConfig, and their nodes
+        for name in ("_content", "_val"):  # omegaconf: DictConfig and ListConfig, and their nodes
             if name in value.state:
                 return _plain(value.state[name])
-        return _plain(value.state or (value.args[0] if len(value.args) == 1 else {}))    # args: an enumeration's
+        # args: an enumeration's
+        return _plain(value.state or (value.args[0] if len(value.args) == 1 else {}))
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
-    """A stand-in for `pickle` in torch.load: it rebuilds tensors and ordered dictionaries, the rest is `_Foreign`."""
+    """A stand-in for `pickle` in torch.load.
+
+    It rebuilds tensors and ordered dictionaries, the rest is `_Foreign`.
+    """
     def rebuild(storage, offset, size, stride, *_):
         return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
-    known = {"collections.OrderedDict": OrderedDict, "torch._utils._rebuild_tensor": rebuild,
-             "torch._utils._rebuild_tensor_v2": rebuild, "torch._utils._rebuild_parameter": lambda data, *_: data}
+    known = {
+        "collections.OrderedDict": OrderedDict,
+        "torch._utils._rebuild_tensor": rebuild,
+        "torch._utils._rebuild_tensor_v2": rebuild,
+        "torch._utils._rebuild_parameter": lambda data, *_: data,
+    }
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module, name):
@@ -171,7 +211,10 @@ def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
             super().__setattr__(name, storages_only if name == "persistent_load" else value)
 
     module = types.ModuleType("restricted_pickle")
-    module.Unpickler, module.load = Unpickler, lambda file, **options: Unpickler(file, **options).load()
+    module.Unpickler, module.load = (
+        Unpickler,
+        lambda file, **options: Unpickler(file, **options).load(),
+    )
     return module
 
 
@@ -184,29 +227,45 @@ def recognise(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
     def shape(name: str, *ranks: int) -> tuple[int, ...]:
         found = tensors[name].shape if name in tensors else None
         if found is None or len(found) not in ranks:
-            raise InputError(f"{name} has shape {found}, {ranks[-1]} dimensions are needed" if found else
-                             f"no tensor for {name} in it")
+            raise InputError(
+                f"{name} has shape {found}, {ranks[-1]} dimensions are needed"
+                if found
+                else f"no tensor for {name} in it"
+            )
         return found
 
     gates, hidden = shape("rnns.0.forward_lstm.weight_hh_l0", 2)
     if gates != 4 * hidden:
-        kind = "a GRU" if gates == 3 * hidden else "a plain RNN" if gates == hidden else "of an unknown kind"
-        raise InputError(f"only LSTMs can be converted, but the recurrent layers are {kind}: weight_hh_l0 has shape "
-                         f"{gates, hidden}, an LSTM's is {4 * hidden, hidden}")
+        kind = (
+            "a GRU"
+            if gates == 3 * hidden
+            else "a plain RNN"
+            if gates == hidden
+            else "of an unknown kind"
+        )
+        raise InputError(
+            f"only LSTMs can be converted, but the recurrent layers are {kind}: weight_hh_l0 has shape "
+            f"{gates, hidden}, an LSTM's is {4 * hidden, hidden}"
+        )
     channels, _, *kernel = shape("conv.conv2.weight", 4)
     bidirectional = "rnns.0.backward_lstm.weight_hh_l0" in tensors
-    lookahead = {} if bidirectional else {"lookahead_context": shape("lookahead.conv.weight", 2, 3)[-1]}
+    lookahead = (
+        {} if bidirectional else {"lookahead_context": shape("lookahead.conv.weight", 2, 3)[-1]}
+    )
     layers = {name.split(".")[1] for name in tensors if name.startswith("rnns.")}
     model = {"hidden_size": hidden, "hidden_layers": len(layers), "bidirectional": bidirectional,
              "conv_channels": channels, "conv2_kernel": kernel}
     return model | lookahead, shape("fc.weight", 2)[0]
 
 
-def choose_labels(stored: list[str] | None, asked: Labels | None, classes: int) -> tuple[Labels, str]:
+def choose_labels(
+    stored: list[str] | None, asked: Labels | None, classes: int
+) -> tuple[Labels, str]:
     """The labels in the original's class order, and where they are from.
 
     Raises:
-        InputError: if `stored` (in the file) and `asked` (on the command line) differ or do not fit the classes.
+        InputError: if `stored` (in the file) and `asked` (on the command line) differ or do not fit
+            the classes.
     """
     labels = Labels(stored) if stored is not None else asked or Labels(ORIGINAL_LABELS)
     if asked and asked != labels:
@@ -214,67 +273,114 @@ def choose_labels(stored: list[str] | None, asked: Labels | None, classes: int) 
     if len(labels) != classes:
         raise InputError(f"{classes} classes, but {len(labels)} labels: {str(labels)!r}"
                          + ("" if stored or asked else "; name its own with --labels_path"))
-    if not stored and labels.blank_index != 0:    # only V3 may have it elsewhere, and V3 stores its labels
-        raise InputError(f"in deepspeech.pytorch the blank {BLANK!r} is class 0, in --labels_path class "
-                         f"{labels.blank_index}: give the labels in the class order of the file")
-    return labels, "from the file" if stored else "from --labels_path" if asked else "deepspeech.pytorch's own"
+    # only V3 may have it elsewhere, and V3 stores its labels
+    if not stored and labels.blank_index != 0:
+        raise InputError(
+            f"in deepspeech.pytorch the blank {BLANK!r} is class 0, in --labels_path class "
+            f"{labels.blank_index}: give the labels in the class order of the file"
+        )
+    return (
+        labels,
+        "from the file"
+        if stored
+        else "from --labels_path"
+        if asked
+        else "deepspeech.pytorch's own",
+    )
 
 
-def convert(path: Path, asked: Labels | None) -> tuple[dict[str, np.ndarray], Config, Labels, list[str]]:
+def convert(
+    path: Path, asked: Labels | None
+) -> tuple[dict[str, np.ndarray], Config, Labels, list[str]]:
     """Tensors by our names and in our class order, settings, labels, and lines that tell the user about them.
 
     Raises InputError for a file that cannot be converted.
     """
     original = read_original(path)
     if "conv.0.weight" in original.tensors:
-        raise InputError("an early V1 model, whose network was another: no masks, no biases, other padding")
+        raise InputError(
+            "an early V1 model, whose network was another: no masks, no biases, other padding"
+        )
     if unknown := sorted(name for name in original.tensors if our_name(name) is None):
-        raise InputError(f"the network has no place for {len(unknown)} of its tensors: {', '.join(unknown[:8])}")
+        raise InputError(
+            f"the network has no place for {len(unknown)} of its tensors: {', '.join(unknown[:8])}"
+        )
     tensors = {our_name(name): value for name, value in original.tensors.items()}
     model, classes = recognise(tensors)
     labels, source = choose_labels(original.labels, asked, classes)
     order = [i for i in range(classes) if i != labels.blank_index] + [labels.blank_index]
     labels = Labels([labels.characters[i] for i in order])
     tensors["fc.weight"] = tensors["fc.weight"][order]
-    if not model["bidirectional"]:    # (H, 1, context), in V1 (H, context) -> (H, 1, 1, context)
+    if not model["bidirectional"]:  # (H, 1, context), in V1 (H, context) -> (H, 1, 1, context)
         weight = tensors["lookahead.conv.weight"]
-        tensors["lookahead.conv.weight"] = weight[:, None] if weight.ndim == 3 else weight[:, None, None]
+        tensors["lookahead.conv.weight"] = (
+            weight[:, None] if weight.ndim == 3 else weight[:, None, None]
+        )
     names = [field.name for field in fields(SpectConfig)]
     spect = {name: original.spect[name] for name in names if original.spect.get(name) is not None}
-    config = Config().with_settings({f"ModelConfig.{name}": value for name, value in model.items()}
-                                    | {f"DataConfig.SpectConfig.{name}": value for name, value in spect.items()}, False)
-    return tensors, config, labels, report(config, labels, source, [name for name in names if name not in spect])
+    config = Config().with_settings(
+        {f"ModelConfig.{name}": value for name, value in model.items()}
+        | {f"DataConfig.SpectConfig.{name}": value for name, value in spect.items()},
+        False,
+    )
+    return (
+        tensors,
+        config,
+        labels,
+        report(config, labels, source, [name for name in names if name not in spect]),
+    )
 
 
 def report(config: Config, labels: Labels, source: str, defaults: list[str]) -> list[str]:
     """What was recognised, and which spectrogram settings were not in the file."""
     model, spect = config.ModelConfig, config.DataConfig.SpectConfig
-    direction = "bidirectional" if model.bidirectional else f"forward, lookahead over {model.lookahead_context} frames"
-    return [f"network: {model.hidden_layers} LSTM layers of {model.hidden_size} units, {direction}; "
-            f"{model.conv_channels} channels, second kernel {list(model.conv2_kernel)}; {len(labels)} classes",
-            f"spectrogram: {spect.sample_rate} Hz, {spect.window} windows of {spect.window_size} s every "
-            f"{spect.window_stride} s" + (f"; by default, not in the file: {', '.join(defaults)}" if defaults else ""),
-            f"labels {source}: {str(labels)!r}, the blank last"]
+    direction = (
+        "bidirectional"
+        if model.bidirectional
+        else f"forward, lookahead over {model.lookahead_context} frames"
+    )
+    return [
+        f"network: {model.hidden_layers} LSTM layers of {model.hidden_size} units, {direction}; "
+        f"{model.conv_channels} channels, second kernel {list(model.conv2_kernel)}; {len(labels)} classes",
+        f"spectrogram: {spect.sample_rate} Hz, {spect.window} windows of {spect.window_size} s every "
+        f"{spect.window_stride} s"
+        + (f"; by default, not in the file: {', '.join(defaults)}" if defaults else ""),
+        f"labels {source}: {str(labels)!r}, the blank last",
+    ]
 
 
-def write(target: Path, tensors: dict[str, np.ndarray], config: Config, labels: Labels, source: Path) -> None:
-    """Save the tensors as a checkpoint. Raises InputError naming those that do not fit the network, and RunError."""
+def write(
+    target: Path, tensors: dict[str, np.ndarray], config: Config, labels: Labels, source: Path
+) -> None:
+    """Save the tensors as a checkpoint.
+
+    Raises InputError naming those that do not fit the network, and RunError.
+    """
     from mindspore import Parameter, Tensor
 
     from src.checkpoint import load_parameters, save_checkpoint
     from src.DeepSpeech import DeepSpeech
     network = DeepSpeech(config.ModelConfig, config.DataConfig.SpectConfig.num_bins, len(labels))
-    load_parameters(network, {name: Parameter(Tensor(value)) for name, value in tensors.items()}, source)
-    save_checkpoint(target, network.get_parameters(), ModelInfo.of(config, labels))
+    own = list(network.get_parameters())
+    load_parameters(
+        own, {name: Parameter(Tensor(value)) for name, value in tensors.items()}, source
+    )
+    save_checkpoint(target, own, config.model_info(labels))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Convert as the command line says; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m src.convert_torch")
-    parser.add_argument("input", type=Path, metavar="INPUT", help=".pth (V1, V2), .ckpt (V3) or .npz file")
+    parser = argparse.ArgumentParser(prog="python -m tools.convert_torch")
+    parser.add_argument(
+        "input", type=Path, metavar="INPUT", help=".pth (V1, V2), .ckpt (V3) or .npz file"
+    )
     parser.add_argument("output", type=Path, metavar="OUTPUT.ckpt", help="checkpoint to write")
-    parser.add_argument("--labels_path", metavar="FILE", help="JSON list of the characters in the class order of INPUT "
-                        "if that does not hold them, default is deepspeech.pytorch's own")
+    parser.add_argument(
+        "--labels_path",
+        metavar="FILE",
+        help="JSON list of the characters in the class order of INPUT "
+        "if that does not hold them, default is deepspeech.pytorch's own",
+    )
     args = parser.parse_args(argv)
 
     def command() -> int:
@@ -285,12 +391,16 @@ def main(argv: list[str] | None = None) -> int:
             tensors, config, labels, lines = convert(args.input, asked)
         except InputError as error:
             raise InputError(f"{args.input}: {error}") from None
-        cli.set_device("CPU")
+        set_device("CPU")
         write(args.output, tensors, config, labels, args.input)
-        print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, weights only", *lines, sep="\n")
+        print(
+            f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, weights only",
+            *lines,
+            sep="\n",
+        )
         return 0
 
-    return cli.run(command)
+    return commands.run(command)
 
 
 if __name__ == "__main__":

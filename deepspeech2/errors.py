@@ -6,4 +6,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that failed for a reason outside the input, such as a full disk or a diverged loss. Exit code 1."""
+    """A run that failed for a reason outside the input, such as a full disk or a diverged loss.
+
+    Exit code 1.
+    """

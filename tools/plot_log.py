@@ -1,4 +1,7 @@
-"""Curves of training runs as a PNG: `python -m src.plot_log logs/metrics.csv --output curves.png`."""
+"""Curves of training runs as a PNG.
+
+`python -m tools.plot_log logs/metrics.csv --output curves.png`.
+"""
 
 import argparse
 import sys
@@ -7,31 +10,45 @@ from pathlib import Path
 
 import pandas as pd
 
-from src import cli
-from src.errors import InputError
-from src.files import atomic_path
+from deepspeech2 import commands
+from deepspeech2.errors import InputError
+from deepspeech2.files import atomic_path
 
-NEEDED = ("epoch", "train_loss", "learning_rate", "dev_wer", "dev_cer", "minutes")
+NEEDED = ("epoch", "train_loss", "learning_rate", "val_wer", "val_cer", "minutes")
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    result = argparse.ArgumentParser(prog="python -m src.plot_log", description="Draw the curves of training runs.")
-    result.add_argument("metrics", nargs="+", type=Path, metavar="METRICS.csv",
-                        help="what training wrote into its log folder; each is named by that folder")
+    result = argparse.ArgumentParser(
+        prog="python -m tools.plot_log", description="Draw the curves of training runs."
+    )
+    result.add_argument(
+        "metrics",
+        nargs="+",
+        type=Path,
+        metavar="METRICS.csv",
+        help="what training wrote into its log folder; each is named by that folder",
+    )
     result.add_argument("--output", type=Path, required=True, metavar="FILE.png")
-    result.add_argument("--by", choices=("epoch", "minutes"), default="epoch",
-                        help="horizontal axis; minutes are those of training (default: %(default)s)")
+    result.add_argument(
+        "--by",
+        choices=("epoch", "minutes"),
+        default="epoch",
+        help="horizontal axis; minutes are those of training (default: %(default)s)",
+    )
     return result
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """A metrics.csv with its minutes summed up. Raises InputError naming the file and what is wrong with it."""
+    """A metrics.csv with its minutes summed up.
+
+    Raises InputError naming the file and what is wrong with it.
+    """
     try:
         table = pd.read_csv(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read the metrics: {error.strerror}") from None
-    except ValueError as error:    # pandas' own errors are ValueErrors
+    except ValueError as error:  # pandas' own errors are ValueErrors
         raise InputError(f"{path}: not a table: {' '.join(str(error).split())}") from None
     missing = [name for name in NEEDED if name not in table]
     if missing or table.empty:
@@ -44,19 +61,28 @@ def read_metrics(path: Path) -> pd.DataFrame:
 
 
 def draw(runs: dict[str, pd.DataFrame], by: str, path: Path) -> None:
-    """Write training loss, learning rate and dev error rates of each run; epochs without an evaluation are bridged."""
+    """Write training loss, learning rate and dev error rates of each run.
+
+    Epochs without an evaluation are bridged.
+    """
     import matplotlib
-    matplotlib.use("agg")    # a file, never a window
+    matplotlib.use("agg")  # a file, never a window
     import matplotlib.pyplot as plt
 
     figure, (losses, rates, errors) = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     for name, table in runs.items():
         losses.plot(table[by], table["train_loss"], label=name)
         rates.plot(table[by], table["learning_rate"], label=name)
-        evaluated = table.dropna(subset=["dev_wer"])
-        line, = errors.plot(evaluated[by], evaluated["dev_wer"], label=f"{name}, WER")
-        errors.plot(evaluated[by], evaluated["dev_cer"], "--", color=line.get_color(), label=f"{name}, CER")
-    for axes, title in ((losses, "Training loss"), (rates, "Learning rate"), (errors, "Dev set, % (greedy)")):
+        evaluated = table.dropna(subset=["val_wer"])
+        line, = errors.plot(evaluated[by], evaluated["val_wer"], label=f"{name}, WER")
+        errors.plot(
+            evaluated[by], evaluated["val_cer"], "--", color=line.get_color(), label=f"{name}, CER"
+        )
+    for axes, title in (
+        (losses, "Training loss"),
+        (rates, "Learning rate"),
+        (errors, "Val set, % (greedy)"),
+    ):
         axes.set(title=title, xlabel=by)
         axes.grid(alpha=0.3)
     losses.set_yscale("log")
@@ -70,7 +96,10 @@ def draw(runs: dict[str, pd.DataFrame], by: str, path: Path) -> None:
 def names(paths: Sequence[Path]) -> list[str]:
     """What to call each run: its log folder, with the file where folders repeat."""
     folders = [path.resolve().parent.name for path in paths]
-    return [folder if folders.count(folder) == 1 else str(path) for folder, path in zip(folders, paths, strict=True)]
+    return [
+        folder if folders.count(folder) == 1 else str(path)
+        for folder, path in zip(folders, paths, strict=True)
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,10 +109,14 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> int:
         runs = dict(zip(names(args.metrics), map(read_metrics, args.metrics), strict=True))
         draw(runs, args.by, args.output)
-        print(f"Curves of {len(runs)} runs in {args.output}" if len(runs) > 1 else f"Curves in {args.output}")
+        print(
+            f"Curves of {len(runs)} runs in {args.output}"
+            if len(runs) > 1
+            else f"Curves in {args.output}"
+        )
         return 0
 
-    return cli.run(command)
+    return commands.run(command)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.errors import InputError
+from deepspeech2.errors import InputError
 
 BLANK = "_"
 SPACE = " "
@@ -14,7 +14,8 @@ class Labels:
     """The characters of a model's output classes, in class order, with `_` as the CTC blank.
 
     Raises:
-        InputError: without exactly one `_`, with duplicates, or with entries that are not single characters.
+        InputError: without exactly one `_`, with duplicates, or with entries that are not single
+            characters.
     """
 
     def __init__(self, characters: Sequence[str]):
@@ -24,14 +25,18 @@ class Labels:
             raise InputError(f"labels must be single characters, found {wrong[0]!r}")
         duplicates = sorted({c for c in self.characters if self.characters.count(c) > 1})
         if duplicates:
-            raise InputError(f"labels must be unique, found more than once: {' '.join(map(repr, duplicates))}")
+            raise InputError(
+                f"labels must be unique, found more than once: {' '.join(map(repr, duplicates))}"
+            )
         if BLANK not in self.characters:
             raise InputError(f"labels must contain {BLANK!r}, the CTC blank")
         lower = [c for c in self.characters if c != c.upper()]
         if lower:
             raise InputError(f"labels must be upper case like the transcripts, found {lower[0]!r}")
         self.blank_index = self.characters.index(BLANK)
-        self.space_index = self.characters.index(SPACE) if SPACE in self.characters else len(self.characters)
+        self.space_index = (
+            self.characters.index(SPACE) if SPACE in self.characters else len(self.characters)
+        )
         self._index = {c: i for i, c in enumerate(self.characters) if c != BLANK}
 
     @classmethod
@@ -44,23 +49,29 @@ class Labels:
         except ValueError as error:
             raise InputError(f"{path}: not a JSON list of characters: {error}") from None
         if not isinstance(characters, list):
-            raise InputError(f"{path}: not a JSON list of characters but a {type(characters).__name__}")
+            raise InputError(
+                f"{path}: not a JSON list of characters but a {type(characters).__name__}"
+            )
         try:
             return cls(characters)
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
 
-    def encode(self, text: str) -> list[int]:
-        """Class indices of `text`, upper-cased, with runs of white space as one space.
+    def normalize(self, text: str) -> str:
+        """`text` as the labels write it: upper case, runs of white space as one space.
 
         Raises:
-            InputError: naming the characters that have no class; nothing is ever dropped in silence.
+            InputError: naming the characters that have no class; none is ever dropped in silence.
         """
         text = SPACE.join(text.upper().split())
         unknown = sorted(set(text) - self._index.keys())
         if unknown:
             raise InputError(f"unknown characters {' '.join(map(repr, unknown))} in {text[:60]!r}")
-        return [self._index[c] for c in text]
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """Class indices of `text` after `normalize`, which raises InputError."""
+        return [self._index[c] for c in self.normalize(text)]
 
     def decode(self, indices: Sequence[int]) -> str:
         """The text of class indices as `encode` makes them."""

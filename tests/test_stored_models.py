@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
+from deepspeech2.errors import InputError
+from deepspeech2.labels import Labels
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
-from src.errors import InputError
-from src.labels import Labels
-from src.model_info import ModelInfo
 from src.onnx_graph import write_onnx
-from src.predictor import load_predictor
+from src.stored_models import load_model
 
 CONFIG = load_config(None, ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=1", "ModelConfig.conv_channels=2",
                             "ModelConfig.conv2_kernel=[21, 11]"])
@@ -28,15 +27,16 @@ def content(graph_mode, tmp_path_factory) -> bytes:
 @pytest.fixture
 def folder(tmp_path):
     """Models are written here as `model.onnx`, beside their JSON file."""
-    (tmp_path / "model.json").write_text(ModelInfo.of(CONFIG, LABELS).to_json())
+    (tmp_path / "model.json").write_text(CONFIG.model_info(LABELS).to_json())
     return tmp_path
 
 
 def test_an_onnx_model_and_its_json_file_are_complete(folder, content):
     (folder / "model.onnx").write_bytes(content)
-    predict, config, labels = load_predictor(folder / "model.onnx", load_config())
-    assert config.ModelConfig == CONFIG.ModelConfig and labels == LABELS
-    probs, lengths = predict(np.zeros((2, 1, 161, 30), np.float32), np.array([30, 11], np.int32))
+    model = load_model(folder / "model.onnx")
+    assert (model.labels, model.spect) == (LABELS, CONFIG.DataConfig.SpectConfig)
+    assert model.hop_samples == 320
+    probs, lengths = model.acoustic(np.zeros((2, 1, 161, 30), np.float32), np.array([30, 11], np.int32))
     assert probs.shape == (2, 15, 4) and lengths.tolist() == [15, 6]
 
 
@@ -47,7 +47,7 @@ def test_an_onnx_model_and_its_json_file_are_complete(folder, content):
 def test_a_damaged_onnx_model_is_refused(folder, content, damage):
     (folder / "model.onnx").write_bytes(damage(content))
     with pytest.raises(InputError, match=r"model\.onnx: not a whole ONNX model: .*\S") as caught:
-        load_predictor(folder / "model.onnx", load_config())
+        load_model(folder / "model.onnx", load_config())
     assert "\n" not in str(caught.value)
 
 
@@ -59,33 +59,33 @@ def test_an_onnx_model_of_something_else_is_refused(folder):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
               folder / "model.onnx")
     with pytest.raises(InputError, match="an ONNX model, but not one that export.py wrote"):
-        load_predictor(folder / "model.onnx", load_config())
+        load_model(folder / "model.onnx", load_config())
 
 
 @pytest.mark.parametrize("suffix", [".mindir", ".onnx"])
 def test_an_exported_model_needs_its_json_file(folder, content, suffix):
     with pytest.raises(InputError, match=f"model{suffix}: no such model"):
-        load_predictor(folder / f"model{suffix}", load_config())
+        load_model(folder / f"model{suffix}", load_config())
     (folder / f"alone{suffix}").write_bytes(content)
     with pytest.raises(InputError, match=r"alone\.json is missing beside it: export.py writes both"):
-        load_predictor(folder / f"alone{suffix}", load_config())
+        load_model(folder / f"alone{suffix}", load_config())
     (folder / "alone.json").write_text("{}")
     with pytest.raises(InputError, match=r"alone\.json: the model's settings cannot be read"):
-        load_predictor(folder / f"alone{suffix}", load_config())
+        load_model(folder / f"alone{suffix}", load_config())
 
 
 @pytest.mark.parametrize(("config", "labels", "words"), [
-    (CONFIG, Labels("ABC _"), "161 frequency bins and 4 classes, but model.json says 161 and 5"),
-    (CONFIG.with_settings({"DataConfig.SpectConfig.sample_rate": 8000}, False), LABELS, "model.json says 81 and 4"),
+    (CONFIG, Labels("ABC _"), "161 frequency bins and 4 classes, but its JSON file says 161 and 5"),
+    (CONFIG.with_settings({"DataConfig.SpectConfig.sample_rate": 8000}, False), LABELS, "its JSON file says 81 and 4"),
 ])
 def test_the_json_file_of_another_model_is_noticed(folder, content, config, labels, words):
     (folder / "model.onnx").write_bytes(content)
-    (folder / "model.json").write_text(ModelInfo.of(config, labels).to_json())
+    (folder / "model.json").write_text(config.model_info(labels).to_json())
     with pytest.raises(InputError, match=f"{words}: it belongs to another model"):
-        load_predictor(folder / "model.onnx", load_config())
+        load_model(folder / "model.onnx", load_config())
 
 
 def test_a_setting_that_contradicts_an_onnx_model_is_refused(folder, content):
     (folder / "model.onnx").write_bytes(content)
     with pytest.raises(InputError, match=r"ModelConfig.hidden_size. is 8 in the model but 16"):
-        load_predictor(folder / "model.onnx", load_config(None, ["ModelConfig.hidden_size=16"]))
+        load_model(folder / "model.onnx", load_config(None, ["ModelConfig.hidden_size=16"]))

@@ -1,0 +1,153 @@
+"""From a recording to mono samples at the rate that a model reads."""
+
+import re
+import wave
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from deepspeech2.errors import InputError
+
+# a path, a binary file object, or (n,) or (n, channels) samples and their rate in Hz
+Audio = str | Path | BinaryIO | tuple[np.ndarray, int]
+
+# libsndfile clamps a cut WAV to what is there and mentions it only in its log
+_CLAMPED = re.compile(r"data : (\d+) \(should be (\d+)\)")
+_STREAMED = 0x7FFFF000  # from here on, programs that stream write sizes that they do not know
+_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count of samples for a streamed FLAC
+_MAX_OGG_PAGE = 65307  # bytes
+
+
+class AudioError(InputError):
+    """Audio that cannot be used; the message names the file."""
+
+
+def load_audio(audio: Audio, sample_rate: int) -> np.ndarray:
+    """A recording as (n,) float32 samples at `sample_rate` Hz, channels averaged.
+
+    Raises:
+        AudioError: as `read_audio`; for samples that are no audio.
+    """
+    samples, rate = _check_samples(*audio) if isinstance(audio, tuple) else read_audio(audio)
+    return resample(samples, rate, sample_rate)
+
+
+def resample(samples: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
+    """(n,) float32 at `rate` Hz -> (ceil(n * target_rate / rate),) float32, band-limited."""
+    if rate == target_rate:
+        return samples
+    import soxr  # most audio has the right rate
+
+    length = int(np.ceil(len(samples) * (target_rate / rate)))
+    resampled = soxr.resample(samples, rate, target_rate, quality="HQ")[:length]
+    return np.pad(resampled, (0, length - len(resampled)))
+
+
+def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
+    """All samples of a WAV, FLAC, OGG (Vorbis or Opus) or MP3 file, and their rate in Hz.
+
+    Returns:
+        (n,) float32 in [-1, 1], channels averaged; the rate.
+
+    Raises:
+        AudioError: for a file that is missing, empty, truncated, not audio or not finite.
+    """
+    name = source if isinstance(source, str | Path) else getattr(source, "name", "audio")
+    plain = _read_plain_wav(source)
+    if plain is not None:
+        return plain
+    try:
+        with soundfile.SoundFile(source) as file:
+            rate, expected, container = file.samplerate, file.frames, file.format
+            log = file.extra_info
+            if expected == _UNKNOWN_LENGTH:
+                raise AudioError(
+                    f"{name}: the header does not say the audio's length, as after streaming; "
+                    "convert it to WAV or FLAC from a file"
+                )
+            samples = file.read(dtype="float32", always_2d=True)
+    except (OSError, RuntimeError, TypeError) as error:
+        raise AudioError(f"{name}: cannot read the audio: {_reason(source, error)}") from None
+    clamped = _CLAMPED.search(log)
+    if clamped and int(clamped[2]) < int(clamped[1]) < _STREAMED:
+        raise AudioError(
+            f"{name}: the audio is truncated: {clamped[2]} bytes where the header says {clamped[1]}"
+        )
+    if len(samples) < expected:
+        raise AudioError(
+            f"{name}: the audio is truncated: {len(samples)} samples where the header says "
+            f"{expected}"
+        )
+    if container == "OGG" and _ends_within_ogg_page(source):
+        raise AudioError(f"{name}: the audio is truncated: it ends within an Ogg page")
+    if len(samples) == 0:
+        raise AudioError(f"{name}: the audio has no samples")
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{name}: the audio holds values that are not finite numbers")
+    return mono, rate
+
+
+def _check_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
+    """(n,) or (n, channels) samples, integers or floats, and a rate -> (n,) float32, the rate."""
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or not samples.size:
+        raise AudioError(f"samples have shape {samples.shape}, needed is (n,) or (n, channels)")
+    if not rate > 0:
+        raise AudioError(f"the sample rate (={rate}) must be above 0")
+    if samples.dtype.kind == "i":
+        samples = samples / np.float32(-float(np.iinfo(samples.dtype).min))
+    if samples.dtype.kind != "f":
+        raise AudioError(f"samples have dtype {samples.dtype}, needed are floats or integers")
+    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise AudioError("samples hold values that are not finite numbers")
+    return mono.astype(np.float32), int(rate)
+
+
+def _read_plain_wav(source: str | Path | BinaryIO) -> tuple[np.ndarray, int] | None:
+    """The samples of a whole 16-bit mono WAV, equal to libsndfile's bit for bit; None for others.
+
+    Corpora are prepared as such files, and libsndfile takes three times as long to read one.
+    """
+    if not isinstance(source, str | Path):
+        return None
+    try:
+        with wave.open(str(source)) as file:
+            channels, width, rate, frames = file.getparams()[:4]
+            content = file.readframes(frames) if (channels, width) == (1, 2) else b""
+    except (OSError, EOFError, RuntimeError, wave.Error):  # RuntimeError: a chunk longer than the file
+        return None
+    if not frames or not rate or len(content) != 2 * frames:
+        return None
+    return np.frombuffer(content, "<i2") / np.float32(32768), rate
+
+
+def _reason(source: str | Path | BinaryIO, error: Exception) -> str:
+    """Why soundfile could not read a file, where its own words mislead or are missing."""
+    if isinstance(source, str | Path):
+        try:
+            with open(source, "rb") as file:
+                if not file.read(1):
+                    return "the file is empty"
+        except OSError as system_error:
+            return str(system_error.strerror)
+    if isinstance(error, TypeError):  # soundfile wants to be told what a .raw file holds
+        return "samples without a header; convert it to WAV or FLAC"
+    if "not a regular file" in str(error):  # said of any MP3 without one whole frame
+        return "not audio, or cut off at its beginning"
+    return str(error).removeprefix(f"Error opening {str(source)!r}: ")
+
+
+def _ends_within_ogg_page(source: str | Path | BinaryIO) -> bool:
+    """Whether the last page is cut off, which libsndfile ignores. Source: RFC 3533."""
+    if isinstance(source, str | Path):
+        with open(source, "rb") as file:
+            return _ends_within_ogg_page(file)
+    source.seek(max(0, source.seek(0, 2) - _MAX_OGG_PAGE))
+    tail = source.read()
+    page = tail[tail.rfind(b"OggS"):]
+    header, table = 27, page[26] if len(page) > 26 else 0  # bytes
+    return len(page) < header or len(page) < header + table + sum(page[header : header + table])

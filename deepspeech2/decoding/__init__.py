@@ -1,0 +1,1 @@
+"""From class probabilities to text, and from a text to its times."""

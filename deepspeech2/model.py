@@ -1,0 +1,128 @@
+"""A model in use: a recording becomes features, emissions, symbols, and a Transcript."""
+
+import math
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from deepspeech2.audio import Audio, load_audio
+from deepspeech2.decoding.alignment import span_log_prob, word_slices
+from deepspeech2.decoding.greedy import greedy_path
+from deepspeech2.errors import InputError
+from deepspeech2.features import spectrogram
+from deepspeech2.model_info import ModelInfo, read_info
+from deepspeech2.result import Segment, Transcript, Word
+
+# (N, 1, F, T) float32 spectrograms, zero past their ends, and (N,) int32 frame counts
+# -> (N, T', C) float32 class probabilities, (N,) int32 output frame counts
+AcousticModel = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+NEEDS_MINDSPORE = (".ckpt", ".mindir")
+
+
+class Model:
+    """An acoustic model with its labels and spectrogram settings: recordings in, text out.
+
+    Args:
+        acoustic: see `AcousticModel`.
+        info: what the model was made with.
+
+    Attributes:
+        labels: the classes in their order.
+        spect: settings of the spectrogram that the acoustic model reads.
+        hop_samples: samples between two output frames, at `spect.sample_rate`.
+    """
+
+    def __init__(self, acoustic: AcousticModel, info: ModelInfo):
+        self.acoustic = acoustic
+        self.labels = info.labels
+        self.spect = info.spect()
+        self.hop_samples = info.time_stride * self.spect.hop_length
+
+    def transcribe(self, audio: Audio) -> Transcript:
+        """The greedy transcript of a recording.
+
+        Args:
+            audio: a path, a binary file object, or a pair of samples and rate in Hz.
+
+        Raises:
+            AudioError: for audio that cannot be used.
+        """
+        samples = load_audio(audio, self.spect.sample_rate)
+        inputs = spectrogram(samples, self.spect)[None, None]  # (1, 1, F, T)
+        probs = self.emissions(inputs, np.array([inputs.shape[3]], np.int32))[0]
+        return self._transcript(probs, len(samples))
+
+    def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
+        """The (T', C) class probabilities of each utterance of a batch, without its padding.
+
+        Args:
+            inputs: (N, 1, F, T) float32 spectrograms, zero past their ends.
+            input_length: (N,) int32 frame counts.
+        """
+        probs, lengths = self.acoustic(inputs, input_length)
+        return [utterance[:length] for utterance, length in zip(probs, lengths, strict=True)]
+
+    def text(self, probs: np.ndarray) -> str:
+        """(T', C) class probabilities -> the greedy text, single spaces between words."""
+        symbols, _ = greedy_path(probs, self.labels.blank_index)
+        return " ".join(self.labels.decode(symbols).split())
+
+    def _transcript(self, probs: np.ndarray, num_samples: int) -> Transcript:
+        symbols, spans = greedy_path(probs, self.labels.blank_index)
+        duration = num_samples / self.spect.sample_rate
+        words, log_prob, frames = [], 0.0, 0
+        for part in word_slices(symbols, self.labels.space_index):
+            total, count = span_log_prob(probs, symbols[part], spans[part])
+            start, end = self._seconds(spans[part], num_samples)
+            text = self.labels.decode(symbols[part])
+            words.append(Word(start, end, text, math.exp(total / count)))
+            log_prob, frames = log_prob + total, frames + count
+        if not words:
+            return Transcript("", (), duration)
+        text = " ".join(word.word for word in words)
+        probability = math.exp(log_prob / frames)
+        segment = Segment(words[0].start, words[-1].end, text, tuple(words), probability)
+        return Transcript(text, (segment,), duration)
+
+    def _seconds(self, spans: np.ndarray, num_samples: int) -> tuple[float, float]:
+        """(U, 2) frames of a word -> its start and end.
+
+        A frame is centred on a multiple of the hop.
+        """
+        half = self.hop_samples // 2
+        start = max(0, int(spans[0, 0]) * self.hop_samples - half)
+        end = min(num_samples, int(spans[-1, 1]) * self.hop_samples + self.hop_samples - half)
+        return start / self.spect.sample_rate, end / self.spect.sample_rate
+
+
+def load_model(name: str | Path) -> Model:
+    """A model that comes with the package (`an4`), or an ONNX model by its path.
+
+    Raises:
+        InputError: for an unknown name, and for a file that is missing, damaged, or needs
+            MindSpore.
+    """
+    shipped = shipped_models()
+    path = shipped.get(str(name), Path(name))
+    if path.suffix in NEEDS_MINDSPORE:
+        raise InputError(
+            f"{path}: a {path.suffix} model needs MindSpore: use transcribe.py of the repository, "
+            "or convert it there: python export.py --file_format ONNX"
+        )
+    if path.suffix != ".onnx":
+        raise InputError(
+            f"{name}: not a model: name an .onnx file, or one of {', '.join(sorted(shipped))}"
+        )
+    from deepspeech2.onnx_model import OnnxModel  # ONNX Runtime takes a while to import
+
+    info = read_info(path)
+    return Model(OnnxModel(path, info), info)
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    folder = Path(str(resources.files("deepspeech2") / "assets"))
+    return {path.stem: path for path in folder.glob("*.onnx")}

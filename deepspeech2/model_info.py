@@ -1,0 +1,88 @@
+"""What a stored model says of itself: its settings, its labels, and its time stride.
+
+A checkpoint carries it as a string, an exported model as a JSON file beside it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepspeech2.errors import InputError
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import Labels
+from deepspeech2.settings import make_group
+
+SPECT_GROUP = "DataConfig.SpectConfig"
+
+# Settings of earlier versions, and the only values that models are still read with
+_RETIRED = {f"{SPECT_GROUP}.magnitude_scale": 1.0, f"{SPECT_GROUP}.normalization": "utterance"}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model was made with.
+
+    Attributes:
+        settings: values by key, such as `ModelConfig.hidden_size`.
+        labels: the classes in their order.
+        time_stride: spectrogram frames for an output frame; 0 where an earlier version did not say.
+    """
+
+    settings: dict[str, Any]
+    labels: Labels
+    time_stride: int = 0
+
+    def spect(self) -> SpectConfig:
+        """The settings of the spectrogram. Raises ConfigError for a value that is not allowed."""
+        spect = make_group(SpectConfig, SPECT_GROUP, self.settings)
+        spect.check_together()
+        return spect
+
+    def to_json(self) -> str:
+        content = {
+            "settings": self.settings,
+            "labels": list(self.labels.characters),
+            "time_stride": self.time_stride,
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "ModelInfo":
+        """Raises InputError naming `source` for anything that `to_json` did not write."""
+        try:
+            content = json.loads(text)
+            settings = dict(content["settings"])
+            labels = Labels(content["labels"])
+            stride = int(content.get("time_stride", 0))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{source}: the model's settings cannot be read: {error}") from None
+        for key, value in _RETIRED.items():
+            if settings.pop(key, value) != value:
+                raise InputError(
+                    f"{source}: `{key}` is no longer supported with another value than {value!r}"
+                )
+        return cls(settings, labels, stride)
+
+
+def read_info(model: Path) -> ModelInfo:
+    """What the JSON file beside an exported model says.
+
+    Raises:
+        InputError: when model or JSON file is missing, or the file was not written by export.py.
+    """
+    if not model.is_file():
+        raise InputError(f"{model}: no such model")
+    path = model.with_suffix(".json")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InputError(
+            f"{model}: {path.name} is missing beside it: export.py writes both"
+        ) from None
+    info = ModelInfo.from_json(text, str(path))
+    if info.time_stride < 1:
+        raise InputError(
+            f"{path}: written by an earlier version of export.py: export the model again"
+        )
+    return info

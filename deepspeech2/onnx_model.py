@@ -1,0 +1,48 @@
+"""An exported model, run by ONNX Runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from deepspeech2.errors import InputError
+from deepspeech2.model_info import ModelInfo
+
+ONNX_INPUTS, ONNX_OUTPUTS = ["inputs", "input_length"], ["probs", "output_lengths"]
+
+
+class OnnxModel:
+    """An `AcousticModel` that ONNX Runtime computes on all CPU cores that the process may use.
+
+    Args:
+        path: a file that export.py wrote.
+        info: what stands in the JSON file beside it.
+
+    Raises:
+        InputError: for a file that ONNX Runtime cannot load, and for a model that is not the one
+            that `info` describes.
+    """
+
+    def __init__(self, path: Path, info: ModelInfo):
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have nothing closer in common
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        names = [value.name for value in inputs], [value.name for value in outputs]
+        if names != (ONNX_INPUTS, ONNX_OUTPUTS):
+            raise InputError(f"{path}: an ONNX model, but not one that export.py wrote")
+        found = inputs[0].shape[2], outputs[0].shape[2]
+        described = info.spect().num_bins, len(info.labels)
+        if found != described:
+            raise InputError(
+                f"{path}: made for {found[0]} frequency bins and {found[1]} classes, but its JSON "
+                f"file says {described[0]} and {described[1]}: it belongs to another model"
+            )
+
+    def __call__(
+        self, inputs: np.ndarray, input_length: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        feeds = dict(zip(ONNX_INPUTS, (inputs, input_length), strict=True))
+        return tuple(self.session.run(ONNX_OUTPUTS, feeds))

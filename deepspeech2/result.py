@@ -1,0 +1,54 @@
+"""What a recording says: words with times, segments, and the transcript that every writer takes."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word: when it is said, and how sure the model is of it.
+
+    Attributes:
+        start, end: seconds from the beginning of the recording.
+        word: the word as the labels write it.
+        probability: exp of the mean log probability of the word's characters, 0 to 1.
+    """
+
+    start: float
+    end: float
+    word: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech: from the start of its first word to the end of its last one.
+
+    Attributes:
+        start, end: seconds from the beginning of the recording.
+        text: the words with single spaces between them.
+        words: in order; their times never overlap.
+        probability: of the segment, computed over its characters as `Word.probability`.
+    """
+
+    start: float
+    end: float
+    text: str
+    words: tuple[Word, ...]
+    probability: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The result of recognising one recording.
+
+    Attributes:
+        text: the whole text with single spaces between words; empty where nothing was recognised.
+        segments: in order; none where the text is empty.
+        duration: of the recording, seconds.
+        alternatives: other texts for the whole recording, best first; greedy decoding has none.
+    """
+
+    text: str
+    segments: tuple[Segment, ...]
+    duration: float
+    alternatives: tuple[str, ...] = field(default=())

@@ -1,0 +1,89 @@
+"""One setting: its default, type and range, and the words that refuse a wrong value."""
+
+import contextlib
+import dataclasses
+import math
+import operator
+import typing
+from dataclasses import field
+from typing import Any
+
+from deepspeech2.errors import InputError
+
+
+class ConfigError(InputError):
+    """A setting that is unknown, of the wrong type or out of range; the message names the field."""
+
+
+# rule of a setting that is a range
+RANGE = (lambda ends: ends[0] <= ends[1], "hold the smaller number first")
+
+
+def setting(
+    default, *, minimum=None, maximum=None, above=None, below=None, choices=None, rule=None
+):
+    """A dataclass field with its range; a rule is (predicate, words)."""
+    limits = {
+        "minimum": minimum,
+        "maximum": maximum,
+        "above": above,
+        "below": below,
+        "choices": choices,
+        "rule": rule,
+    }
+    return field(default=default, metadata=limits)
+
+
+def convert(key: str, value: Any, kind: Any) -> Any:
+    """A value from YAML as the type of its field. Raises ConfigError naming the key."""
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            raise ConfigError(f"`{key}` (={value!r}) must be a list of {len(kinds)} numbers")
+        return tuple(convert(key, v, k) for v, k in zip(value, kinds, strict=True))
+    if kind is float and type(value) in (int, str):  # YAML reads 3e-4, without a dot, as text
+        with contextlib.suppress(ValueError, OverflowError):
+            value = float(value)
+    if type(value) is not kind or kind is float and not math.isfinite(value):
+        raise ConfigError(f"`{key}` (={value!r}) must be {_describe(kind)}")
+    return value
+
+
+def _describe(kind: type) -> str:
+    return {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}[
+        kind
+    ]
+
+
+def check(key: str, value: Any, field_: dataclasses.Field) -> None:
+    """Refuse a value that is out of the range of its field. Raises ConfigError naming the key."""
+    limits = field_.metadata
+    if limits["choices"] and value not in limits["choices"]:
+        raise ConfigError(f"`{key}` (={value!r}) must be one of {', '.join(limits['choices'])}")
+    rules = {"minimum": (operator.ge, "at least"), "maximum": (operator.le, "at most"),
+             "above": (operator.gt, "above"), "below": (operator.lt, "below")}
+    for name, (holds, words) in rules.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if limits[name] is not None and not all(holds(number, limits[name]) for number in numbers):
+            raise ConfigError(f"`{key}` (={value!r}) must be {words} {limits[name]}")
+    if limits["rule"] and not limits["rule"][0](value):
+        raise ConfigError(f"`{key}` (={value!r}) must {limits['rule'][1]}")
+
+
+def make_group(kind: type, prefix: str, values: dict[str, Any]) -> Any:
+    """A group of settings from {PREFIX.FIELD: value}; values of other groups are left out.
+
+    Raises:
+        ConfigError: naming the key, for a field that the group does not have and for a bad value.
+    """
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    fields = {}
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        if group != prefix:
+            continue
+        if name not in known:
+            raise ConfigError(f"unknown setting `{key}`: `{name}` is none of {', '.join(known)}")
+        fields[name] = convert(key, value, known[name].type)
+        check(key, fields[name], known[name])
+    return kind(**fields)

@@ -1,0 +1,74 @@
+"""The device that MindSpore uses, and the group of processes that train together."""
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from deepspeech2.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from src.distributed import Group
+
+
+def set_device(target: str) -> None:
+    """Select graph mode and the device. Raises InputError when MindSpore cannot use it here."""
+    # MindSpore's log: errors only, because its compiler warns of harmless things
+    os.environ.setdefault("GLOG_v", "3")
+    import mindspore as ms
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    logging.disable()    # MindSpore's own lines about missing CUDA libraries; the message says it
+    try:
+        ms.set_device(target)
+        ms.ops.ones(1, ms.float32).asnumpy()    # a missing driver shows only when something runs
+    except (RuntimeError, ValueError, AttributeError):
+        advice = "use --device_target CPU, or see docs/setup.md for what a GPU needs"
+        raise InputError(
+            f"--device_target {target}: MindSpore {ms.__version__} finds no usable {target} here; "
+            + (advice if target == "GPU" else "see docs/setup.md")
+        ) from None
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def set_device_for(model: str, target: str | None, default: str) -> None:
+    """The device for a stored model: an ONNX model needs no MindSpore, others as `set_device`.
+
+    Args:
+        model: path of the model.
+        target: what `--device_target` says, None if it was not written.
+        default: the device where `target` is None.
+
+    Raises:
+        InputError: when an ONNX model was asked to run on a GPU.
+    """
+    if not model.endswith(".onnx"):
+        set_device(target or default)
+    elif target == "GPU":
+        raise InputError(
+            f"--device_target GPU: {model} is an ONNX model, which runs on the CPU here; leave the "
+            "option out, or use the checkpoint or its MindIR"
+        )
+
+
+def join_group() -> "Group":
+    """Meet the other processes of a distributed run.
+
+    Raises:
+        InputError: when no launcher started this process.
+        RunError: when the processes do not meet.
+    """
+    from mindspore import communication
+
+    from src.distributed import Group
+
+    if "MS_ROLE" not in os.environ:
+        raise InputError(
+            "--is_distributed True: start the processes with scripts/run_distribute_train_gpu.sh "
+            "or scripts/run_distribute_train_cpu.sh"
+        )
+    try:
+        communication.init()
+    except RuntimeError as error:
+        raise RunError(f"the processes of the run did not meet: {error}") from None
+    return Group(communication.get_rank(), communication.get_group_size())

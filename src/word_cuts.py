@@ -1,0 +1,102 @@
+"""Where utterances can be cut between their words: found by a network, kept as CSV."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from deepspeech2.audio import load_audio
+from deepspeech2.decoding.alignment import ctc_align
+from deepspeech2.errors import InputError
+from deepspeech2.files import atomic_path
+from deepspeech2.model import Model
+from src.augment import WordCuts
+from src.config import Config
+from src.dataset import emissions
+from src.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ["audio_path", "word", "start", "end"]    # seconds
+_ENERGY_SECONDS, _STEP_SECONDS = 0.02, 0.005    # of the window of the energy, and of its steps
+_MARGIN = 0.25    # share of a gap at either end without a cut: a label lies anywhere in its sound
+
+
+def find_word_cuts(model: Model, manifest: Manifest, config: Config) -> list[WordCuts | None]:
+    """The cuts of each row; None where CTC cannot align the transcript, or the audio cannot be read."""
+    found: list[WordCuts | None] = [None] * len(manifest)
+    shortest_first = np.argsort(manifest.seconds, kind="stable")
+    for batch, probs in emissions(model, manifest, shortest_first, config):
+        for row, text, matrix in zip(batch.rows, batch.texts, probs, strict=True):
+            try:
+                found[row] = _cuts(model, matrix, text, manifest.audio_paths[row])
+            except ValueError as error:
+                place = f"{manifest.path}:{row + 1}"
+                logger.info("%s: its words keep their order: %s", place, error)
+    return found
+
+
+def _cuts(model: Model, probs: np.ndarray, text: str, audio_path: str) -> WordCuts:
+    targets = model.labels.encode(text)
+    log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+    frames = ctc_align(log_probs, targets, model.labels.blank_index)
+    rate = model.spect.sample_rate
+    samples = load_audio(audio_path, rate)
+    gaps = word_gaps(frames, targets, model.labels.space_index) * model.hop_samples
+    cuts = [quietest_cut(samples, start, end, rate) / rate for start, end in gaps]
+    return WordCuts(text.split(), np.array(cuts), len(samples) / rate)
+
+
+def word_gaps(frames: np.ndarray, targets: Sequence[int], space_index: int) -> np.ndarray:
+    """(U, 2) frames of labels -> (words - 1, 2): last frame of a word, first frame of the next."""
+    spaces = np.flatnonzero(np.asarray(targets) == space_index)
+    return np.stack([frames[spaces - 1, 1], frames[spaces + 1, 0]], 1)
+
+
+def quietest_cut(samples: np.ndarray, start: int, end: int, sample_rate: int) -> int:
+    """The sample in the middle half of `start` to `end` around which 20 ms have the least energy."""
+    half = round(_ENERGY_SECONDS * sample_rate) // 2
+    margin = round(_MARGIN * (end - start))
+    centres = np.arange(start + margin, end - margin + 1, max(1, round(_STEP_SECONDS * sample_rate)))
+    sums = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    low, high = np.clip(centres - half, 0, len(samples)), np.clip(centres + half, 0, len(samples))
+    return int(centres[np.argmin((sums[high] - sums[low]) / np.maximum(1, high - low))])
+
+
+def write_word_cuts(path: str | Path, manifest: Manifest, cuts: Sequence[WordCuts | None]) -> None:
+    """Write the cuts of the rows of a manifest as a CSV file, one line a word: `COLUMNS`."""
+    lines = []
+    for audio_path, found in zip(manifest.audio_paths, cuts, strict=True):
+        if found is not None:
+            edges = [0.0, *found.cuts, found.seconds]
+            paths = [audio_path] * len(found.words)
+            lines += zip(paths, found.words, edges[:-1], edges[1:], strict=True)
+    with atomic_path(path) as temporary:
+        pd.DataFrame(lines, columns=COLUMNS).to_csv(temporary, index=False)
+
+
+def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None]:
+    """What `write_word_cuts` wrote for the rows of a manifest; None for rows that are not there.
+
+    Raises:
+        InputError: naming the file when it cannot be read.
+    """
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype={"audio_path": str, "word": str})
+        known = {
+            name: WordCuts(
+                lines["word"].tolist(),
+                lines["start"].to_numpy(float)[1:],
+                lines["end"].iloc[-1],
+            )
+            for name, lines in table.groupby("audio_path", sort=False)
+        }
+    except KeyError as error:
+        columns = ", ".join(COLUMNS)
+        raise InputError(f"{path}: no column {error}: word cuts have the columns {columns}") from None
+    except (OSError, ValueError) as error:    # pandas' own errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot read the word cuts: {reason}") from None
+    return [known.get(name) for name in manifest.audio_paths]

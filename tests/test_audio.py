@@ -1,0 +1,258 @@
+"""Reading of audio against libsndfile, other formats, and broken files."""
+
+import os
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from deepspeech2.audio import AudioError, _read_plain_wav, load_audio, read_audio, resample
+
+
+def speech(seconds: float = 2.0, rate: int = 16000, seed: int = 0) -> np.ndarray:
+    """Noise and a gliding tone that come and go: nothing that a codec could shrink to nothing."""
+    t = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(seed).normal(0, 0.1, len(t))
+    return ((noise + 0.4 * np.sin(2 * np.pi * (200 + 300 * t) * t)) * (0.6 + 0.4 * np.sin(9 * t))).astype(np.float32)
+
+
+def refusal(path: Path) -> str:
+    """The message of the AudioError, which names the file and stays on one line."""
+    with pytest.raises(AudioError) as caught:
+        read_audio(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+def peak_frequency(samples: np.ndarray, rate: int) -> float:
+    """Hz of the strongest frequency."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return spectrum.argmax() * rate / len(samples)
+
+
+def test_plain_wav_is_what_libsndfile_reads(tmp_path):
+    """Every value of 16 bits."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.arange(-32768, 32768).astype(np.int16), 8000)
+    samples, rate = _read_plain_wav(path)
+    expected, expected_rate = soundfile.read(path, dtype="float32")
+    assert rate == expected_rate and samples.dtype == np.float32
+    np.testing.assert_array_equal(samples, expected)
+
+
+@pytest.mark.parametrize(("at", "change"), [
+    (0, b"RIFX"), (4, b"\0\0\0\0"), (8, b"AVI "), (16, b"\x12"), (20, b"\3"), (22, b"\2"),
+    (24, b"\0\0\0\0"), (32, b"\4"), (34, b"\x08"), (36, b"LIST"), (40, b"\x0e\0\0\0"),
+    (40, b"\xff\xff\xff\xff"), (60, b"\0"), (60, b"LIST\4\0\0\0abcd"),
+])
+def test_any_other_wav_is_read_as_libsndfile_reads_it_or_left_to_it(tmp_path, at, change):
+    """Also a file with something after its samples, here 16 bytes from byte 44 on."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.arange(1, 9).astype(np.int16), 16000)
+    content = bytearray(path.read_bytes())
+    assert len(content) == 60 and _read_plain_wav(path)
+    content[at:at + len(change)] = change
+    path.write_bytes(content)
+    plain = _read_plain_wav(path)
+    if plain is not None:
+        expected, rate = soundfile.read(path, dtype="float32")
+        np.testing.assert_array_equal(plain[0], expected)
+        assert plain[1] == rate
+
+
+def test_a_file_object_is_read_like_a_path(tmp_path):
+    for name in ("a.wav", "a.ogg"):
+        soundfile.write(tmp_path / name, speech(), 16000)
+        with open(tmp_path / name, "rb") as file:
+            found, rate = read_audio(file)
+        np.testing.assert_array_equal(found, read_audio(tmp_path / name)[0])
+        assert rate == 16000
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32])
+def test_samples_of_every_type_have_full_scale_1(dtype):
+    scale = 1 if np.dtype(dtype).kind == "f" else -float(np.iinfo(dtype).min)
+    found = load_audio(((np.array([0.0, -1.0, 0.5]) * scale).astype(dtype), 16000), 16000)
+    np.testing.assert_allclose(found, [0, -1, 0.5], atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_channels_of_samples_are_averaged():
+    found = load_audio((np.array([[0.5, 0.0], [0.25, 0.25]], np.float32), 16000), 16000)
+    np.testing.assert_allclose(found, [0.25, 0.25])
+
+
+@pytest.mark.parametrize(("samples", "rate", "words"), [
+    (np.zeros(0), 16000, "shape (0,)"), (np.zeros((2, 2, 2)), 16000, "shape (2, 2, 2)"),
+    (np.zeros(5), 0, "sample rate (=0)"), (np.array(["a"]), 16000, "dtype"),
+    (np.array([0.0, np.nan]), 16000, "not finite"),
+])
+def test_samples_that_are_no_audio(samples, rate, words):
+    with pytest.raises(AudioError) as caught:
+        load_audio((samples, rate), 16000)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.ogg", 0.3), ("a.mp3", 0.3)])
+def test_formats(tmp_path, name, tolerance):
+    samples = speech()
+    soundfile.write(tmp_path / name, samples, 16000)
+    found, rate = read_audio(tmp_path / name)
+    assert rate == 16000 and found.dtype == np.float32 and found.shape == samples.shape
+    assert np.abs(found - samples).max() < tolerance
+    assert np.corrcoef(found, samples)[0, 1] > 0.97                      # 0.8 when shifted by one sample
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
+def test_full_scale_is_1_in_every_sample_format(tmp_path, subtype):
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, -1.0, 0.5, 0.25, 0.0]), 16000, subtype=subtype)    # 5: odd size
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], [0, -1, 0.5, 0.25, 0], atol=0.02)
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = np.array([0.5, 0.25, -0.5]), np.array([0.0, 0.25, 0.5])
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], [0.25, 0.25, 0.0], atol=1e-4)
+
+
+def test_load_audio_leaves_audio_at_the_right_rate_alone(tmp_path, write_wav):
+    samples = write_wav(tmp_path / "a.wav")
+    np.testing.assert_allclose(load_audio(tmp_path / "a.wav", 16000), samples, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100])
+def test_resampling_keeps_frequency_level_and_duration(tmp_path, write_wav, rate):
+    write_wav(tmp_path / "a.wav", seconds=1, frequency=1000, rate=rate)
+    found = load_audio(tmp_path / "a.wav", 16000)
+    assert found.shape == (16000,) and found.dtype == np.float32
+    assert peak_frequency(found, 16000) == 1000
+    assert np.abs(found[1000:-1000]).max() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
+def test_resampling_equals_librosa(rate):
+    samples = speech(0.7, rate)
+    expected = librosa.resample(samples, orig_sr=rate, target_sr=16000)
+    np.testing.assert_array_equal(resample(samples, rate, 16000), expected)
+
+
+def test_resampling_removes_what_the_lower_rate_cannot_hold(tmp_path, write_wav):
+    write_wav(tmp_path / "a.wav", seconds=1, frequency=12000, rate=44100)
+    assert np.abs(load_audio(tmp_path / "a.wav", 16000)[1000:-1000]).max() < 0.001
+
+
+def test_stereo_mp3_at_another_rate(tmp_path):
+    t = np.arange(44100) / 44100
+    soundfile.write(tmp_path / "a.mp3", np.stack([np.sin(2 * np.pi * 500 * t) / 2] * 2, axis=1), 44100)
+    found = load_audio(tmp_path / "a.mp3", 16000)
+    assert found.shape == (16000,) and peak_frequency(found, 16000) == 500
+
+
+# what is refused
+
+def test_missing_file(tmp_path):
+    assert "No such file" in refusal(tmp_path / "a.wav")
+
+
+def test_folder(tmp_path):
+    assert "Is a directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "raw"])
+def test_file_of_no_bytes(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"")
+    assert refusal(path).endswith("the file is empty")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "ogg"])
+def test_file_of_no_samples(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.zeros(0), 16000)
+    assert "no samples" in refusal(path)
+
+
+@pytest.mark.parametrize(("suffix", "words"), [
+    ("wav", "Format not recognised"), ("flac", "Format not recognised"), ("mp3", "not audio"),
+    ("raw", "without a header"),                                         # soundfile asks for the rate: a TypeError
+])
+def test_not_audio(tmp_path, suffix, words):
+    path = tmp_path / f"a.{suffix}"
+    path.write_text("THIS IS A TRANSCRIPT " * 100)
+    assert words in refusal(path)
+
+
+def test_name_with_quotes(tmp_path):
+    path = tmp_path / "it's \"a\".wav"
+    path.write_text("text")
+    assert refusal(path).count("it's") == 0                              # named once, at the beginning
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("seconds", [0.5, 20])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_cut_file(tmp_path, suffix, seconds, share):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, speech(seconds), 16000)
+    os.truncate(path, int(path.stat().st_size * share))
+    refusal(path)
+
+
+def test_cut_wav_says_how_much_is_left(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, speech(1), 16000)
+    os.truncate(path, 44 + 20000)
+    assert refusal(path) == "the audio is truncated: 20000 bytes where the header says 32000"
+
+
+def test_cut_ogg_says_so(tmp_path):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, speech(20), 16000)
+    os.truncate(path, path.stat().st_size // 2)
+    assert refusal(path) == "the audio is truncated: it ends within an Ogg page"
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
+def test_damaged_file(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, speech(20), 16000)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle:middle + 300] = bytes(300)
+    path.write_bytes(content)
+    refusal(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(tmp_path, value):
+    samples = speech(0.1)
+    samples[5] = value
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    assert "not finite" in refusal(tmp_path / "a.wav")
+
+
+# programs that write to a pipe cannot go back to write the length
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])   # ffmpeg, others, sox
+def test_streamed_wav_is_read_to_its_end(tmp_path, size):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, speech(0.5), 16000)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"data") + 4
+    content[4:8] = content[start:start + 4] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert read_audio(path)[0].shape == (8000,)
+
+
+def test_streamed_flac_is_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, speech(0.5), 16000)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0                                                  # 36 bits of the STREAMINFO block
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    message = refusal(path)
+    assert "length" in message and "convert" in message

@@ -1,0 +1,1 @@
+"""Commands for looking at runs, models and augmentations: `python -m tools.NAME`."""
