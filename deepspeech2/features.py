@@ -69,8 +69,6 @@ def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
     tone its errors exceed 1e-5. One thread and no BLAS, so that equal samples give equal bits
     whatever else is running.
     """
-    import scipy.fft  # takes longer to import than everything else together
-
     around = np.zeros(spect.n_fft // 2, np.float32)
     padded = np.concatenate([around, samples.astype(np.float32, copy=False), around])
     shape = 1 + (len(padded) - spect.n_fft) // spect.hop_length, spect.n_fft
@@ -80,7 +78,8 @@ def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
     logs = np.empty((len(frames), spect.num_bins), np.float32)
     for start in range(0, len(frames), _FRAMES_AT_ONCE):
         some = slice(start, start + _FRAMES_AT_ONCE)
-        np.abs(scipy.fft.rfft(frames[some] * _window(spect)).astype(np.complex64), out=logs[some])
+        spectra = np.fft.rfft(frames[some] * _window(spect)).astype(np.complex64)
+        np.abs(spectra, out=logs[some])
     return np.log1p(logs, out=logs)
 
 
