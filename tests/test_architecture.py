@@ -66,3 +66,13 @@ def test_onnx_is_imported_within_functions(path):
     names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     late = {"onnx", "tensorboardX"}
     assert not [n for n in names if n.split(".")[0] in late or n == "onnxruntime.quantization"]
+
+
+def test_an_onnx_model_is_evaluated_without_mindspore(demo_corpus, tmp_path):
+    arguments = [
+        "--pretrain_ckpt=deepspeech2/assets/an4.onnx",
+        f"DataConfig.test_manifest={demo_corpus}/demo_test_manifest.csv",
+        f"TrainingConfig.log_dir={tmp_path}",
+    ]
+    code = f"import eval; assert eval.main({arguments!r}) == 0"
+    assert not loaded(code) & (SLOW - {"pandas"})
