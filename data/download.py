@@ -113,8 +113,11 @@ def _fetch(url: str, partial: Path, name: str) -> bool:
 
 def file_md5(path: Path) -> str:
     """The MD5 sum of a file, as hexadecimal digits."""
+    digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def extract(archive: Path, folder: Path) -> Path:
