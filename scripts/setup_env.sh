@@ -58,7 +58,7 @@ fail_without_python() {
     fail "MindSpore needs Python 3.10, 3.11 or 3.12. Found here: ${found:-no Python 3}.
 Get one of those, then run this script again:
   Debian 12, Ubuntu 22.04 or 24.04:  apt-get install python3 python3-venv
-  any Linux, with uv (https://docs.astral.sh/uv):  uv venv --python 3.11 --seed$clear $(printf %q "$VENV")
+  with uv (https://docs.astral.sh/uv):  uv venv --python 3.11 --seed$clear $(printf %q "$VENV")
 Or set DS2_PYTHON to a Python that has requirements.txt installed."
 }
 

@@ -327,7 +327,7 @@ def test_no_supported_python(project, machine, pythons, found, exists):
 error: MindSpore needs Python 3.10, 3.11 or 3.12. Found here: {found}.
 Get one of those, then run this script again:
   Debian 12, Ubuntu 22.04 or 24.04:  apt-get install python3 python3-venv
-  any Linux, with uv (https://docs.astral.sh/uv):  uv venv --python 3.11 --seed{" --clear" * exists} {place}
+  with uv (https://docs.astral.sh/uv):  uv venv --python 3.11 --seed{" --clear" * exists} {place}
 Or set DS2_PYTHON to a Python that has requirements.txt installed.
 """)
     assert venv.exists() == exists
