@@ -23,11 +23,13 @@ supported() {
     "$1" -c "import sys, $2; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))" 2>/dev/null
 }
 
-# find_base_python: set BASE to a Python that can make an environment: the one that .venv has now,
-# the machine's default, or any other.
+# find_base_python: set BASE to a Python that can make an environment: the one that .venv was made
+# with, the machine's default, or any other.
 find_base_python() {
-    local name incomplete=
-    for name in "$VENV/bin/python" python3 python3.11 python3.12 python3.10; do
+    local name incomplete= own
+    # Python 3.10 that is started through its link in .venv would link the new .venv to itself
+    own=$(readlink -f "$VENV/bin/python" || true)
+    for name in "$own" python3 python3.11 python3.12 python3.10; do
         supported "$name" venv || continue
         BASE=$name
         ! supported "$name" 'ensurepip, venv' || return 0
