@@ -45,6 +45,14 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
     return parse
 
 
+def seconds(text: str) -> float:
+    """An argparse type for durations; `inf` is allowed."""
+    with contextlib.suppress(ValueError):
+        if float(text) >= 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """`--target` and `--jobs`, the same in every preparation command."""
     parser.add_argument(

@@ -82,6 +82,10 @@ def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
         )
     if container == "OGG" and _ends_within_ogg_page(source):
         raise AudioError(f"{name}: the audio is truncated: it ends within an Ogg page")
+    if container == "NIST" and (count := _sphere_count(source)) > len(samples):
+        raise AudioError(
+            f"{name}: the audio is truncated: {len(samples)} samples where the header says {count}"
+        )
     if len(samples) == 0:
         raise AudioError(f"{name}: the audio has no samples")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
@@ -130,8 +134,10 @@ def _reason(source: str | Path | BinaryIO, error: Exception) -> str:
     if isinstance(source, str | Path):
         try:
             with open(source, "rb") as file:
-                if not file.read(1):
+                if not (start := file.read(1024)):
                     return "the file is empty"
+                if b"embedded-shorten" in start:
+                    return "SPHERE compressed with shorten; convert it with sph2pipe"
         except OSError as system_error:
             return str(system_error.strerror)
     if isinstance(error, TypeError):  # soundfile wants to be told what a .raw file holds
@@ -139,6 +145,16 @@ def _reason(source: str | Path | BinaryIO, error: Exception) -> str:
     if "not a regular file" in str(error):  # said of any MP3 without one whole frame
         return "not audio, or cut off at its beginning"
     return str(error).removeprefix(f"Error opening {str(source)!r}: ")
+
+
+def _sphere_count(source: str | Path | BinaryIO) -> int:
+    """The samples that a SPHERE header promises; libsndfile is silent when there are fewer."""
+    if isinstance(source, str | Path):
+        with open(source, "rb") as file:
+            return _sphere_count(file)
+    source.seek(0)
+    count = re.search(rb"^sample_count -i (\d+)", source.read(1024), re.MULTILINE)
+    return int(count[1]) if count else 0
 
 
 def _ends_within_ogg_page(source: str | Path | BinaryIO) -> bool:

@@ -1,0 +1,469 @@
+"""Prepare corpora in the formats that they come in. `python -m data.corpus SOURCE --format NAME`
+
+A source is a corpus's folder, a tar archive of it, or the file with its transcripts. Several
+sources of one format become one corpus. docs/corpora.md shows every format.
+
+Writes TARGET/NAME_manifest.csv and its index; with --val_speakers, TARGET/NAME_train_manifest.csv
+and TARGET/NAME_val_manifest.csv. Audio is left where it is. Only a part of a recording is written,
+as TARGET/NAME_dataset/wav/UTTERANCE.wav. Transcripts are written as the labels allow, to
+TARGET/NAME_dataset/txt/.
+
+What cannot be used is left out, named and counted; TARGET/NAME_dataset/problems.txt lists it all.
+The exit code is 0 when everything was prepared, and 2 when anything was at fault. Utterances
+outside --min_seconds and --max_seconds are not at fault.
+
+What has been checked or cut is kept in TARGET/NAME_dataset/.prepared.json, so that running again
+does no work again.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from data.common import (
+    LABELS_PATH,
+    SAMPLE_RATE,
+    add_common_arguments,
+    alone_in,
+    parallel,
+    save_manifest,
+    seconds,
+    to_pcm16,
+    utterance_paths,
+    wav_size,
+    write_text,
+    write_wav,
+)
+from data.download import ArchiveError, extract
+from data.readers import FORMATS, Clip, find_transcripts
+from data.transcripts import LANGUAGES, Normalizer
+from deepspeech2 import commands
+from deepspeech2.audio import AudioError, read_audio, resample
+from deepspeech2.errors import InputError
+from deepspeech2.files import atomic_path, ensure_writable
+from deepspeech2.labels import Labels
+from src.manifest import Manifest, count_repeats
+
+logger = logging.getLogger(__name__)
+
+# A segment may end that much after its recording, as in Kaldi's extract-segments.
+MAX_OVERSHOOT = 0.5  # seconds
+# A segment that lacks no more of its recording is the recording.
+WHOLE = 0.1  # seconds
+SHOWN = 20  # problems in the log; problems.txt has them all
+_PART = 10_000  # recordings between two records of what is done
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Where the audio of an utterance is, and its length."""
+
+    path: str
+    samples: int
+    rate: int  # Hz
+
+
+@dataclass
+class Outcome:
+    """What has become of a corpus."""
+
+    manifests: dict[str, Manifest] = field(default_factory=dict)  # by split
+    speakers: dict[str, int] = field(default_factory=dict)  # by split
+    too_short_or_long: int = 0
+    problems: list[str] = field(default_factory=list)
+    text_report: list[str] = field(default_factory=list)
+    texts_in_both: int = 0  # utterances of val whose text is in train, too
+
+
+def is_archive(path: Path) -> bool:
+    return path.name.lower().endswith(_ARCHIVES)
+
+
+def unpack(sources: Sequence[Path], form: str, folder: Path) -> tuple[list[Path], list[str]]:
+    """Sources without archives: these are unpacked into `folder`, each into its own. And problems.
+
+    VoxForge comes as a folder of archives.
+    """
+    found, problems, archives = [], [], []
+    for source in sources:
+        inside = sorted(p for p in source.iterdir() if is_archive(p)) \
+            if form == "voxforge" and source.is_dir() else []
+        archives += [source] if source.is_file() and is_archive(source) else inside
+        if not (source.is_file() and is_archive(source)) and \
+                not (inside and not any(source.glob("**/etc/PROMPTS"))):
+            found.append(source)
+    taken: dict[str, Path] = {}
+    for archive in archives:
+        name = archive.name[: -len(next(s for s in _ARCHIVES if archive.name.lower().endswith(s)))]
+        if name in taken:
+            problems.append(f"{archive}: {taken[name]} has the same name")
+            continue
+        taken[name] = archive
+        try:
+            found.append(extract(archive, folder / name))
+        except ArchiveError as error:
+            if len(archives) == 1:
+                raise
+            problems.append(str(error))
+    return found, problems
+
+
+def read_clips(sources: Sequence[Path], form: str) -> tuple[list[Clip], list[str]]:
+    """All clips of the sources, and what is wrong with the others.
+
+    Names from several corpora get the folder of their corpus in front.
+    """
+    paths = list(dict.fromkeys(
+        path.resolve() for source in sources for path in find_transcripts(source, form)))
+    labels = [""] * len(paths)
+    if len(paths) > 1 and not FORMATS[form].names_are_unique:
+        labels = _corpus_names(paths)
+    clips, problems = [], []
+    for path, label in zip(paths, labels, strict=True):
+        found, wrong = FORMATS[form].read(path)
+        clips += [replace(clip, name=os.path.join(label, clip.name)) for clip in found]
+        problems += wrong
+    return clips, problems
+
+
+def _corpus_names(paths: Sequence[Path]) -> list[str]:
+    """A folder name for the corpus of each file with transcripts."""
+    roots = []
+    for path in paths:
+        if path.parent.name == "etc":
+            roots.append(path.parent.parent)
+        elif path.name in ("metadata.csv", "text", "txt.done.data"):
+            roots.append(path.parent)
+        else:
+            roots.append(path.with_suffix("") if path.is_file() else path)
+    common = os.path.commonpath([root.parent for root in roots])
+    # an archive often holds one folder of its own name
+    return [os.path.join(*dict.fromkeys(root.relative_to(common).parts)) for root in roots]
+
+
+def usable_clips(clips: Iterable[Clip], normalizer: Normalizer) -> tuple[list[Clip], list[str]]:
+    """Clips with transcripts as the labels write them, sorted by name, and what is wrong.
+
+    A name that stands for two different utterances is left out, because nobody knows which of them
+    is right. Of two equal ones the first is taken.
+    """
+    by_name: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_name.setdefault(clip.name, []).append(clip)
+    usable, problems = [], []
+    for name, (first, *others) in sorted(by_name.items()):
+        same = all(replace(other, where=first.where) == first for other in others)
+        problems += [f"{other.where}: {name} is there twice, first in {first.where}; "
+                     f"{'the first is taken' if same else 'both are left out'}" for other in others]
+        if not same:
+            continue
+        text, problem = normalizer.normalize(first.text)
+        parts = name.split("/")
+        if not all(part not in ("", ".", "..") and len(os.fsencode(part)) < 200 for part in parts):
+            problem = f"{name[:80]!r} cannot be the name of a file"
+        if problem:
+            problems.append(f"{first.where}: {name}: {problem}")
+        else:
+            usable.append(replace(first, text=text))
+    return usable, problems
+
+
+def prepare_recording(
+    folder: Path, limits: tuple[float, float], clips: Sequence[Clip]
+) -> list[Audio | str | None]:
+    """Check a recording, and write those of its clips that are parts of it below `folder`.
+
+    For each clip: its audio, what is wrong, or None if its seconds are outside `limits`.
+    """
+    path = clips[0].audio
+    try:
+        stamp = path.stat().st_mtime_ns
+        samples, rate = read_audio(path)
+        channels = soundfile.info(path).channels if any(clip.channel for clip in clips) else 1
+    except OSError as error:
+        return [f"{clip.where}: {path}: cannot read the audio: {error.strerror}" for clip in clips]
+    except (AudioError, RuntimeError) as error:
+        return [f"{clip.where}: {error}" for clip in clips]
+    length, outcomes = len(samples) / rate, []
+    by_channel: dict[int, np.ndarray] = {}  # at SAMPLE_RATE
+
+    def cut(clip: Clip, end: float) -> np.ndarray:
+        channel = clip.channel if channels > 1 else 0
+        if channel not in by_channel:
+            one = soundfile.read(path, dtype="float32")[0][:, channel - 1] if channel else samples
+            by_channel[channel] = resample(np.ascontiguousarray(one), rate, SAMPLE_RATE)
+        return by_channel[channel][round(clip.start * SAMPLE_RATE):round(end * SAMPLE_RATE)]
+
+    for clip in clips:
+        end = min(length if clip.end is None else clip.end, length)
+        outcome: Audio | str | None = None
+        if not (0 <= clip.start < (clip.end or math.inf)):
+            outcome = f"{clip.where}: {clip.name} starts at {clip.start} s and ends at {clip.end} s"
+        elif clip.start >= length or (clip.end or 0) > length + MAX_OVERSHOOT:
+            outcome = (f"{clip.where}: {clip.name} is longer than its file: it ends at "
+                       f"{end if clip.end is None else clip.end} s, {path} at {length:.2f} s")
+        elif clip.channel > channels > 1:
+            outcome = f"{clip.where}: {path} has {channels} channels, not {clip.channel}"
+        elif limits[0] <= end - clip.start <= limits[1]:
+            is_whole = clip.start + length - end <= WHOLE
+            if is_whole and (channels == 1 or not clip.channel):
+                outcome = Audio(str(path), len(samples), rate)
+            else:
+                wav, pcm = utterance_paths(folder, clip.name)[0], to_pcm16(cut(clip, end))
+                write_wav(wav, pcm, stamp)
+                outcome = Audio(str(wav), len(pcm), SAMPLE_RATE)
+        outcomes.append(outcome)
+    return outcomes
+
+
+class Prepared:
+    """What earlier runs have checked or cut, kept in a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._audio: dict[str, list] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self._audio = dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def find(self, clip: Clip, folder: Path) -> Audio | None:
+        """The audio of a clip, if neither its recording nor what was cut has changed since."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            key, entry = self._audio.get(clip.name) or ([], [])
+            if key == self._key(clip):
+                audio = Audio(*entry)
+                status = os.stat(audio.path)
+                if audio.path == str(clip.audio) or (
+                    audio.path == str(utterance_paths(folder, clip.name)[0])
+                    and (status.st_size, status.st_mtime_ns) == (wav_size(audio.samples), key[2])
+                ):
+                    return audio
+        return None
+
+    def add(self, clip: Clip, audio: Audio) -> None:
+        self._audio[clip.name] = [self._key(clip), [audio.path, audio.samples, audio.rate]]
+
+    def save(self) -> None:
+        os.sync()  # what was cut is on disk before it is recorded
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(json.dumps(self._audio), encoding="utf-8")
+
+    @staticmethod
+    def _key(clip: Clip) -> list:
+        status = clip.audio.stat()
+        return [str(clip.audio), status.st_size, status.st_mtime_ns, clip.start, clip.end,
+                clip.channel]
+
+
+def prepare_audio(
+    clips: Sequence[Clip], folder: Path, limits: tuple[float, float], jobs: int, name: str
+) -> list[Audio | str | None]:
+    """As `prepare_recording`, for clips of many recordings. What is done already is not repeated."""
+    for leftover in folder.glob("**/.*.tmp"):  # of a run that was killed
+        if leftover.is_file():
+            leftover.unlink()
+    prepared = Prepared(folder / ".prepared.json")
+    outcomes: list[Audio | str | None] = [prepared.find(clip, folder) for clip in clips]
+    todo: dict[Path, list[int]] = {}
+    for i, outcome in enumerate(outcomes):
+        if outcome is None:
+            todo.setdefault(clips[i].audio, []).append(i)
+        elif not limits[0] <= outcome.samples / outcome.rate <= limits[1]:
+            outcomes[i] = None
+    groups = list(todo.values())
+    for start in range(0, len(groups), _PART):
+        part = groups[start:start + _PART]
+        work = [[clips[i] for i in group] for group in part]
+        results = parallel(partial(prepare_recording, folder, limits), work, jobs, name)
+        for i, outcome in zip((i for group in part for i in group),
+                              (outcome for result in results for outcome in result), strict=True):
+            outcomes[i] = outcome
+            if isinstance(outcome, Audio):
+                prepared.add(clips[i], outcome)
+        prepared.save()
+    return outcomes
+
+
+def choose_speakers(clips: Sequence[Clip], wanted: str) -> set[str]:
+    """The speakers of val: those that a file names, or so many, always the same of a corpus.
+
+    Raises:
+        InputError: if the corpus does not name its speakers, or has not the wanted ones or no
+            others.
+    """
+    speakers = {clip.speaker for clip in clips}
+    if "" in speakers:
+        without = next(clip for clip in clips if not clip.speaker)
+        raise InputError(f"--val_speakers {wanted}: the corpus does not say who speaks "
+                         f"{without.name} ({without.where})")
+    if wanted.isdecimal():
+        # by a hash: corpora sort speakers by sex, place or date
+        ordered = sorted(speakers, key=lambda s: hashlib.sha256(s.encode()).digest())
+        chosen = set(ordered[: int(wanted)])
+    else:
+        try:
+            chosen = set(Path(wanted).read_text(encoding="utf-8").split("\n")) - {""}
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"--val_speakers {wanted}: neither a number nor a readable file: {error}"
+            ) from None
+        if not chosen & speakers:
+            raise InputError(f"--val_speakers {wanted}: none of them is among the {len(speakers)} "
+                             f"speakers, {', '.join(sorted(speakers)[:5])} for example")
+        for speaker in sorted(chosen - speakers):
+            logger.warning("--val_speakers %s: nothing of %s is in the corpus", wanted, speaker)
+    if not chosen or not speakers - chosen:
+        raise InputError(f"--val_speakers {wanted}: {len(chosen & speakers)} of the corpus's "
+                         f"{len(speakers)} speakers; train and val need at least one each")
+    return chosen
+
+
+def prepare(sources: Sequence[Path], args: argparse.Namespace) -> Outcome:
+    """Prepare a corpus as the options in `args` say.
+
+    Raises:
+        InputError: if a source cannot be used, nothing in it can, or an option does not fit.
+    """
+    labels = Labels.load(args.labels_path)
+    normalizer = Normalizer(labels, args.spell_out)
+    for source in sources:
+        if not source.exists():
+            raise InputError(f"{source}: no such file or folder")
+    ensure_writable(args.target)
+    folder = Path(os.path.abspath(args.target / f"{args.name}_dataset"))
+    with alone_in(folder):
+        sources, problems = unpack(sources, args.format, folder / "source")
+        found, wrong = read_clips(sources, args.format)
+        clips, unusable = usable_clips(found, normalizer)
+        problems += wrong + unusable
+        limits = (args.min_seconds, args.max_seconds)
+        audio = prepare_audio(clips, folder, limits, args.jobs, args.name)
+        problems += [outcome for outcome in audio if isinstance(outcome, str)]
+        save_problems(folder / "problems.txt", problems)
+        outcome = Outcome(problems=problems, text_report=normalizer.report(),
+                          too_short_or_long=audio.count(None))
+        rows = [(c, a) for c, a in zip(clips, audio, strict=True) if isinstance(a, Audio)]
+        if not rows:
+            raise InputError(
+                f"{args.name}: none of the {len(found)} utterances can be used: {len(problems)} "
+                f"problems, {outcome.too_short_or_long} utterances outside --min_seconds and "
+                "--max_seconds"
+            )
+        splits = {"": rows}
+        if args.val_speakers:
+            val = choose_speakers([clip for clip, _ in rows], args.val_speakers)
+            splits = {"train": [row for row in rows if row[0].speaker not in val],
+                      "val": [row for row in rows if row[0].speaker in val]}
+            texts = {clip.text for clip, _ in splits["train"]}
+            outcome.texts_in_both = sum(clip.text in texts for clip, _ in splits["val"])
+        for split, chosen in splits.items():
+            path = args.target / f"{'_'.join(filter(None, (args.name, split)))}_manifest.csv"
+            outcome.manifests[split] = write_split(path, chosen, folder, labels)
+            outcome.speakers[split] = len({clip.speaker for clip, _ in chosen} - {""})
+    return outcome
+
+
+def write_split(
+    path: Path, rows: Sequence[tuple[Clip, Audio]], folder: Path, labels: Labels
+) -> Manifest:
+    """Write the transcripts, the manifest and its index."""
+    paths, facts = [], []
+    for clip, audio in rows:
+        transcript = utterance_paths(folder, clip.name)[1]
+        write_text(transcript, clip.text)
+        indices = labels.encode(clip.text)
+        paths.append((Path(audio.path), transcript))
+        facts.append((audio.samples, audio.rate, len(indices), count_repeats(indices)))
+    return save_manifest(path, paths, facts, labels)
+
+
+def save_problems(path: Path, problems: Sequence[str]) -> None:
+    """Log the first problems, and write all to a file, which is removed when there are none."""
+    for problem in problems[:SHOWN]:
+        logger.warning("%s", problem)
+    if not problems:
+        path.unlink(missing_ok=True)
+        return
+    if len(problems) > SHOWN:
+        logger.warning("and %d more problems, all in %s", len(problems) - SHOWN, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(problems) + "\n", encoding="utf-8")
+
+
+def report(name: str, outcome: Outcome) -> None:
+    """Print what was prepared and what was not."""
+    for split, manifest in outcome.manifests.items():
+        speakers = outcome.speakers[split]
+        print(f"{name}: {split}{' ' * bool(split)}{len(manifest)} utterances, "
+              f"{manifest.seconds.sum() / 3600:.2f} h, "
+              f"{f'{speakers} speakers' if speakers else 'speakers unknown'} -> {manifest.path}")
+    for line in outcome.text_report:
+        print(f"{name}: {line}")
+    if outcome.texts_in_both:
+        print(f"{name}: {outcome.texts_in_both} utterances of val have a text that is in train")
+    print(f"{name}: left out: {outcome.too_short_or_long} for their length; "
+          f"{len(outcome.problems)} problems")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.corpus", description="Prepare corpora in the formats they come in.")
+    parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE",
+                        help="folder, tar archive, or file with the transcripts")
+    parser.add_argument("--format", required=True, choices=FORMATS,
+                        help="docs/corpora.md describes each")
+    parser.add_argument("--name", help="of the manifests (default: the folder of the first SOURCE)")
+    parser.add_argument("--min_seconds", type=seconds, default=0, metavar="S",
+                        help="leave out shorter utterances (default: keep all)")
+    parser.add_argument("--max_seconds", type=seconds, default=math.inf, metavar="S",
+                        help="leave out longer utterances (default: keep all)")
+    parser.add_argument("--val_speakers", metavar="N|FILE",
+                        help="how many speakers make the val set, or a file with one a line")
+    parser.add_argument("--spell_out", choices=LANGUAGES, metavar="LANGUAGE",
+                        help="write numbers, abbreviations and foreign letters as words; languages: "
+                        + ", ".join(LANGUAGES))
+    parser.add_argument("--labels_path", type=Path, default=LABELS_PATH, metavar="FILE",
+                        help="JSON list of the characters (default: the project's labels.json)")
+    add_common_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.name is None:
+        first = Path(os.path.abspath(args.sources[0]))
+        if first.is_file():
+            first = first.with_name(re.sub(r"\.(tar|tgz|t[bx]z2?)\b.*", "", first.name)) \
+                if is_archive(first) else first.parent
+        args.name = re.sub(r"[^\w.-]+", "_", first.name) or "corpus"
+    elif not re.fullmatch(r"\w[\w.-]*", args.name):
+        parser.error(f"--name {args.name!r}: allowed are letters, digits, `_`, `-` and `.`")
+    if args.min_seconds > args.max_seconds:
+        parser.error(f"--min_seconds {args.min_seconds} is more than --max_seconds")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code: 0 if everything was prepared, 2 if not."""
+    args = parse(argv)
+
+    def command() -> int:
+        outcome = prepare(args.sources, args)
+        report(args.name, outcome)
+        return 2 if outcome.problems else 0
+
+    return commands.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
