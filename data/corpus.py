@@ -25,7 +25,6 @@ import math
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -272,7 +271,7 @@ class Prepared:
 def prepare_audio(
     clips: Sequence[Clip], folder: Path, limits: tuple[float, float], jobs: int, name: str
 ) -> list[Audio | str | None]:
-    """As `prepare_recording`, for clips of many recordings. What is done already is not repeated."""
+    """As `prepare_recording`, for clips of many recordings. Nothing is done twice."""
     for leftover in folder.glob("**/.*.tmp"):  # of a run that was killed
         if leftover.is_file():
             leftover.unlink()
@@ -426,7 +425,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="folder, tar archive, or file with the transcripts")
     parser.add_argument("--format", required=True, choices=FORMATS,
                         help="docs/corpora.md describes each")
-    parser.add_argument("--name", help="of the manifests (default: the folder of the first SOURCE)")
+    parser.add_argument("--name", help="of the manifests (default: the first SOURCE's folder)")
     parser.add_argument("--min_seconds", type=seconds, default=0, metavar="S",
                         help="leave out shorter utterances (default: keep all)")
     parser.add_argument("--max_seconds", type=seconds, default=math.inf, metavar="S",
@@ -434,8 +433,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--val_speakers", metavar="N|FILE",
                         help="how many speakers make the val set, or a file with one a line")
     parser.add_argument("--spell_out", choices=LANGUAGES, metavar="LANGUAGE",
-                        help="write numbers, abbreviations and foreign letters as words; languages: "
-                        + ", ".join(LANGUAGES))
+                        help="write numbers, abbreviations and foreign letters as words, in "
+                        + " or ".join(LANGUAGES))
     parser.add_argument("--labels_path", type=Path, default=LABELS_PATH, metavar="FILE",
                         help="JSON list of the characters (default: the project's labels.json)")
     add_common_arguments(parser)

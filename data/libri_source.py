@@ -28,7 +28,10 @@ SPLITS = {
     "dev-other": "val",
     "test-clean": "test_clean",
     "test-other": "test_other",
+    "train": "train",
 }
+# the official one first: of two files of one utterance it is taken
+AUDIO_SUFFIXES = (".flac", ".wav", ".opus", ".ogg")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,14 @@ class Utterance:
 
 
 def split_of(subset: str) -> str | None:
-    """The split that a subset belongs to, `train` for any `train-*`.
+    """The split that a subset belongs to. None if that is no name of a subset.
 
-    None if that is no name of a subset.
+    Parts go with their whole: `train-*` with train, `dev-clean-*` with dev-clean.
     """
-    return SPLITS.get(subset, "train" if subset.startswith("train-") else None)
+    for name, split in SPLITS.items():
+        if subset.startswith(f"{name}-") or (subset == name and name != "train"):
+            return split
+    return None
 
 
 def find_subsets(folder: Path) -> dict[str, Path]:
@@ -70,7 +76,9 @@ def fingerprint(source: Path) -> str:
     paths = [source]
     if source.is_dir():
         paths = sorted(
-            path for pattern in ("*.flac", "*.trans.txt") for path in source.glob(f"*/*/{pattern}")
+            path
+            for suffix in (*AUDIO_SUFFIXES, ".trans.txt")
+            for path in source.glob(f"*/*/*{suffix}")
         )
     digest = hashlib.sha256(os.fsencode(source.resolve()))
     for path in paths:
@@ -102,8 +110,12 @@ def read_subset(folder: Path, labels: Labels) -> tuple[list[Utterance], list[str
 def read_chapter(chapter: Path, labels: Labels) -> tuple[list[Utterance], list[str]]:
     """As `read_subset`, of one folder.
 
-    `NAME WORD WORD ...` a line in `*.trans.txt`, and NAME.flac.
+    `NAME WORD WORD ...` a line in `*.trans.txt`, and NAME with a suffix of AUDIO_SUFFIXES.
     """
+    audio: dict[str, Path] = {}
+    for suffix in AUDIO_SUFFIXES:
+        for path in sorted(chapter.glob(f"*{suffix}")):
+            audio.setdefault(path.stem, path)
     texts: dict[str, str] = {}
     problems: dict[str, str] = {}
     for path in sorted(chapter.glob("*.trans.txt")):
@@ -125,14 +137,14 @@ def read_chapter(chapter: Path, labels: Labels) -> tuple[list[Utterance], list[s
                 labels.encode(texts[name])
             except ValueError as error:
                 problem = problem or str(error)
-            if not problem and not (chapter / f"{name}.flac").exists():
+            if not problem and not (name in audio and audio[name].exists()):
                 problem = f"there is no {name}.flac"
             if problem:
                 problems.setdefault(name, f"{path}:{number}: {problem}")
     utterances = []
-    for path in sorted(chapter.glob("*.flac")):
-        if path.stem not in texts:
-            problems[path.stem] = f"{path}: no line of {chapter}/*.trans.txt is about it"
-        elif path.stem not in problems:
-            utterances.append(Utterance(path.stem, path, texts[path.stem]))
+    for name, path in sorted(audio.items()):
+        if name not in texts:
+            problems[name] = f"{path}: no line of {chapter}/*.trans.txt is about it"
+        elif name not in problems:
+            utterances.append(Utterance(name, path, texts[name]))
     return utterances, list(problems.values())

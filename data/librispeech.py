@@ -1,14 +1,15 @@
 """Prepare LibriSpeech, a subset at a time or all of it. `python -m data.librispeech`
 
 A source is a subset's folder (SUBSET/SPEAKER/CHAPTER/*.flac and *.trans.txt), a folder of such
-folders, or a tar archive of either. Without --source the chosen subsets are downloaded and checked
-against their published MD5 sums.
+folders, or a tar archive of either. Audio may also be .wav, .opus or .ogg. Without --source the
+chosen subsets are downloaded and checked against their published MD5 sums.
 
 Writes TARGET/LibriSpeech_dataset/{train,val,test_clean,test_other}/{wav,txt}/ and
 TARGET/libri_{train,val,test_clean,test_other}_manifest.csv. A manifest names all subsets of its
-split that have been prepared so far: val is dev-clean and dev-other, train every `train-*`.
-Training utterances outside TRAIN_SECONDS are left out and counted; what is broken is named, counted
-and left out.
+split that have been prepared so far: val is every `dev-clean*` and `dev-other*`, train every
+`train-*`.
+Training utterances outside --min_seconds and --max_seconds are left out and counted; what is broken
+is named, counted and left out.
 
 What has been done is kept in TARGET/LibriSpeech_dataset/.prepared/SUBSET.json, so that running
 again does no work again. A run that was stopped goes on with the utterances that are missing; an
@@ -23,7 +24,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from data.common import (
     alone_in,
     parallel,
     save_manifest,
+    seconds,
     to_pcm16,
     utterance_facts,
     utterance_paths,
@@ -69,6 +71,7 @@ class Record:
     facts: dict[str, list[int]]
     left_out: int  # for their length
     broken: list[str]  # a message each
+    limits: list[float] = field(default_factory=lambda: list(TRAIN_SECONDS))  # of training, seconds
 
 
 def count_samples(path: Path) -> int:
@@ -113,8 +116,10 @@ def write_utterance(folder: Path, limits: tuple[float, float], labels: Labels,
 class Corpus:
     """The subsets prepared below `target`, and ways to add to them."""
 
-    def __init__(self, target: Path, jobs: int):
-        self.target, self.jobs = target, jobs
+    def __init__(
+        self, target: Path, jobs: int, train_seconds: tuple[float, float] = TRAIN_SECONDS
+    ):
+        self.target, self.jobs, self.train_seconds = target, jobs, train_seconds
         self.folder = target / "LibriSpeech_dataset"
         self.labels = Labels.load(LABELS_PATH)
         self.records: dict[str, Record] = {}
@@ -169,7 +174,7 @@ class Corpus:
 
     def add_official(self, subset: str) -> None:
         """Download and prepare a subset, unless it has been prepared before, from whatever source."""
-        if subset in self.records:
+        if subset in self.records and self._is_done(subset, self.records[subset].source):
             self._add(subset, self.folder, self.records[subset].source, [])
             return
         try:
@@ -191,7 +196,9 @@ class Corpus:
         return find_subsets(extract(archive, self.folder / "source"))
 
     def _is_done(self, subset: str, mark: str) -> bool:
-        return subset in self.records and self.records[subset].source == mark
+        record = self.records.get(subset)
+        same = split_of(subset) != "train" or record and record.limits == list(self.train_seconds)
+        return record is not None and record.source == mark and bool(same)
 
     def _add(self, subset: str, folder: Path, mark: str, together: list[str]) -> None:
         """Prepare a subset if necessary, and write the manifest of its split."""
@@ -230,7 +237,7 @@ class Corpus:
         for leftover in (self.folder / split).glob("*/.*.tmp"):  # of a run that was killed
             leftover.unlink()
         utterances, broken = read_subset(folder, self.labels)
-        limits = TRAIN_SECONDS if split == "train" else (0, math.inf)
+        limits = self.train_seconds if split == "train" else (0, math.inf)
         outcomes = parallel(
             partial(write_utterance, self.folder / split, limits, self.labels),
             utterances,
@@ -249,10 +256,17 @@ class Corpus:
             },
             outcomes.count(None),
             broken + [outcome for outcome in outcomes if isinstance(outcome, str)],
+            list(self.train_seconds),
         )
 
 
-def prepare(sources: Sequence[Path], subsets: Sequence[str], target: Path, jobs: int) -> Corpus:
+def prepare(
+    sources: Sequence[Path],
+    subsets: Sequence[str],
+    target: Path,
+    jobs: int,
+    train_seconds: tuple[float, float] = TRAIN_SECONDS,
+) -> Corpus:
     """Prepare the chosen subsets (none: all) of `sources` (none: of the official site).
 
     Raises:
@@ -270,7 +284,7 @@ def prepare(sources: Sequence[Path], subsets: Sequence[str], target: Path, jobs:
         )
     ensure_writable(target)
     with alone_in(target / "LibriSpeech_dataset"):
-        corpus = Corpus(target, jobs)
+        corpus = Corpus(target, jobs, train_seconds)
         for subset in () if sources else subsets or MD5:
             corpus.add_official(subset)
         found = [subset for source in sources for subset in corpus.add(source, subsets)]
@@ -285,7 +299,7 @@ def prepare(sources: Sequence[Path], subsets: Sequence[str], target: Path, jobs:
 def subset_name(text: str) -> str:
     """An argparse type: the name of a subset."""
     if not split_of(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(MD5)}, and no train-*")
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(MD5)}, and no part of them or of train")
     return text
 
 
@@ -304,11 +318,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--subsets", type=subset_name, nargs="+", default=[], metavar="NAME",
                         help="what to prepare, dev-clean for example (default: all)")
+    for name, default in zip(("min", "max"), TRAIN_SECONDS, strict=True):
+        parser.add_argument(f"--{name}_seconds", type=seconds, default=default, metavar="S",
+                            help="limit for training utterances (default: %(default)s)")
     add_common_arguments(parser)
     args = parser.parse_args(argv)
+    limits = (args.min_seconds, args.max_seconds)
+    if limits[0] > limits[1]:
+        parser.error(f"--min_seconds {limits[0]} is more than --max_seconds {limits[1]}")
 
     def command() -> int:
-        corpus = prepare(args.source, args.subsets, args.target, args.jobs)
+        corpus = prepare(args.source, args.subsets, args.target, args.jobs, limits)
         for split, manifest in corpus.manifests.items():
             records = corpus.of_split(split)
             print(

@@ -21,8 +21,10 @@ _SPOKEN_SYMBOLS = set("%&@#*§‰\\")  # Unicode calls these punctuation
 _MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|\{[^{}\s]+\}|\+\+[^+\s]+\+\+")
 _NO_SPEECH = {"s", "/s", "sil", "silence", "noise", "breath", "cough", "smack", "laugh", "laughter"}
 # quotes around words. An apostrophe alone belongs to its word: 'tis, dogs'
-_QUOTED = re.compile(r"(?<![\w'])'(?!(?:tis|twas|em|til|cause)\b)(\w(?:[^']|(?<=\w)'(?=\w))*)'(?!\w)",
-                     re.IGNORECASE)
+_QUOTED = re.compile(
+    r"(?<![\w'])'(?!(?:tis|twas|em|til|cause)\b)(\w(?:[^']|(?<=\w)'(?=\w))*)'(?!\w)",
+    re.IGNORECASE,
+)
 # The first 18 are the table in the README of LJSpeech 1.1.
 _ABBREVIATIONS = {
     "Mr.": "mister", "Mrs.": "missus", "Dr.": "doctor", "St.": "saint", "Co.": "company",
@@ -34,8 +36,8 @@ _ABBREVIATIONS = {
 }  # fmt: skip
 # `No.` ends many sentences: it is an abbreviation before a digit only
 _ABBREVIATION = re.compile(
-    r"\bNo\.(?=\s*\d)|\b(?:%s)\.|\b(?:[A-Za-z]\.){2,}"
-    % "|".join(a[:-1] for a in _ABBREVIATIONS if a != "No.")
+    rf"\bNo\.(?=\s*\d)|\b(?:{'|'.join(a[:-1] for a in _ABBREVIATIONS if a != 'No.')})\."
+    r"|\b(?:[A-Za-z]\.){2,}"
 )
 _CAPITALS = re.compile(r"(?<![\w.'])[A-Z]{2,}(?![\w.])")
 _NUMBER = re.compile(r"([$£€]?)(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,9}(?:\.\d+)?)(st|nd|rd|th|%?)")

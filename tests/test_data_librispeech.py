@@ -158,7 +158,7 @@ def test_subsets_that_share_utterances_name_them_once(corpus, tmp_path):
 
 @pytest.mark.parametrize("subset, split", [
     ("dev-clean", "val"), ("dev-other", "val"), ("test-clean", "test_clean"), ("test-other", "test_other"),
-    ("train-clean-100", "train"), ("train-other-500", "train"), ("train-mine", "train"), ("dev-clean-2", None),
+    ("train-clean-100", "train"), ("train-other-500", "train"), ("train-mine", "train"), ("dev-clean-2", "val"),
     ("training", None), ("LibriSpeech", None)])
 def test_split_of_a_subset(subset, split):
     assert split_of(subset) == split
@@ -183,6 +183,32 @@ def test_only_training_utterances_have_a_length_rule(tmp_path, capsys):
     assert prepare(tmp_path / "target", tmp_path) == 0
     assert names(tmp_path / "target", "train") == ["19-1-0002", "19-1-0003", "19-1-0004"]
     assert len(rows(tmp_path / "target", "val")) == len(rows(tmp_path / "target", "test_other")) == len(lengths)
+    arguments = ("--min_seconds", "0.5", "--max_seconds", "15.5")
+    assert prepare(tmp_path / "target", tmp_path, arguments=arguments) == 0
+    assert names(tmp_path / "target", "train") == [f"19-1-000{i}" for i in range(6)]
+    before = files(tmp_path / "target")
+    assert prepare(tmp_path / "target", tmp_path, arguments=arguments) == 0
+    assert files(tmp_path / "target") == before
+    assert prepare(tmp_path / "target", tmp_path) == 0      # the defaults again
+    assert names(tmp_path / "target", "train") == ["19-1-0002", "19-1-0003", "19-1-0004"]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".opus", ".ogg"])
+def test_audio_of_other_formats(tmp_path, suffix):
+    """As people keep it who have no room for FLAC. Where FLAC is there too, it is taken."""
+    subset = write_subset(tmp_path, "train-clean-5")
+    for i, path in enumerate(sorted(subset.rglob("*.flac"))):
+        samples = soundfile.read(path)[0]
+        kind = {".opus": {"format": "OGG", "subtype": "OPUS"}}.get(suffix, {})
+        soundfile.write(path.with_suffix(suffix), samples / 2, RATE, **kind)
+        if i:
+            path.unlink()
+    assert prepare(tmp_path / "target", subset) == 0
+    assert names(tmp_path / "target", "train") == sorted(path.stem for path in subset.rglob(f"*{suffix}"))
+    wavs = sorted((tmp_path / "target/LibriSpeech_dataset/train/wav").iterdir())
+    for path, seconds, peak in zip(wavs, [1.1, 1.2, 1.3, 1.4, 1.5], [8000] + [4000] * 4, strict=True):
+        samples = soundfile.read(path, dtype="int16")[0]
+        assert len(samples) == round(seconds * RATE) and abs(np.abs(samples).max() - peak) < 400
     lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
     assert "left out: 4 for their length, 0 broken" in lines["train"]
     assert "left out: 0 for their length, 0 broken" in lines["val"]
@@ -484,7 +510,9 @@ def test_the_published_sums():
 # mistakes
 
 @pytest.mark.parametrize("arguments, words", [
-    (("--subsets", "dev-clean-2"), "'dev-clean-2' is none of dev-clean"),
+    (("--subsets", "dev2"), "'dev2' is none of dev-clean"),
+    (("--min_seconds", "20"), "more than --max_seconds 15"),
+    (("--max_seconds", "-1"), "0 or more"),
     (("--jobs", "0"), "at least 1"),
 ])
 def test_wrong_options(tmp_path, arguments, words, capsys):
