@@ -218,7 +218,7 @@ def prepare_recording(
                        f"{end if clip.end is None else clip.end} s, {path} at {length:.2f} s")
         elif clip.channel > channels > 1:
             outcome = f"{clip.where}: {path} has {channels} channels, not {clip.channel}"
-        elif limits[0] <= end - clip.start <= limits[1]:
+        elif limits[0] <= round(end - clip.start, 6) <= limits[1]:  # 0.7 - 0.1 is less than 0.6
             is_whole = clip.start + length - end <= WHOLE
             if is_whole and (channels == 1 or not clip.channel):
                 outcome = Audio(str(path), len(samples), rate)
@@ -409,7 +409,7 @@ def report(name: str, outcome: Outcome) -> None:
         speakers = outcome.speakers[split]
         print(f"{name}: {split}{' ' * bool(split)}{len(manifest)} utterances, "
               f"{manifest.seconds.sum() / 3600:.2f} h, "
-              f"{f'{speakers} speakers' if speakers else 'speakers unknown'} -> {manifest.path}")
+              f"{speakers or 'unknown'} speaker{'s' * (speakers != 1)} -> {manifest.path}")
     for line in outcome.text_report:
         print(f"{name}: {line}")
     if outcome.texts_in_both:

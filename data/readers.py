@@ -184,7 +184,7 @@ def read_kaldi(path: Path) -> Read:
 
     Commands in wav.scp are not run. Those that only decode a file are read as that file.
     """
-    root, clips, problems = path.parent, [], []
+    root, clips, problems, named = path.parent, [], [], set()
     recordings = _kaldi_table(root / "wav.scp", problems)
     speakers = _kaldi_table(root / "utt2spk", problems) if (root / "utt2spk").exists() else {}
     segments = None
@@ -197,6 +197,7 @@ def read_kaldi(path: Path) -> Read:
             )
     for where, line in _lines(path, problems):
         name, text = _split(line)
+        named.add(name)
         at, value = (segments or {}).get(name, (where, name))
         recording, *times = value.split()
         span = _seconds(*times) if len(times) == 2 else None
@@ -214,12 +215,9 @@ def read_kaldi(path: Path) -> Read:
                 problems.append(f"{at}: {audio}")
             else:
                 clips.append(Clip(name, audio, text, where, *(span or (0.0, None)), speaker))
-    used = {value.split()[0] for _, value in segments.values()} if segments else {
-        clip.name for clip in clips}
-    named = {problem.partition(": ")[0] for problem in problems}
+    listed = segments or recordings
     problems += [f"{at}: {name} has no transcript in {path}"
-                 for name, (at, _) in recordings.items()
-                 if name not in used and at not in named]
+                 for name, (at, _) in listed.items() if name not in named]
     return clips, problems
 
 

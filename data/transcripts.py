@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
@@ -39,10 +40,13 @@ _ABBREVIATION = re.compile(
     rf"\bNo\.(?=\s*\d)|\b(?:{'|'.join(a[:-1] for a in _ABBREVIATIONS if a != 'No.')})\."
     r"|\b(?:[A-Za-z]\.){2,}"
 )
-_CAPITALS = re.compile(r"(?<![\w.'])[A-Z]{2,}(?![\w.])")
+_CAPITALS = re.compile(r"(?<![\w.'&])[A-Z]{2,}(?![\w.&])")
 _NUMBER = re.compile(r"([$£€]?)(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,9}(?:\.\d+)?)(st|nd|rd|th|%?)")
 _AROUND = re.compile(r"([(\[\"“'-]*)(.*?)([)\]\"”'.,;:!?-]*)")
 _CURRENCIES = {"$": "dollar", "£": "pound", "€": "euro"}
+_CENTS = {"$": "cents", "£": "pence", "€": "cents"}
+# "$5 million" is said in another order than it is written
+_MONEY = re.compile(r"([$£€])(\d[\d.,]*) (hundred|thousand|million|billion|trillion)\b")
 _SAID = {"&": "and", "@": "at", "+": "plus", "=": "equals"}
 # letters that are no ASCII letter with an accent
 _LETTERS = str.maketrans({
@@ -146,12 +150,15 @@ class Normalizer:
 
     def _spell_out(self, text: str) -> str:
         text = _ABBREVIATION.sub(lambda m: f"{_ABBREVIATIONS.get(m[0], m[0])} ", text)
+        text = _MONEY.sub(lambda m: f"{m[2]} {m[3]} {_CURRENCIES[m[1]]}s", text)
         return " ".join(self._spell_word(word) for word in text.split())
 
     def _spell_word(self, word: str) -> str:
         before, inner, after = _AROUND.fullmatch(word).groups()
         number = _NUMBER.fullmatch(inner)
-        spelled = self._number_words(*number.groups()) if number else None
+        spelled = None
+        if number and not before.endswith("-"):  # minus, or a part of something
+            spelled = self._number_words(*number.groups())
         if spelled is None:
             spelled = "".join(f" {_SAID[c]} " if c in _SAID else c for c in inner)
             if not self._known.issuperset(spelled.upper()):
@@ -177,11 +184,15 @@ def _load_number_words(language: str) -> Callable[[str, str, str], str | None]:
         digits = number.replace(",", "")
         if len(digits) > 1 and digits[0] == "0" and digits[1] != ".":
             return None  # a code, said digit by digit or not
-        value = float(digits) if "." in digits else int(digits)
+        value = Decimal(digits) if "." in digits else int(digits)
         if ending in ("st", "nd", "rd", "th"):
             if currency or "." in digits:
                 return None
             return _letters(num2words(value, to="ordinal", lang=language))
+        whole, _, cents = digits.partition(".")
+        if currency and len(cents) == 2:
+            rest = f" and {words('', str(int(cents)), '')} {_CENTS[currency]}"
+            return words(currency, whole, "") + rest * (cents != "00")
         is_year = not (currency or ending) and number == digits and 1100 <= value < 2100
         spelled = num2words(value, to="year" if is_year and "." not in digits else "cardinal",
                             lang=language)
