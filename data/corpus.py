@@ -24,6 +24,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,7 +65,7 @@ MAX_OVERSHOOT = 0.5  # seconds
 # A segment that lacks no more of its recording is the recording.
 WHOLE = 0.1  # seconds
 SHOWN = 20  # problems in the log; problems.txt has them all
-_PART = 10_000  # recordings between two records of what is done
+_PART = 100_000  # recordings between two records of what is done
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -90,29 +91,33 @@ class Outcome:
 
 
 def is_archive(path: Path) -> bool:
-    return path.name.lower().endswith(_ARCHIVES)
+    return path.name.lower().endswith(_ARCHIVES) and path.is_file()
 
 
 def unpack(sources: Sequence[Path], form: str, folder: Path) -> tuple[list[Path], list[str]]:
-    """Sources without archives: these are unpacked into `folder`, each into its own. And problems.
+    """The sources with archives unpacked, each into a folder of its own in `folder`; and problems.
 
-    VoxForge comes as a folder of archives.
+    Raises:
+        InputError: if the only archive is broken.
     """
-    found, problems, archives = [], [], []
-    for source in sources:
-        inside = sorted(p for p in source.iterdir() if is_archive(p)) \
-            if form == "voxforge" and source.is_dir() else []
-        archives += [source] if source.is_file() and is_archive(source) else inside
-        if not (source.is_file() and is_archive(source)) and \
-                not (inside and not any(source.glob("**/etc/PROMPTS"))):
-            found.append(source)
-    taken: dict[str, Path] = {}
+    archives = [source for source in sources if is_archive(source)]
+    found = [source for source in sources if source not in archives]
+    for source in list(found) if form == "voxforge" else []:  # it comes as a folder of archives
+        inside = sorted(filter(is_archive, source.iterdir())) if source.is_dir() else []
+        archives += inside
+        if inside and not any(source.glob("**/etc/PROMPTS")):
+            found.remove(source)
+    for leftover in folder.glob(".*.tmp"):  # of a run that was killed
+        shutil.rmtree(leftover)
+    problems: list[str] = []
+    unpacked: dict[str, Path] = {}
     for archive in archives:
-        name = archive.name[: -len(next(s for s in _ARCHIVES if archive.name.lower().endswith(s)))]
-        if name in taken:
-            problems.append(f"{archive}: {taken[name]} has the same name")
+        suffix = next(s for s in _ARCHIVES if archive.name.lower().endswith(s))
+        name = archive.name[: -len(suffix)]
+        if name in unpacked:
+            problems.append(f"{archive}: {unpacked[name]} has the same name; it is left out")
             continue
-        taken[name] = archive
+        unpacked[name] = archive
         try:
             found.append(extract(archive, folder / name))
         except ArchiveError as error:
@@ -127,8 +132,11 @@ def read_clips(sources: Sequence[Path], form: str) -> tuple[list[Clip], list[str
 
     Names from several corpora get the folder of their corpus in front.
     """
-    paths = list(dict.fromkeys(
-        path.resolve() for source in sources for path in find_transcripts(source, form)))
+    paths = list(
+        dict.fromkeys(
+            path.resolve() for source in sources for path in find_transcripts(source, form)
+        )
+    )
     labels = [""] * len(paths)
     if len(paths) > 1 and not FORMATS[form].names_are_unique:
         labels = _corpus_names(paths)
@@ -167,8 +175,11 @@ def usable_clips(clips: Iterable[Clip], normalizer: Normalizer) -> tuple[list[Cl
     usable, problems = [], []
     for name, (first, *others) in sorted(by_name.items()):
         same = all(replace(other, where=first.where) == first for other in others)
-        problems += [f"{other.where}: {name} is there twice, first in {first.where}; "
-                     f"{'the first is taken' if same else 'both are left out'}" for other in others]
+        problems += [
+            f"{other.where}: {name} is there twice, first in {first.where}; "
+            f"{'the first is taken' if same else 'both are left out'}"
+            for other in others
+        ]
         if not same:
             continue
         text, problem = normalizer.normalize(first.text)
@@ -182,52 +193,60 @@ def usable_clips(clips: Iterable[Clip], normalizer: Normalizer) -> tuple[list[Cl
     return usable, problems
 
 
-def prepare_recording(
-    folder: Path, limits: tuple[float, float], clips: Sequence[Clip]
-) -> list[Audio | str | None]:
+def prepare_recording(folder: Path, clips: Sequence[Clip]) -> list[Audio | str]:
     """Check a recording, and write those of its clips that are parts of it below `folder`.
 
-    For each clip: its audio, what is wrong, or None if its seconds are outside `limits`.
+    For each clip: its audio, or what is wrong.
     """
     path = clips[0].audio
     try:
         stamp = path.stat().st_mtime_ns
         samples, rate = read_audio(path)
-        channels = soundfile.info(path).channels if any(clip.channel for clip in clips) else 1
+        channels = soundfile.info(path).channels
     except OSError as error:
         return [f"{clip.where}: {path}: cannot read the audio: {error.strerror}" for clip in clips]
     except (AudioError, RuntimeError) as error:
         return [f"{clip.where}: {error}" for clip in clips]
-    length, outcomes = len(samples) / rate, []
-    by_channel: dict[int, np.ndarray] = {}  # at SAMPLE_RATE
-
-    def cut(clip: Clip, end: float) -> np.ndarray:
-        channel = clip.channel if channels > 1 else 0
-        if channel not in by_channel:
-            one = soundfile.read(path, dtype="float32")[0][:, channel - 1] if channel else samples
-            by_channel[channel] = resample(np.ascontiguousarray(one), rate, SAMPLE_RATE)
-        return by_channel[channel][round(clip.start * SAMPLE_RATE):round(end * SAMPLE_RATE)]
-
+    length = len(samples) / rate
+    resampled: dict[int, np.ndarray] = {}  # by channel, at SAMPLE_RATE
+    outcomes: list[Audio | str] = []
     for clip in clips:
         end = min(length if clip.end is None else clip.end, length)
-        outcome: Audio | str | None = None
-        if not (0 <= clip.start < (clip.end or math.inf)):
-            outcome = f"{clip.where}: {clip.name} starts at {clip.start} s and ends at {clip.end} s"
-        elif clip.start >= length or (clip.end or 0) > length + MAX_OVERSHOOT:
-            outcome = (f"{clip.where}: {clip.name} is longer than its file: it ends at "
-                       f"{end if clip.end is None else clip.end} s, {path} at {length:.2f} s")
-        elif clip.channel > channels > 1:
-            outcome = f"{clip.where}: {path} has {channels} channels, not {clip.channel}"
-        elif limits[0] <= round(end - clip.start, 6) <= limits[1]:  # 0.7 - 0.1 is less than 0.6
-            is_whole = clip.start + length - end <= WHOLE
-            if is_whole and (channels == 1 or not clip.channel):
-                outcome = Audio(str(path), len(samples), rate)
-            else:
-                wav, pcm = utterance_paths(folder, clip.name)[0], to_pcm16(cut(clip, end))
-                write_wav(wav, pcm, stamp)
-                outcome = Audio(str(wav), len(pcm), SAMPLE_RATE)
-        outcomes.append(outcome)
+        channel = clip.channel if channels > 1 else 0
+        fault = find_fault(clip, length, channels)
+        if fault:
+            outcomes.append(f"{clip.where}: {fault}")
+        elif clip.start + length - end <= WHOLE and not channel:
+            outcomes.append(Audio(str(path), len(samples), rate))
+        else:
+            if channel not in resampled:
+                one = read_channel(path, channel) if channel else samples
+                resampled[channel] = resample(one, rate, SAMPLE_RATE)
+            part = slice(round(clip.start * SAMPLE_RATE), round(end * SAMPLE_RATE))
+            pcm, wav = to_pcm16(resampled[channel][part]), utterance_paths(folder, clip.name)[0]
+            write_wav(wav, pcm, stamp)
+            outcomes.append(Audio(str(wav), len(pcm), SAMPLE_RATE))
     return outcomes
+
+
+def read_channel(path: Path, channel: int) -> np.ndarray:
+    """(n,) float32 samples of a channel, counted from 1, at the file's own rate."""
+    return np.ascontiguousarray(soundfile.read(path, dtype="float32")[0][:, channel - 1])
+
+
+def find_fault(clip: Clip, length: float, channels: int) -> str:
+    """What is wrong with a clip of a recording of `length` seconds, or ""."""
+    if not 0 <= clip.start < (math.inf if clip.end is None else clip.end):
+        return f"{clip.name} starts at {clip.start} s and ends at {clip.end} s"
+    last = clip.start if clip.end is None else clip.end
+    if clip.start >= length or last > length + MAX_OVERSHOOT:
+        return (
+            f"{clip.name} is longer than its file: it goes to {last} s, "
+            f"{clip.audio} to {length:.2f} s"
+        )
+    if clip.channel > channels:
+        return f"{clip.name} is on channel {clip.channel}, {clip.audio} has {channels}"
+    return ""
 
 
 class Prepared:
@@ -264,37 +283,53 @@ class Prepared:
     @staticmethod
     def _key(clip: Clip) -> list:
         status = clip.audio.stat()
-        return [str(clip.audio), status.st_size, status.st_mtime_ns, clip.start, clip.end,
-                clip.channel]
+        return [
+            str(clip.audio),
+            status.st_size,
+            status.st_mtime_ns,
+            clip.start,
+            clip.end,
+            clip.channel,
+        ]
 
 
 def prepare_audio(
     clips: Sequence[Clip], folder: Path, limits: tuple[float, float], jobs: int, name: str
 ) -> list[Audio | str | None]:
-    """As `prepare_recording`, for clips of many recordings. Nothing is done twice."""
-    for leftover in folder.glob("**/.*.tmp"):  # of a run that was killed
-        if leftover.is_file():
-            leftover.unlink()
+    """As `prepare_recording`, for clips of many recordings. Nothing is done twice.
+
+    None stands for a clip whose seconds are outside `limits`.
+    """
+    for leftover in folder.glob("wav/**/.*.tmp"):  # of a run that was killed
+        leftover.unlink()
     prepared = Prepared(folder / ".prepared.json")
     outcomes: list[Audio | str | None] = [prepared.find(clip, folder) for clip in clips]
-    todo: dict[Path, list[int]] = {}
-    for i, outcome in enumerate(outcomes):
-        if outcome is None:
-            todo.setdefault(clips[i].audio, []).append(i)
-        elif not limits[0] <= outcome.samples / outcome.rate <= limits[1]:
-            outcomes[i] = None
-    groups = list(todo.values())
+    recordings: dict[Path, list[int]] = {}
+    for i, clip in enumerate(clips):
+        span = 0.0 if clip.end is None else clip.end - clip.start  # 0: known when it is decoded
+        if outcomes[i] is None and (span <= 0 or is_within(span, limits)):
+            recordings.setdefault(clip.audio, []).append(i)
+    groups = list(recordings.values())
     for start in range(0, len(groups), _PART):
-        part = groups[start:start + _PART]
+        part = groups[start : start + _PART]
         work = [[clips[i] for i in group] for group in part]
-        results = parallel(partial(prepare_recording, folder, limits), work, jobs, name)
-        for i, outcome in zip((i for group in part for i in group),
-                              (outcome for result in results for outcome in result), strict=True):
-            outcomes[i] = outcome
-            if isinstance(outcome, Audio):
-                prepared.add(clips[i], outcome)
+        results = parallel(partial(prepare_recording, folder), work, jobs, name)
+        for group, found in zip(part, results, strict=True):
+            for i, outcome in zip(group, found, strict=True):
+                outcomes[i] = outcome
+                if isinstance(outcome, Audio):
+                    prepared.add(clips[i], outcome)
         prepared.save()
-    return outcomes
+    return [
+        None
+        if isinstance(outcome, Audio) and not is_within(outcome.samples / outcome.rate, limits)
+        else outcome
+        for outcome in outcomes
+    ]
+
+
+def is_within(duration: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= round(duration, 6) <= limits[1]  # 0.7 - 0.1 is less than 0.6
 
 
 def choose_speakers(clips: Sequence[Clip], wanted: str) -> set[str]:
@@ -307,27 +342,34 @@ def choose_speakers(clips: Sequence[Clip], wanted: str) -> set[str]:
     speakers = {clip.speaker for clip in clips}
     if "" in speakers:
         without = next(clip for clip in clips if not clip.speaker)
-        raise InputError(f"--val_speakers {wanted}: the corpus does not say who speaks "
-                         f"{without.name} ({without.where})")
+        raise InputError(
+            f"--val_speakers {wanted}: the corpus does not say who speaks "
+            f"{without.name} ({without.where})"
+        )
     if wanted.isdecimal():
         # by a hash: corpora sort speakers by sex, place or date
         ordered = sorted(speakers, key=lambda s: hashlib.sha256(s.encode()).digest())
         chosen = set(ordered[: int(wanted)])
     else:
         try:
-            chosen = set(Path(wanted).read_text(encoding="utf-8").split("\n")) - {""}
+            lines = Path(wanted).read_text(encoding="utf-8-sig").splitlines()
+            chosen = {line.strip() for line in lines} - {""}
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"--val_speakers {wanted}: neither a number nor a readable file: {error}"
             ) from None
         if not chosen & speakers:
-            raise InputError(f"--val_speakers {wanted}: none of them is among the {len(speakers)} "
-                             f"speakers, {', '.join(sorted(speakers)[:5])} for example")
+            raise InputError(
+                f"--val_speakers {wanted}: none of them is among the {len(speakers)} "
+                f"speakers, {', '.join(sorted(speakers)[:5])} for example"
+            )
         for speaker in sorted(chosen - speakers):
             logger.warning("--val_speakers %s: nothing of %s is in the corpus", wanted, speaker)
     if not chosen or not speakers - chosen:
-        raise InputError(f"--val_speakers {wanted}: {len(chosen & speakers)} of the corpus's "
-                         f"{len(speakers)} speakers; train and val need at least one each")
+        raise InputError(
+            f"--val_speakers {wanted}: {len(chosen & speakers)} of the corpus's "
+            f"{len(speakers)} speakers; train and val need at least one each"
+        )
     return chosen
 
 
@@ -353,8 +395,9 @@ def prepare(sources: Sequence[Path], args: argparse.Namespace) -> Outcome:
         audio = prepare_audio(clips, folder, limits, args.jobs, args.name)
         problems += [outcome for outcome in audio if isinstance(outcome, str)]
         save_problems(folder / "problems.txt", problems)
-        outcome = Outcome(problems=problems, text_report=normalizer.report(),
-                          too_short_or_long=audio.count(None))
+        outcome = Outcome(
+            problems=problems, text_report=normalizer.report(), too_short_or_long=audio.count(None)
+        )
         rows = [(c, a) for c, a in zip(clips, audio, strict=True) if isinstance(a, Audio)]
         if not rows:
             raise InputError(
@@ -365,8 +408,10 @@ def prepare(sources: Sequence[Path], args: argparse.Namespace) -> Outcome:
         splits = {"": rows}
         if args.val_speakers:
             val = choose_speakers([clip for clip, _ in rows], args.val_speakers)
-            splits = {"train": [row for row in rows if row[0].speaker not in val],
-                      "val": [row for row in rows if row[0].speaker in val]}
+            splits = {
+                "train": [row for row in rows if row[0].speaker not in val],
+                "val": [row for row in rows if row[0].speaker in val],
+            }
             texts = {clip.text for clip, _ in splits["train"]}
             outcome.texts_in_both = sum(clip.text in texts for clip, _ in splits["val"])
         for split, chosen in splits.items():
@@ -407,43 +452,77 @@ def report(name: str, outcome: Outcome) -> None:
     """Print what was prepared and what was not."""
     for split, manifest in outcome.manifests.items():
         speakers = outcome.speakers[split]
-        print(f"{name}: {split}{' ' * bool(split)}{len(manifest)} utterances, "
-              f"{manifest.seconds.sum() / 3600:.2f} h, "
-              f"{speakers or 'unknown'} speaker{'s' * (speakers != 1)} -> {manifest.path}")
+        print(
+            f"{name}: {split}{' ' * bool(split)}{len(manifest)} utterances, "
+            f"{manifest.seconds.sum() / 3600:.2f} h, "
+            f"{speakers or 'unknown'} speaker{'s' * (speakers != 1)} -> {manifest.path}"
+        )
     for line in outcome.text_report:
         print(f"{name}: {line}")
     if outcome.texts_in_both:
         print(f"{name}: {outcome.texts_in_both} utterances of val have a text that is in train")
-    print(f"{name}: left out: {outcome.too_short_or_long} for their length; "
-          f"{len(outcome.problems)} problems")
+    print(
+        f"{name}: left out: {outcome.too_short_or_long} for their length; "
+        f"{len(outcome.problems)} problems"
+    )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m data.corpus", description="Prepare corpora in the formats they come in.")
-    parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE",
-                        help="folder, tar archive, or file with the transcripts")
-    parser.add_argument("--format", required=True, choices=FORMATS,
-                        help="docs/corpora.md describes each")
+        prog="python -m data.corpus", description="Prepare corpora in the formats they come in."
+    )
+    parser.add_argument(
+        "sources",
+        type=Path,
+        nargs="+",
+        metavar="SOURCE",
+        help="folder, tar archive, or file with the transcripts",
+    )
+    parser.add_argument(
+        "--format", required=True, choices=FORMATS, help="docs/corpora.md describes each"
+    )
     parser.add_argument("--name", help="of the manifests (default: the first SOURCE's folder)")
-    parser.add_argument("--min_seconds", type=seconds, default=0, metavar="S",
-                        help="leave out shorter utterances (default: keep all)")
-    parser.add_argument("--max_seconds", type=seconds, default=math.inf, metavar="S",
-                        help="leave out longer utterances (default: keep all)")
-    parser.add_argument("--val_speakers", metavar="N|FILE",
-                        help="how many speakers make the val set, or a file with one a line")
-    parser.add_argument("--spell_out", choices=LANGUAGES, metavar="LANGUAGE",
-                        help="write numbers, abbreviations and foreign letters as words, in "
-                        + " or ".join(LANGUAGES))
-    parser.add_argument("--labels_path", type=Path, default=LABELS_PATH, metavar="FILE",
-                        help="JSON list of the characters (default: the project's labels.json)")
+    parser.add_argument(
+        "--min_seconds",
+        type=seconds,
+        default=0,
+        metavar="S",
+        help="leave out shorter utterances (default: keep all)",
+    )
+    parser.add_argument(
+        "--max_seconds",
+        type=seconds,
+        default=math.inf,
+        metavar="S",
+        help="leave out longer utterances (default: keep all)",
+    )
+    parser.add_argument(
+        "--val_speakers",
+        metavar="N|FILE",
+        help="how many speakers make the val set, or a file with one a line",
+    )
+    parser.add_argument(
+        "--spell_out",
+        choices=LANGUAGES,
+        metavar="LANGUAGE",
+        help="write numbers, abbreviations and foreign letters as words, in "
+        + " or ".join(LANGUAGES),
+    )
+    parser.add_argument(
+        "--labels_path",
+        type=Path,
+        default=LABELS_PATH,
+        metavar="FILE",
+        help="JSON list of the characters (default: the project's labels.json)",
+    )
     add_common_arguments(parser)
     args = parser.parse_args(argv)
     if args.name is None:
         first = Path(os.path.abspath(args.sources[0]))
-        if first.is_file():
-            first = first.with_name(re.sub(r"\.(tar|tgz|t[bx]z2?)\b.*", "", first.name)) \
-                if is_archive(first) else first.parent
+        if is_archive(first):
+            first = first.with_name(re.sub(r"\.(tar|tgz|tbz2?|txz)\b.*", "", first.name))
+        elif first.is_file():
+            first = first.parent
         args.name = re.sub(r"[^\w.-]+", "_", first.name) or "corpus"
     elif not re.fullmatch(r"\w[\w.-]*", args.name):
         parser.error(f"--name {args.name!r}: allowed are letters, digits, `_`, `-` and `.`")

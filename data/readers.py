@@ -108,14 +108,17 @@ def read_commonvoice(path: Path) -> Read:
         row = dict(zip(header, cells, strict=True))
         file = row["path"] if row["path"].lower().endswith(SUFFIXES) else f"{row['path']}.mp3"
         audio = path.parent / "clips" / file
-        clips.append(Clip(_stem(file), audio, row["sentence"], where,
-                          speaker=row.get("client_id", "")))
+        clips.append(
+            Clip(_stem(file), audio, row["sentence"], where, speaker=row.get("client_id", ""))
+        )
     return clips, problems
 
 
 _STM_LINE = re.compile(
     r"(?P<file>\S+)\s+(?P<channel>\S+)\s+(?P<speaker>\S+)\s+(?P<start>[\d.]+)\s+(?P<end>[\d.]+)"
-    r"(?:\s+<(?:[^<>\s]*,[^<>\s]*|NA|F\d_[MF])>)?(?:\s+(?P<text>.*))?", re.IGNORECASE)
+    r"(?:\s+<(?:[^<>\s]*,[^<>\s]*|NA|F\d_[MF])>)?(?:\s+(?P<text>.*))?",
+    re.IGNORECASE,
+)
 
 
 def read_stm(path: Path) -> Read:
@@ -128,7 +131,7 @@ def read_stm(path: Path) -> Read:
         match = _STM_LINE.fullmatch(line.strip())
         channel = {"1": 1, "a": 1, "2": 2, "b": 2}.get(match["channel"].lower()) if match else None
         times = _seconds(match["start"], match["end"]) if match else None
-        if channel is None or times is None:
+        if channel is None or times is None or times[1] is None:
             problems.append(
                 f"{where}: expected `FILE CHANNEL SPEAKER START END <LABELS> TEXT`, "
                 f"found {line[:80]!r}"
@@ -216,8 +219,11 @@ def read_kaldi(path: Path) -> Read:
             else:
                 clips.append(Clip(name, audio, text, where, *(span or (0.0, None)), speaker))
     listed = segments or recordings
-    problems += [f"{at}: {name} has no transcript in {path}"
-                 for name, (at, _) in listed.items() if name not in named]
+    problems += [
+        f"{at}: {name} has no transcript in {path}"
+        for name, (at, _) in listed.items()
+        if name not in named
+    ]
     return clips, problems
 
 
@@ -227,8 +233,11 @@ def _kaldi_table(path: Path, problems: list[str]) -> dict[str, tuple[str, str]]:
     for where, line in _lines(path, problems):
         key, value = _split(line)
         if key in table or not value:
-            problems.append(f"{where}: {key} is there twice" if key in table
-                            else f"{where}: expected two columns, found {key[:80]!r}")
+            problems.append(
+                f"{where}: {key} is there twice"
+                if key in table
+                else f"{where}: expected two columns, found {key[:80]!r}"
+            )
         else:
             table[key] = where, value
     return table
@@ -270,8 +279,7 @@ def read_nemo(path: Path) -> Read:
                 raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError):
             problems.append(
-                f"{where}: expected a JSON object with audio_filepath and text, "
-                f"found {line[:80]!r}"
+                f"{where}: expected a JSON object with audio_filepath and text, found {line[:80]!r}"
             )
             continue
         rows.append((path.parent / audio, text, where, start, end, str(speaker or "")))
@@ -328,7 +336,7 @@ def read_text_files(folder: Path) -> Read:
     rows, problems, without = [], [], []
     for audio in _audio_below(folder):
         parts = audio.relative_to(folder).with_suffix(".txt").parts
-        swapped = [Path(*parts[:i], "txt", *parts[i + 1:]) for i in range(len(parts) - 1)]
+        swapped = [Path(*parts[:i], "txt", *parts[i + 1 :]) for i in range(len(parts) - 1)]
         transcripts = [folder / path for path in (Path(*parts), *swapped)]
         transcript = next((path for path in transcripts if path.is_file()), None)
         if transcript is None:
@@ -339,8 +347,11 @@ def read_text_files(folder: Path) -> Read:
         raise InputError(f"{folder}: no audio with a .txt beside it ({len(without)} without)")
     clips, problems = _with_transcripts(rows, problems, folder)
     used = {transcript for _, _, transcript in rows}
-    lonely = [f"{path}: there is no audio beside it" for path in sorted(folder.rglob("*.txt"))
-              if path not in used and any(path.parent == other.parent for other in used)]
+    lonely = [
+        f"{path}: there is no audio beside it"
+        for path in sorted(folder.rglob("*.txt"))
+        if path not in used and any(path.parent == other.parent for other in used)
+    ]
     return clips, problems + without + lonely
 
 
@@ -349,8 +360,9 @@ def _with_transcripts(
 ) -> Read:
     """Clips of (where, audio, transcript file); the speaker is the folder that they are in."""
     clips = []
-    for name, (where, audio, transcript) in zip(_names([r[1] for r in rows], root), rows,
-                                                strict=True):
+    for name, (where, audio, transcript) in zip(
+        _names([r[1] for r in rows], root), rows, strict=True
+    ):
         try:
             text = transcript.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -386,8 +398,14 @@ def find_transcripts(source: Path, name: str) -> list[Path]:
     form = FORMATS[name]
     if source.is_file() or form.patterns == (".",):
         return [source]
-    found = sorted({path for pattern in form.patterns for path in source.glob(pattern)
-                    if path.is_file() and not path.name.startswith(".")})
+    found = sorted(
+        {
+            path
+            for pattern in form.patterns
+            for path in source.glob(pattern)
+            if path.is_file() and not path.name.startswith(".")
+        }
+    )
     if not found:
         raise InputError(f"{source}: not {name}: it has no {' or '.join(form.patterns)}")
     if form.alone and len(found) > 1:
@@ -408,15 +426,22 @@ def find_audio(name: str, *folders: Path) -> Path | None:
 
 def _audio_below(folder: Path) -> list[Path]:
     # ._NAME.wav is what a Mac puts into archives
-    return [path for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
 
 
 def _unlisted(path: Path, folders: Iterable[Path], listed: set[Path]) -> list[str]:
     """A problem for every recording in `folders` that the transcripts in `path` do not name."""
     stems = {audio.stem for audio in listed}
-    return [f"{audio}: {path} has no transcript of it" for folder in folders
-            for audio in _audio_below(folder) if audio not in listed and audio.stem not in stems]
+    return [
+        f"{audio}: {path} has no transcript of it"
+        for folder in folders
+        for audio in _audio_below(folder)
+        if audio not in listed and audio.stem not in stems
+    ]
 
 
 def _lines(path: Path, problems: list[str]) -> Iterator[tuple[str, str]]:
@@ -443,9 +468,9 @@ def _split(line: str) -> tuple[str, str]:
     return first, rest[0].rstrip() if rest else ""
 
 
-def _seconds(start: str, end: str) -> tuple[float, float] | None:
+def _seconds(start: str, end: str) -> tuple[float, float | None] | None:
     try:
-        return float(start), float(end)
+        return float(start), None if float(end) == -1 else float(end)  # -1 as in Kaldi
     except ValueError:
         return None
 
@@ -459,6 +484,9 @@ def _names(paths: Sequence[Path], root: Path | None = None) -> list[str]:
     absolute = [os.path.abspath(path) for path in paths]
     if not absolute:
         return []
-    common = os.path.abspath(root) if root else os.path.commonpath(
-        [os.path.dirname(path) for path in absolute])
+    common = (
+        os.path.abspath(root)
+        if root
+        else os.path.commonpath([os.path.dirname(path) for path in absolute])
+    )
     return [os.path.splitext(os.path.relpath(path, common))[0] for path in absolute]

@@ -194,8 +194,9 @@ def _load_number_words(language: str) -> Callable[[str, str, str], str | None]:
             rest = f" and {words('', str(int(cents)), '')} {_CENTS[currency]}"
             return words(currency, whole, "") + rest * (cents != "00")
         is_year = not (currency or ending) and number == digits and 1100 <= value < 2100
-        spelled = num2words(value, to="year" if is_year and "." not in digits else "cardinal",
-                            lang=language)
+        spelled = num2words(
+            value, to="year" if is_year and "." not in digits else "cardinal", lang=language
+        )
         if ending == "%":
             spelled += " percent"
         if currency:

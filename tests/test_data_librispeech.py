@@ -210,10 +210,10 @@ def test_audio_of_other_formats(tmp_path, suffix):
     assert prepare(tmp_path / "target", subset) == 0
     assert names(tmp_path / "target", "train") == sorted(path.stem for path in subset.rglob(f"*{suffix}"))
     wavs = sorted((tmp_path / "target/LibriSpeech_dataset/train/wav").iterdir())
-    for path, seconds in zip(wavs, [1.3, 1.4, 1.5, 1.1, 1.2], strict=True):
+    for path, seconds in zip(wavs, [1.1, 1.2, 1.3, 1.4, 1.5], strict=True):
         samples = soundfile.read(path, dtype="int16")[0]
         assert len(samples) == round(seconds * RATE)
-        assert (np.abs(samples).max() > 7000) == (path == wavs[0])
+        assert (samples.std() > 5000) == (path == wavs[0])
 
 
 def damage(subset: Path) -> list[str]:
