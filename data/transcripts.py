@@ -26,6 +26,8 @@ _QUOTED = re.compile(
     r"(?<![\w'])'(?!(?:tis|twas|em|til|cause)\b)(\w(?:[^']|(?<=\w)'(?=\w))*)'(?!\w)",
     re.IGNORECASE,
 )
+# quotes as TeX writes them, and apostrophes without a word
+_STRAY = re.compile(r"'{2,}|(?<!\S)'(?!\S)")
 # The first 18 are the table in the README of LJSpeech 1.1.
 _ABBREVIATIONS = {
     "Mr.": "mister", "Mrs.": "missus", "Dr.": "doctor", "St.": "saint", "Co.": "company",
@@ -76,10 +78,12 @@ class Normalizer:
         """(the text as the labels write it, "") or ("", what is wrong with it)."""
         text = unicodedata.normalize("NFC", text).translate(_APOSTROPHES)
         plain = " ".join(text.split())
-        if plain and self._known.issuperset(plain):  # upper case already, as in LibriSpeech
+        clean = self._known.issuperset(plain) and not _STRAY.search(plain)
+        if plain and clean:  # upper case already, as in LibriSpeech
             return plain, ""
         text = self._without_markers(text)
-        text = _QUOTED.sub(r" \1 ", text)
+        self.removed.update(_STRAY.findall(text))
+        text = _QUOTED.sub(r" \1 ", _STRAY.sub(" ", text))
         self._count_abbreviations(text)
         if self._number_words is not None:
             text = self._spell_out(text)

@@ -294,6 +294,10 @@ def test_a_changed_recording_or_segment_is_done_again(tmp_path):
     assert prepare(target, data, "kaldi") == 0
     cut = next(audio for audio, _ in rows(target) if audio.is_relative_to(target))
     np.testing.assert_allclose(soundfile.read(cut)[0], tone(1.0)[RATE // 2 :], atol=1e-4)
+    write_lines(data / "segments", ["a1 long 0.5 -1", "a2 r2 0 0.6", "b3 r3 0 0.7"])
+    assert prepare(target, data, "kaldi") == 0
+    assert soundfile.info(cut).duration == 1.4  # -1: to the end
+    write_lines(data / "segments", ["a1 long 0.5 1.0", "a2 r2 0 0.6", "b3 r3 0 0.7"])
     write_audio(tmp_path / "source/db/long.wav", tone(1.5))
     assert prepare(target, data, "kaldi") == 0
     np.testing.assert_allclose(soundfile.read(cut)[0], tone(1.5)[RATE // 2 : RATE], atol=1e-4)
@@ -368,6 +372,16 @@ def test_a_number_of_speakers_is_always_the_same_speakers(tmp_path, capsys):
     )
     assert "does not say who speaks" in capsys.readouterr().err
     assert not list((tmp_path / "three").glob("*.csv"))
+
+
+def test_what_is_left_out_for_its_length_is_not_decoded_again(tmp_path, monkeypatch):
+    source, target = make_text(tmp_path / "source"), tmp_path / "target"
+    assert prepare(target, source, "text", "--max_seconds=0.6") == 0
+    monkeypatch.setattr(corpus, "read_audio", lambda path: pytest.fail(f"{path} is decoded again"))
+    assert prepare(target, source, "text", "--max_seconds=0.6") == 0
+    assert len(rows(target)) == 2
+    assert prepare(target, source, "text") == 0
+    assert len(rows(target)) == 3
 
 
 def test_length_limits_leave_out_and_are_no_fault(tmp_path, capsys):
@@ -515,6 +529,12 @@ def test_length_limits_leave_out_and_are_no_fault(tmp_path, capsys):
             lambda c: write_lines(c / "segments", ["a1 long 1 1.5", "a2 r2 0", "b3 r3 0 .7"]),
             "segments:2: expected `NAME RECORDING START END`",
             2,
+        ),
+        (
+            "stm",
+            lambda c: append(c / "stm/talk.stm", "talk B x 0 1 <NA> WORD"),
+            "is on channel 2,",
+            3,
         ),
         # programs
         (
@@ -713,6 +733,7 @@ def test_wrong_options(tmp_path, arguments, words, capsys):
         ("'quoted words' and dogs' 'tis", "QUOTED WORDS AND DOGS' 'TIS"),
         ("<s> HELLO [noise] ++BREATH++ {COUGH} </s>", "HELLO"),
         ("soft\u00adhyphen", "SOFTHYPHEN"),
+        ("``TEX'S'' 'QUOTES ' END''", "TEX'S 'QUOTES END"),
         ("Mr. X", "MR X"),
     ],
 )
