@@ -29,7 +29,7 @@ from data.common import (
     parallel,
     save_manifest,
     to_pcm16,
-    utterance_facts,
+    utterance_info,
     utterance_paths,
     whole_number,
     write_text,
@@ -153,8 +153,10 @@ def prepare(target: Path, counts: dict[str, int], seed: int, jobs: int) -> dict[
         clear(folder)
         sizes = parallel(partial(write_utterance, folder), utterances, jobs, f"demo {split}")
         rows = [utterance_paths(folder, utterance.name) for utterance in utterances]
-        facts = [utterance_facts(n, u.speech.text, labels) for n, u in zip(sizes, utterances, strict=True)]
-        manifests[split] = save_manifest(manifest_path(target, split), rows, facts, labels)
+        metadata = [
+            utterance_info(n, u.speech.text, labels) for n, u in zip(sizes, utterances, strict=True)
+        ]
+        manifests[split] = save_manifest(manifest_path(target, split), rows, metadata, labels)
     with atomic_path(stamp) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return manifests

@@ -1,7 +1,4 @@
-"""LibriSpeech as it is published.
-
-Its subsets, their checksums, and reading SUBSET/SPEAKER/CHAPTER/.
-"""
+"""LibriSpeech as published: subsets, checksums, and the files in SUBSET/SPEAKER/CHAPTER/."""
 
 import hashlib
 import os
@@ -11,8 +8,7 @@ from pathlib import Path
 from deepspeech2.labels import Labels
 
 URL = "https://www.openslr.org/resources/12/"
-# Published as md5sum.txt at URL; compared with the copies in PaddleSpeech's and other public
-# recipes.
+# from md5sum.txt at URL; compared with PaddleSpeech's and other public recipes
 MD5 = {
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
     "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
@@ -22,7 +18,7 @@ MD5 = {
     "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
     "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
 }
-# As in deepspeech.pytorch, data/librispeech.py
+# source: deepspeech.pytorch, data/librispeech.py
 SPLITS = {
     "dev-clean": "val",
     "dev-other": "val",
@@ -33,7 +29,7 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of the corpus and its transcript in characters of the alphabet."""
+    """One recording of the corpus, and its transcript in upper case."""
 
     name: str  # 1272-128104-0000: speaker, chapter, number
     audio: Path
@@ -41,18 +37,12 @@ class Utterance:
 
 
 def split_of(subset: str) -> str | None:
-    """The split that a subset belongs to, `train` for any `train-*`.
-
-    None if that is no name of a subset.
-    """
+    """The split of a subset, `train` for any `train-*`; None if there is no such subset."""
     return SPLITS.get(subset, "train" if subset.startswith("train-") else None)
 
 
 def find_subsets(folder: Path) -> dict[str, Path]:
-    """The folders of subsets by name.
-
-    `folder` itself, or those in it or in the `LibriSpeech` in it.
-    """
+    """The folders of subsets by name: `folder`, and the folders in it and in its `LibriSpeech`."""
     folder = Path(os.path.abspath(folder))  # `.` has no name
     candidates = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("LibriSpeech/*"))]
     return {
@@ -63,10 +53,7 @@ def find_subsets(folder: Path) -> dict[str, Path]:
 
 
 def fingerprint(source: Path) -> str:
-    """What an archive, or a subset's folder with the files in it, is known by.
-
-    It changes when they do.
-    """
+    """A hash of the path, size and mtime of an archive, or of all files in a subset's folder."""
     paths = [source]
     if source.is_dir():
         paths = sorted(
@@ -80,9 +67,10 @@ def fingerprint(source: Path) -> str:
 
 
 def read_subset(folder: Path, labels: Labels) -> tuple[list[Utterance], list[str]]:
-    """The usable utterances of a subset, and what is wrong with each of the others, as `file:line.
+    """Read all chapters of a subset.
 
-    Message`.
+    Returns:
+        The usable utterances, and a problem for each of the others as `file:line: message`.
     """
     utterances: dict[str, Utterance] = {}
     broken = []
@@ -100,26 +88,24 @@ def read_subset(folder: Path, labels: Labels) -> tuple[list[Utterance], list[str
 
 
 def read_chapter(chapter: Path, labels: Labels) -> tuple[list[Utterance], list[str]]:
-    """As `read_subset`, of one folder.
+    """Read one chapter: lines `NAME WORD WORD ...` in `*.trans.txt`, and the files NAME.flac.
 
-    `NAME WORD WORD ...` a line in `*.trans.txt`, and NAME.flac.
+    Returns:
+        As `read_subset`.
     """
     texts: dict[str, str] = {}
     problems: dict[str, str] = {}
     for path in sorted(chapter.glob("*.trans.txt")):
-        for number, line in enumerate(
-            path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-        ):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
             name, *words = line.upper().split() or [""]
             if not name:
                 continue
-            problem = (
-                f"{name} is there twice"
-                if name in texts
-                else ""
-                if words
-                else f"{name} has no words"
-            )
+            problem = ""
+            if name in texts:
+                problem = f"{name} is there twice"
+            elif not words:
+                problem = f"{name} has no words"
             texts[name] = " ".join(words)
             try:
                 labels.encode(texts[name])

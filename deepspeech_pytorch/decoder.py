@@ -72,7 +72,7 @@ class Decoder:
         return Levenshtein.distance([number[word] for word in a], [number[word] for word in b])
 
     def cer(self, s1, s2):
-        """Number of character errors between two texts, without spaces: not a rate either."""
+        """Number of character errors between two texts without spaces: an integer, not a rate."""
         return Levenshtein.distance("".join(s1.split()), "".join(s2.split()))
 
     def decode(self, probs, sizes=None):

@@ -123,7 +123,7 @@ class ModelConfig:
 
 
 def strided_size(size, stride: int):
-    """The output size of a convolution along one axis, with an odd kernel and half-kernel padding."""
+    """Output size of a convolution along one axis, for an odd kernel and half-kernel padding."""
     return (size - 1) // stride + 1
 
 

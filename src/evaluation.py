@@ -108,7 +108,7 @@ def evaluate(
 
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
-    """Write a CSV line per utterance: path, texts, word and character errors and totals, seconds."""
+    """Write a CSV line per utterance: path, texts, word and character counts, seconds."""
     rows = [
         {"audio_path": u.audio_path, "reference": u.reference, "hypothesis": u.hypothesis}
         | asdict(u.errors)
