@@ -93,6 +93,18 @@ def read_chapter(chapter: Path, labels: Labels) -> tuple[list[Utterance], list[s
     Returns:
         As `read_subset`.
     """
+    texts, problems = _read_texts(chapter, labels)
+    utterances = []
+    for path in sorted(chapter.glob("*.flac")):
+        if path.stem not in texts:
+            problems[path.stem] = f"{path}: no line of {chapter}/*.trans.txt is about it"
+        elif path.stem not in problems:
+            utterances.append(Utterance(path.stem, path, texts[path.stem]))
+    return utterances, list(problems.values())
+
+
+def _read_texts(chapter: Path, labels: Labels) -> tuple[dict[str, str], dict[str, str]]:
+    """The transcripts of a chapter by utterance name, and the problem of each unusable one."""
     texts: dict[str, str] = {}
     problems: dict[str, str] = {}
     for path in sorted(chapter.glob("*.trans.txt")):
@@ -115,10 +127,4 @@ def read_chapter(chapter: Path, labels: Labels) -> tuple[list[Utterance], list[s
                 problem = f"there is no {name}.flac"
             if problem:
                 problems.setdefault(name, f"{path}:{number}: {problem}")
-    utterances = []
-    for path in sorted(chapter.glob("*.flac")):
-        if path.stem not in texts:
-            problems[path.stem] = f"{path}: no line of {chapter}/*.trans.txt is about it"
-        elif path.stem not in problems:
-            utterances.append(Utterance(path.stem, path, texts[path.stem]))
-    return utterances, list(problems.values())
+    return texts, problems

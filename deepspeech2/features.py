@@ -73,8 +73,6 @@ def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
     errors next to a loud tone exceed 1e-5. It uses one thread and no BLAS, so equal samples always
     give equal bits.
     """
-    import scipy.fft  # imported late: it takes longer than all other imports together
-
     around = np.zeros(spect.n_fft // 2, np.float32)
     padded = np.concatenate([around, samples.astype(np.float32, copy=False), around])
     shape = 1 + (len(padded) - spect.n_fft) // spect.hop_length, spect.n_fft
@@ -84,7 +82,8 @@ def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
     logs = np.empty((len(frames), spect.num_bins), np.float32)
     for start in range(0, len(frames), _FRAMES_AT_ONCE):
         some = slice(start, start + _FRAMES_AT_ONCE)
-        np.abs(scipy.fft.rfft(frames[some] * _window(spect)).astype(np.complex64), out=logs[some])
+        spectra = np.fft.rfft(frames[some] * _window(spect)).astype(np.complex64)
+        np.abs(spectra, out=logs[some])
     return np.log1p(logs, out=logs)
 
 

@@ -123,8 +123,9 @@ def load_model(name: str | Path) -> Model:
             "or convert it there: python export.py --file_format ONNX"
         )
     if path.suffix != ".onnx":
+        names = ", ".join(sorted(shipped)) or "none (the package is not whole: install it again)"
         raise InputError(
-            f"{name}: not a model: name an .onnx file, or one of {', '.join(sorted(shipped))}"
+            f"{name}: not a model: name an .onnx file, or a model of the package: {names}"
         )
     from deepspeech2.onnx_model import OnnxModel  # imported late: ONNX Runtime takes a while
 

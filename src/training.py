@@ -183,9 +183,15 @@ class _Run:
         load_parameters(own, checkpoint.parameters, checkpoint.path)
         known = {f.name for f in fields(Progress)}
         saved = {name: value for name, value in checkpoint.progress.items() if name in known}
-        self.progress = Progress(**saved)
+        try:
+            self.progress = Progress(**saved)
+            self.monitor.restore(checkpoint.progress)
+        except (TypeError, KeyError):
+            raise InputError(
+                f"{checkpoint.path}: written by an earlier version, whose runs cannot be resumed: "
+                "begin with its weights by --pre_trained_model_path"
+            ) from None
         self.progress.best = tuple(self.progress.best)
-        self.monitor.restore(checkpoint.progress)
         self._check_order(checkpoint)
         if self._shuffles_words():
             self._shuffle_words()

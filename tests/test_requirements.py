@@ -14,14 +14,16 @@ EXACT = {"torch"}            # one version: what we are measured against
 
 
 def requirements(name: str) -> dict[str, str]:
-    """{package: range} of a requirements file; every line is `name>=lower,<upper`, a comment or an include.
+    """{package: range} of a requirements file.
 
-    What is in EXACT is `name==version`.
+    Every line is `name>=lower,<upper`, a comment or an include. A range may leave out releases, as
+    `!=1.2.*`. What is in EXACT is `name==version`.
     """
     found = {}
     for line in (ROOT / name).read_text().splitlines():
         if not line.startswith(("#", "-r ")):
-            match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]*)(>=[0-9.]+,<[0-9.]+|==[0-9.]+)", line)
+            limits = r">=[0-9.]+,(?:!=[0-9.]+\.\*,)*<[0-9.]+|==[0-9.]+"
+            match = re.fullmatch(rf"([A-Za-z][A-Za-z0-9_-]*)({limits})", line)
             assert match and (match[2].startswith("==") == (match[1] in EXACT)), f"{name}: {line!r}"
             found[match[1]] = match[2]
     return found

@@ -224,18 +224,46 @@ def test_signals_reach_the_job(project, fake, number, told, code, whole_group):
 
 STUBS = ("mindspore", "librosa", "soundfile", "espeakng_loader")
 
+# An interpreter of the version VERSION, as far as set-up looks. Calls like FAILS fail.
+PRETENDED_PYTHON = f"""#!/bin/sh
+case "$1 $2" in
+    --version*) echo "Python VERSION"; exit ;;
+    FAILS) exit 1 ;;
+    -c*) exec "{sys.executable}" -c 'import sys
+sys.version_info = tuple(map(int, "VERSION".split(".")))
+exec(sys.argv[1])' "$2" ;;
+esac
+exec "{sys.executable}" "$@"
+"""
+
 
 @pytest.fixture
-def bare_project(project, tmp_path) -> tuple[Path, dict[str, str]]:
-    """A project that needs nothing which a new environment lacks, and the variables to set it up without a network."""
+def machine(tmp_path):
+    """Gives variables with a PATH on which the given {name: version} are the only Pythons."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def install(pythons: dict[str, str], fails: str = "nothing") -> dict[str, str]:
+        for name in ("python3", *(f"python3.{minor}" for minor in range(30))):
+            script = "#!/bin/sh\nexit 1\n"
+            if name in pythons:
+                script = PRETENDED_PYTHON.replace("VERSION", pythons[name]).replace("FAILS", fails)
+            executable(folder / name, script)
+        return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+    return install
+
+
+@pytest.fixture
+def bare_project(project, machine, tmp_path) -> tuple[Path, dict[str, str]]:
+    """A project that needs only what a new environment has, and variables for set-up offline."""
     stubs = tmp_path / "stubs"
     stubs.mkdir()
     for name in STUBS:
         (stubs / f"{name}.py").touch()
     for name in ("requirements.txt", "requirements-dev.txt"):
         (project / name).write_text("pip>=20\n")
-    executable(tmp_path / "python3.11", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    return project, {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(stubs), "PIP_NO_INDEX": "1"}
+    return project, {"PYTHONPATH": str(stubs), "PIP_NO_INDEX": "1"} | machine({"python3": "3.11.7"})
 
 
 def test_environment_is_made_once_kept_up_to_date_and_repaired(bare_project):
@@ -266,19 +294,77 @@ def test_environment_is_made_once_kept_up_to_date_and_repaired(bare_project):
     assert setup() == ""
 
 
-@pytest.mark.parametrize(("pretends", "message"), [
-    ("exit 1", "Python 3.11 or 3.12 is needed; on Debian/Ubuntu: apt-get install python3.11 python3.11-venv (or set "
-               "DS2_PYTHON to a Python that has requirements.txt installed)"),
-    (f'case "$*" in *ensurepip*) exit 1 ;; esac; exec "{sys.executable}" "$@"',
-     "python3.11 cannot make virtual environments; on Debian/Ubuntu: apt-get install python3-venv (or "
-     f"python3.{sys.version_info[1]}-venv)"),
+@pytest.mark.parametrize(("pythons", "chosen"), [
+    ({"python3": "3.10.13", "python3.11": "3.11.7"}, "3.10.13"),        # the default comes first
+    ({"python3": "3.12.1", "python3.11": "3.11.7"}, "3.12.1"),
+    ({"python3": "3.13.0", "python3.10": "3.10.13"}, "3.10.13"),
+    ({"python3": "3.9.2", "python3.12": "3.12.1", "python3.13": "3.13.0"}, "3.12.1"),
 ])
-def test_python_that_cannot_be_used(project, tmp_path, pretends, message):
-    for name in ("python3.11", "python3.12", "python3"):
-        executable(tmp_path / name, f"#!/bin/sh\n{pretends}\n")
-    code, output = run(project / "scripts" / "setup_env.sh", python="", PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert (code, output) == (2, f"error: {message}\n")
+def test_a_supported_python_is_found(project, machine, pythons, chosen):
+    variables = machine(pythons, fails='"-m venv"')
+    code, output = run(project / "scripts/setup_env.sh", python="", **variables)
+    (name,) = (name for name, version in pythons.items() if version == chosen)
+    assert (code, output) == (2, f"== making the virtual environment .venv with Python {chosen}\n"
+                                 f"error: {name} could not make {project}/.venv\n")
+
+
+@pytest.mark.parametrize(("pythons", "found"), [
+    ({"python3": "3.13.0"}, "Python 3.13.0"),
+    ({"python3": "3.9.2", "python3.13": "3.13.0", "python3.14": "3.14.1"},
+     "Python 3.9.2, Python 3.13.0, Python 3.14.1"),
+    ({}, "no Python 3"),
+])
+@pytest.mark.parametrize("exists", [False, True])
+def test_no_supported_python(project, machine, pythons, found, exists):
+    """One message says what to do. uv replaces an environment only when told to."""
+    venv = project / ".venv"
+    if exists:
+        venv.mkdir()
+        (venv / "pyvenv.cfg").touch()
+    code, output = run(project / "scripts/setup_env.sh", python="", **machine(pythons))
+    place = str(venv).replace(" ", "\\ ")
+    assert (code, output) == (2, f"""\
+error: MindSpore needs Python 3.10, 3.11 or 3.12. Found here: {found}.
+Get one of those, then run this script again:
+  Debian 12, Ubuntu 22.04 or 24.04:  apt-get install python3 python3-venv
+  with uv (https://docs.astral.sh/uv):  uv venv --python 3.11 --seed{" --clear" * exists} {place}
+Or set DS2_PYTHON to a Python that has requirements.txt installed.
+""")
+    assert venv.exists() == exists
+
+
+def test_python_that_cannot_make_environments(project, machine):
+    variables = machine({"python3.11": "3.11.7"}, fails="-c*ensurepip*")
+    code, output = run(project / "scripts/setup_env.sh", python="", **variables)
+    assert (code, output) == (2, "error: python3.11 cannot make virtual environments; "
+                                 "on Debian/Ubuntu: apt-get install python3-venv "
+                                 "(or python3.11-venv)\n")
     assert not (project / ".venv").exists()
+
+
+def test_an_environment_made_by_hand_is_used(bare_project, machine):
+    """It may be one without pip, as `uv venv` makes them."""
+    project, variables = bare_project
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
+    (project / ".venv/by hand").touch()
+    variables |= machine({"python3": "3.13.0"})
+    code, output = run(project / "scripts/setup_env.sh", python="", **variables)
+    assert code == 0, output
+    assert output.startswith("== installing requirements.txt (")
+    assert (project / ".venv/by hand").exists()
+    assert run(project / "scripts/setup_env.sh", python="", **variables) == (0, "")
+
+
+def test_half_finished_environment_is_made_anew_with_its_own_python(bare_project, machine):
+    project, variables = bare_project
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
+    (project / ".venv/ds2-unfinished").touch()
+    variables |= machine({"python3": "3.13.0"})
+    code, output = run(project / "scripts/setup_env.sh", python="", **variables)
+    assert code == 0, output
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert f"making the virtual environment .venv with Python {version}\n" in output
+    assert not (project / ".venv/ds2-unfinished").exists()
 
 
 def test_a_folder_in_the_way_is_left_alone(project):
