@@ -15,10 +15,6 @@ class ConfigError(InputError):
     """A setting that is unknown, of the wrong type or out of range; the message names the field."""
 
 
-# rule for settings that are a pair of limits
-RANGE = (lambda ends: ends[0] <= ends[1], "hold the smaller number first")
-
-
 def setting(
     default, *, minimum=None, maximum=None, above=None, below=None, choices=None, rule=None
 ):

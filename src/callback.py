@@ -29,6 +29,7 @@ class EpochSums:
     missing: int = 0  # utterances whose files can no longer be read
     audio_seconds: float = 0.0
     seconds: float = 0.0  # wall-clock time of training, without evaluation
+    learning_rate: float = 0.0  # of the last step
 
     def add(
         self,
@@ -41,7 +42,7 @@ class EpochSums:
         """Add one step to the sums.
 
         Args:
-            loss: mean over the utterances of the batch; ignored for a skipped step.
+            loss: sum over the utterances of the batch; ignored for a skipped step.
             gradient_norm: global L2 norm before clipping; ignored for a skipped step.
             updated: whether the step updated the weights, False for a skipped step.
             utterances: utterances in the batch.
@@ -49,7 +50,7 @@ class EpochSums:
         """
         self.audio_seconds += audio_seconds
         if updated:
-            self.loss += loss * utterances
+            self.loss += loss
             self.utterances += utterances
             self.gradient_norm += gradient_norm
             self.updates += 1
@@ -132,13 +133,13 @@ class TrainingMonitor:
         self, step: int, loss: float, gradient_norm: float, updated: bool, learning_rate: float
     ) -> None:
         """Show a step. Call it after the step was added to `sums`."""
-        self._learning_rate = learning_rate
+        self.sums.learning_rate = learning_rate
         self.sums.seconds = time.perf_counter() - self._started
         if not self.writes:
             return
         speed = self.sums.audio_seconds / self.sums.seconds
         self._bar.set_postfix_str(
-            f"loss {loss:.2f}, lr {self._learning_rate:.2e}, {speed:.1f} audio-s/s"
+            f"loss {loss:.2f}, lr {learning_rate:.2e}, {speed:.1f} audio-s/s"
             + (f", skipped {self.sums.skipped}" if self.sums.skipped else ""),
             refresh=False,
         )
@@ -146,7 +147,7 @@ class TrainingMonitor:
         if updated:
             self._events.add_scalar("train/loss", loss, step)
             self._events.add_scalar("train/gradient_norm", gradient_norm, step)
-        self._events.add_scalar("train/learning_rate", self._learning_rate, step)
+        self._events.add_scalar("train/learning_rate", learning_rate, step)
         self._events.add_scalar("train/audio_seconds_per_second", speed, step)
 
     def end_epoch(
@@ -165,7 +166,7 @@ class TrainingMonitor:
         metrics = EpochMetrics(
             epoch=self._epoch + 1,
             step=step,
-            learning_rate=self._learning_rate,
+            learning_rate=sums.learning_rate,
             train_loss=sums.loss / max(1, sums.utterances),
             gradient_norm=sums.gradient_norm / max(1, sums.updates),
             skipped_steps=sums.skipped,

@@ -277,7 +277,8 @@ class _Run:
         utterances, missing, audio_seconds = self.group.sum(counts)
         sums = self.monitor.sums
         sums.missing += int(missing)
-        sums.add(loss, norm, updated, int(utterances), audio_seconds)
+        # the step divides the loss by the planned utterances, whatever could be read
+        sums.add(loss * planned, norm, updated, int(utterances), audio_seconds)
         self.monitor.end_step(progress.step, loss, norm, updated, rate)
 
     def _requested_stop(self, own: int) -> int:
