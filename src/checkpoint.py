@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # names of the two strings that a checkpoint contains beside the arrays
 _INFO, _PROGRESS = "deepspeech2_info", "deepspeech2_progress"
+PROJECTION = "fc.weight"  # the only parameter with a row for each label
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,48 @@ class Checkpoint:
         """The parameters without the optimizer's state."""
         return {name: p for name, p in self.parameters.items() if not name.startswith(STATE_PREFIX)}
 
-    def settle(self, config: Config) -> tuple[Config, Labels]:
+    def settle(self, config: Config, new_labels: bool = False) -> tuple[Config, Labels]:
         """`config` with the model settings of the checkpoint, and the labels.
 
         A checkpoint without settings leaves `config` unchanged; the labels then come from
         `labels_path`.
+
+        Args:
+            new_labels: whether labels that somebody asked for replace those of the checkpoint.
 
         Raises:
             InputError: as `Config.with_model`.
         """
         if not self.info:
             return config, Labels.load(config.DataConfig.labels_path)
-        return config.with_model(self.info, str(self.path)), self.info.labels
+        asked = config.explicit_labels() if new_labels else None
+        config = config.with_model(self.info, str(self.path), new_labels)
+        return config, asked or self.info.labels
+
+    def with_labels(self, labels: Labels, initial: Parameter) -> dict[str, Parameter]:
+        """The network's parameters for other labels than those of the checkpoint.
+
+        The rows of the projection of labels that both have are kept; the others begin with
+        `initial`, the (C, H) projection of a new network.
+        """
+        parameters = self.network_parameters()
+        if not self.info or self.info.labels == labels or PROJECTION not in parameters:
+            return parameters
+        stored, weight = parameters[PROJECTION].asnumpy(), initial.asnumpy().copy()
+        known = self.info.labels.characters
+        for row, character in enumerate(labels.characters):
+            if character in known:
+                weight[row] = stored[known.index(character)]
+        new = [c for c in labels.characters if c not in known]
+        logger.info(
+            "%s: %d of %d labels are taken over, %d begin anew: %s",
+            self.path,
+            len(labels) - len(new),
+            len(labels),
+            len(new),
+            " ".join(map(repr, new)) or "none",
+        )
+        return parameters | {PROJECTION: Parameter(weight, PROJECTION)}
 
 
 def save_checkpoint(

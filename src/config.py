@@ -189,12 +189,17 @@ class Config:
         settings |= _group_settings(self.DataConfig.SpectConfig, SPECT_GROUP)
         return ModelInfo(settings, labels, self.ModelConfig.time_stride)
 
-    def with_model(self, info: ModelInfo, source: str) -> "Config":
+    def explicit_labels(self) -> Labels | None:
+        """The labels that somebody asked for, None for those of a model or the default."""
+        return Labels.load(self.DataConfig.labels_path) if LABELS_KEY in self.explicit else None
+
+    def with_model(self, info: ModelInfo, source: str, new_labels: bool = False) -> "Config":
         """A copy with the settings of a stored model.
 
         Args:
             info: settings and labels of the model.
             source: the model's file, for messages.
+            new_labels: whether other labels than the model's may be asked for.
 
         Raises:
             InputError: naming both values, when an explicit setting contradicts the model.
@@ -204,13 +209,12 @@ class Config:
             for key, value in info.settings.items()
             if key in self.explicit and _lookup(self, key) != value
         ]
-        if LABELS_KEY in self.explicit:
-            path = self.DataConfig.labels_path
-            asked = Labels.load(path)
-            if asked != info.labels:
-                conflicts.append(
-                    f"the labels are {str(info.labels)!r} in the model but {str(asked)!r} in {path}"
-                )
+        asked = self.explicit_labels()
+        if asked and asked != info.labels and not new_labels:
+            conflicts.append(
+                f"the labels are {str(info.labels)!r} in the model but {str(asked)!r} in "
+                f"{self.DataConfig.labels_path}"
+            )
         if conflicts:
             raise InputError(f"{source}: " + "; ".join(conflicts))
         try:

@@ -115,15 +115,16 @@ def train(
     if checkpoint and pretrained:
         logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
     start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
-    labels = None
     if start:
-        config, labels = start.settle(config)
-    run = _Run(config, labels or Labels.load(config.DataConfig.labels_path), folder, group)
+        config, labels = start.settle(config, new_labels=not checkpoint)
+    else:
+        labels = Labels.load(config.DataConfig.labels_path)
+    run = _Run(config, labels, folder, group)
     if checkpoint:
         run.restore(checkpoint)
     elif start:
-        own = run.network.get_parameters()
-        load_parameters(own, start.network_parameters(), start.path, strict=False)
+        parameters = start.with_labels(labels, run.network.fc.weight)
+        load_parameters(run.network.get_parameters(), parameters, start.path, strict=False)
     group.broadcast(run.step_cell.stored_parameters())
     return run.run()
 
