@@ -94,6 +94,22 @@ say "WER $WER %, CER $CER % on voices never heard in training; $((SECONDS / 60))
 if [ $# -gt 0 ]; then
     say "settings were changed, so the error rate is not judged"
 elif ! awk -v wer="$WER" -v limit=$MAX_WER 'BEGIN { exit !(wer <= limit) }'; then
-    echo "failed: the WER is above $MAX_WER %" >&2
+    echo "failed: the WER is above $MAX_WER %; please report it, with $RUN/logs" >&2
     exit 1
 fi
+
+say "what to do next"
+RUN_PYTHON=${PYTHON#"$ROOT/"}
+cat <<END
+The model above knows synthetic voices only. pretrained/an4.ckpt learned from people: it knows
+spelled names, numbers and a few commands in American English. Try it on your own recordings:
+    $RUN_PYTHON transcribe.py --pretrain_ckpt pretrained/an4.ckpt a.wav b.flac
+Train on your own recordings: check a manifest of them (README.md, "Dataset"), then fine-tune
+(README.md, "Your own recordings"):
+    $RUN_PYTHON -m data.verify_manifest mine/train.csv mine/dev.csv
+Train on AN4, recorded from people: a download, then one to two hours on two cores:
+    bash scripts/train_an4.sh
+Train on LibriSpeech, read books: 100 of the 960 hours, on a GPU:
+    $RUN_PYTHON -m data.librispeech --subsets train-clean-100 dev-clean test-clean
+    bash scripts/run_standalone_train_gpu.sh --config configs/librispeech.yaml
+END
