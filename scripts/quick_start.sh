@@ -6,8 +6,9 @@ The whole recipe on the CPU in a few minutes: sets up .venv (or uses DS2_PYTHON)
 trains with configs/demo.yaml, evaluates on voices never heard in training, exports MindIR and ONNX models, evaluates
 both, and transcribes two recordings. Everything it makes lies in demo/. Started again, it goes on where it was stopped.
 
-Settings are handed to the training, e.g. TrainingConfig.epochs=1 for a quick look; such a run has a folder of its own
-in demo/, and its error rate is not judged. Without settings, a word error rate above 15 % ends with exit code 1."
+Settings are handed to the training: TrainingConfig.epochs=1 for a quick look, TrainingConfig.seed=1
+for other random numbers. Such a run has a folder of its own in demo/, and its error rate is not
+judged. Without settings, a word error rate above 15 % ends with exit code 1."
 . "$(dirname "$0")/common.sh"
 
 MAX_WER=15      # percent
@@ -86,7 +87,7 @@ row "$MODEL" "checkpoint, to go on from or to evaluate"
 row "$MINDIR" "model for inference with MindSpore"
 row "$ONNX" "model for inference on any CPU"
 row "${ONNX%.onnx}.json" "its labels and spectrogram settings"
-row "$RUN/logs/metrics.csv" "loss and dev error rates per epoch"
+row "$RUN/logs/metrics.csv" "loss of each epoch, dev error rates"
 row "$RUN/logs/demo_test_manifest_eval.csv" "reference, hypothesis and errors per utterance"
 row "$RUN/transcripts.txt" "what transcribe.py heard"
 read -r WER CER < <(sed -E 's/.*WER ([0-9.]+)\tAverage CER ([0-9.]+).*/\1 \2/' <<<"$RATES")
@@ -98,7 +99,7 @@ elif ! awk -v wer="$WER" -v limit=$MAX_WER 'BEGIN { exit !(wer <= limit) }'; the
     exit 1
 fi
 
-say "what to do next"
+say "what to do next, in $ROOT:"
 RUN_PYTHON=${PYTHON#"$ROOT/"}
 cat <<END
 The model above knows synthetic voices only. pretrained/an4.ckpt learned from people: it knows

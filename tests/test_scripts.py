@@ -351,7 +351,7 @@ def test_quick_start(project):
     assert "test/wav/4.wav\n  said:  WORD 4\n  heard: \n" in output
     assert re.search(r"^ +\d\S*  demo/run/deepspeech2\.mindir +model for inference with MindSpore$", output, re.M)
     assert "WER 15.000 %, CER 4.000 %" in output
-    advice = output.partition("== what to do next\n")[2]
+    advice = output.partition(f"== what to do next, in {project}:\n")[2]
     commands = [line.strip() for line in advice.splitlines() if line.startswith("    ")]
     assert [command.replace("pretend ", "python ", 1) for command in commands] == [
         "python transcribe.py --pretrain_ckpt pretrained/an4.ckpt a.wav b.flac",
