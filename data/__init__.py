@@ -1,1 +1,1 @@
-"""Preparing corpora: each module turns one source of speech into wav/txt folders and manifests."""
+"""Prepare corpora: each module turns one source of speech into wav/txt folders and manifests."""

@@ -1,14 +1,18 @@
-"""Prepare CMU AN4 (census data: names, numbers, spelled words; 948 + 130 utterances). `python -m data.an4`
+"""Prepare CMU AN4: names, numbers and spelled words, 948 + 130 utterances.
 
-The source is the unpacked corpus in its own layout (`etc/an4_{train,test}.{fileids,transcription}`
-and audio below `wav/` as .sph, .raw, .wav or .flac) or a tar archive of it. Without --source the
-official archive is downloaded; nobody publishes a checksum of it, so only its own gzip sums protect
-it.
+Usage: `python -m data.an4`
 
-The official train list is divided: the speakers of `data/an4_dev_speakers.txt` become val. What
-cannot be used is named, counted and left out. Writes TARGET/an4_dataset/{train,val,test}/{wav,txt}/
-and TARGET/an4_{train,val,test}_manifest.csv; an archive is unpacked into TARGET/an4_dataset/source/
-and kept there, so that running again does no work again.
+The source is the unpacked corpus with `etc/an4_{train,test}.{fileids,transcription}` and audio in
+`wav/` (.sph, .raw, .wav or .flac), or a tar archive of the corpus. Without --source the official
+archive is downloaded; it has no published checksum, so only the checksum inside the gzip file can
+be checked.
+
+The official train list is divided: the speakers in `data/an4_dev_speakers.txt` become val. Unusable
+utterances are reported, counted and left out.
+
+The command writes TARGET/an4_dataset/{train,val,test}/{wav,txt}/ and
+TARGET/an4_{train,val,test}_manifest.csv. It keeps an unpacked archive in
+TARGET/an4_dataset/source/, so that a second run does no work twice.
 """
 
 import argparse
@@ -29,7 +33,7 @@ from data.common import (
     parallel,
     save_manifest,
     to_pcm16,
-    utterance_facts,
+    utterance_info,
     utterance_paths,
     write_text,
     write_wav,
@@ -40,7 +44,7 @@ from deepspeech2.audio import AudioError, load_audio
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import ensure_writable
 from deepspeech2.labels import Labels
-from src.manifest import Manifest
+from src.manifest import Manifest, UtteranceInfo
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ LINE = re.compile(r"(?P<text>.*)\((?P<name>[^()\s]+)\)\s*")
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of the corpus and its transcript in characters of the alphabet."""
+    """One recording of the corpus, and its transcript in upper case."""
 
     name: str  # an251-fash-b
     speaker: str  # fash
@@ -64,15 +68,16 @@ class Utterance:
 
 
 def read_transcription(path: Path, labels: Labels) -> tuple[dict[str, str | None], list[str]]:
-    """Transcripts by utterance name (None: reported as unusable), and the problems as `file:line.
+    """Read a file of transcripts.
 
-    Message`.
+    Returns:
+        The transcripts by utterance name, None for an unusable transcript; the problems, each as
+        `file:line: message`.
     """
     texts: dict[str, str | None] = {}
     problems = []
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-    ):
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
         match = LINE.fullmatch(line)
         if not match:
             if line.strip():
@@ -81,13 +86,11 @@ def read_transcription(path: Path, labels: Labels) -> tuple[dict[str, str | None
                 )
             continue
         name, text = match["name"], " ".join(NOT_WORDS.sub(" ", match["text"]).upper().split())
-        problem = (
-            f"{name} is there twice"
-            if name in texts
-            else ""
-            if text
-            else f"the transcript of {name} is empty"
-        )
+        problem = ""
+        if name in texts:
+            problem = f"{name} is there twice"
+        elif not text:
+            problem = f"the transcript of {name} is empty"
         try:
             labels.encode(text)
         except ValueError as error:
@@ -101,7 +104,17 @@ def read_transcription(path: Path, labels: Labels) -> tuple[dict[str, str | None
 def read_list(
     corpus: Path, official: str, labels: Labels
 ) -> tuple[list[Utterance], list[str], int]:
-    """The usable utterances of an official list (`train` or `test`), all problems, and how many the list names."""
+    """Read an official list.
+
+    Args:
+        corpus: the folder with `etc` and `wav`.
+        official: `train` or `test`.
+        labels: the alphabet of the transcripts.
+
+    Returns:
+        The usable utterances; the problems, each as `file:line: message`; the number of utterances
+        in the list.
+    """
     fileids = corpus / "etc" / f"an4_{official}.fileids"
     texts, problems = read_transcription(fileids.with_suffix(".transcription"), labels)
     utterances: dict[str, Utterance] = {}
@@ -112,14 +125,8 @@ def read_list(
         if not fileid:
             continue
         folder, _, name = fileid.rpartition("/")
-        audio = next(
-            (
-                path
-                for path in (corpus / "wav" / f"{fileid}{s}" for s in SUFFIXES)
-                if path.is_file()
-            ),
-            None,
-        )
+        candidates = (corpus / "wav" / f"{fileid}{suffix}" for suffix in SUFFIXES)
+        audio = next((path for path in candidates if path.is_file()), None)
         text = texts.get(name, "")
         if name in utterances:
             problems.append(f"{fileids}:{number}: {name} is there twice")
@@ -127,7 +134,8 @@ def read_list(
             problems.append(f"{fileids}:{number}: {name} has no transcript")
         elif audio is None:
             problems.append(
-                f"{fileids}:{number}: no audio file {corpus / 'wav' / fileid}{{{','.join(SUFFIXES)}}}"
+                f"{fileids}:{number}: no audio file {corpus / 'wav' / fileid}"
+                f"{{{','.join(SUFFIXES)}}}"
             )
         elif text is not None:
             utterances[name] = Utterance(name, folder.rpartition("/")[2], audio, text)
@@ -135,9 +143,10 @@ def read_list(
 
 
 def read_source(path: Path) -> np.ndarray:
-    """(n,) float32 samples at `SAMPLE_RATE`.
+    """Read a recording of the corpus as (n,) float32 samples at `SAMPLE_RATE`.
 
-    Raises AudioError if they are missing or cannot be right.
+    Raises:
+        AudioError: when the file is missing, damaged or truncated.
     """
     if path.suffix == ".raw":
         return read_raw(path)
@@ -145,12 +154,16 @@ def read_source(path: Path) -> np.ndarray:
 
 
 def read_raw(path: Path) -> np.ndarray:
-    """(n,) float32 samples of a headerless file of 16-bit big-endian numbers at 16 kHz."""
+    """Read a headerless file of 16-bit big-endian samples at 16 kHz as (n,) float32.
+
+    Raises:
+        AudioError: when the file is empty, has half a sample, or is little-endian.
+    """
     content = path.read_bytes()
     if not content or len(content) % 2:
         raise AudioError(f"{path}: {len(content)} bytes are not 16-bit samples")
     samples, swapped = np.frombuffer(content, ">i2"), np.frombuffer(content, "<i2")
-    # In the wrong byte order speech is noise: it jumps from sample to sample.
+    # in the wrong byte order speech is noise, with large differences between neighbouring samples
     roughness, swapped_roughness = (
         np.abs(np.diff(x.astype(np.float64))).sum() for x in (samples, swapped)
     )
@@ -161,54 +174,60 @@ def read_raw(path: Path) -> np.ndarray:
     return samples.astype(np.float32) / 32768
 
 
-def write_utterance(
-    folder: Path, labels: Labels, utterance: Utterance
-) -> tuple[int, int, int, int] | str:
-    """Write an utterance below `folder` unless it is there already; returns its facts, or what is wrong with its audio.
+def write_utterance(folder: Path, labels: Labels, utterance: Utterance) -> UtteranceInfo | str:
+    """Write an utterance below `folder`, unless an earlier run has written it.
 
-    A written file carries the time of change of its source, by which the next run knows it.
+    A written recording has the mtime of its source, by which later runs recognise it.
+
+    Returns:
+        The metadata of the utterance, or the problem with its recording.
     """
     audio, transcript = utterance_paths(folder, utterance.name)
     try:
-        stamp = utterance.audio.stat().st_mtime_ns
-        if audio.exists() and audio.stat().st_mtime_ns == stamp:
+        mtime_ns = utterance.audio.stat().st_mtime_ns
+        if audio.exists() and audio.stat().st_mtime_ns == mtime_ns:
             count = soundfile.info(audio).frames
         else:
             samples = to_pcm16(read_source(utterance.audio))
             count = len(samples)
-            write_wav(audio, samples, stamp)
+            write_wav(audio, samples, mtime_ns)
     except AudioError as error:
         return str(error)
     write_text(transcript, utterance.text)
-    return utterance_facts(count, utterance.text, labels)
+    return utterance_info(count, utterance.text, labels)
 
 
 def find_corpus(source: Path | None, target: Path) -> Path:
-    """The folder that holds `etc` and `wav`, after downloading and unpacking as necessary.
+    """Find the corpus; download and unpack its archive if necessary.
+
+    Args:
+        source: the unpacked corpus or its archive; None for the official archive.
+        target: folder for downloaded and unpacked files.
+
+    Returns:
+        The folder with `etc` and `wav`.
 
     Raises:
-        InputError: if `source` is missing, broken or not AN4.
-        RunError: if the official archive cannot be had.
+        InputError: when `source` is missing, damaged or not AN4.
+        RunError: when the official archive cannot be downloaded.
     """
+    unpacked = target / "an4_dataset" / "source"
     if source is None:
         try:
-            folder = extract(
-                download(URL, target / URL.rpartition("/")[2]), target / "an4_dataset" / "source"
-            )
+            folder = extract(download(URL, target / URL.rpartition("/")[2]), unpacked)
         except ArchiveError as error:
             raise RunError(f"{error}; delete it to download it again") from None
         except RunError as error:
             raise RunError(f"{error}. With the corpus at hand, use --source") from None
     elif source.is_file():
-        folder = extract(source, target / "an4_dataset" / "source")
+        folder = extract(source, unpacked)
     elif source.is_dir():
         folder = source
     else:
         raise InputError(f"--source {source}: no such file or folder")
     for corpus in (folder, folder / "an4"):
-        if any(
-            (corpus / "etc" / f"an4_{official}.fileids").is_file() for official in ("train", "test")
-        ):
+        lists = [corpus / "etc" / f"an4_{official}.fileids" for official in ("train", "test")]
+        if any(path.is_file() for path in lists):
             return corpus
     raise InputError(
         f"{folder}: not AN4: neither etc/an4_train.fileids nor etc/an4_test.fileids is there"
@@ -216,16 +235,17 @@ def find_corpus(source: Path | None, target: Path) -> Path:
 
 
 def gather(corpus: Path, labels: Labels) -> tuple[dict[str, list[Utterance]], int]:
-    """The usable utterances of each split, and how many the corpus's lists name.
+    """Read the corpus, and log everything that is missing or wrong.
 
-    Logs what is missing or wrong.
+    Returns:
+        The usable utterances by split, and the number of utterances in the official lists.
     """
     splits: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
     dev_speakers = set(DEV_SPEAKERS.read_text(encoding="utf-8").split())
     named = 0
     for official in ("train", "test"):
-        missing = [f"etc/an4_{official}.{kind}" for kind in ("fileids", "transcription")
-                   if not (corpus / "etc" / f"an4_{official}.{kind}").is_file()]
+        needed = [f"etc/an4_{official}.{kind}" for kind in ("fileids", "transcription")]
+        missing = [name for name in needed if not (corpus / name).is_file()]
         if missing:
             logger.warning("%s has no %s", corpus, " and no ".join(missing))
             continue
@@ -240,11 +260,19 @@ def gather(corpus: Path, labels: Labels) -> tuple[dict[str, list[Utterance]], in
 
 
 def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Manifest], int]:
-    """Prepare every split that the source has; returns the manifests by split, and how many utterances were left out.
+    """Prepare every split that the source has.
+
+    Args:
+        source: the unpacked corpus or its archive; None for the official archive.
+        target: folder to write to.
+        jobs: number of processes.
+
+    Returns:
+        The manifests by split, and the number of utterances that were left out.
 
     Raises:
-        InputError: if the source cannot be used, or `target` not be written to.
-        RunError: if nothing in it can.
+        InputError: when the source cannot be used, or `target` cannot be written to.
+        RunError: when no utterance can be used.
     """
     labels = Labels.load(LABELS_PATH)
     ensure_writable(target)
@@ -255,17 +283,16 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
         outcomes = parallel(
             partial(write_utterance, folder, labels), utterances, jobs, f"an4 {split}"
         )
-        rows, facts = [], []
+        rows, metadata = [], []
         for utterance, outcome in zip(utterances, outcomes, strict=True):
             if isinstance(outcome, str):
                 logger.warning("%s", outcome)
             else:
                 rows.append(utterance_paths(folder, utterance.name))
-                facts.append(outcome)
+                metadata.append(outcome)
         if rows:
-            manifests[split] = save_manifest(
-                target / f"an4_{split}_manifest.csv", rows, facts, labels
-            )
+            path = target / f"an4_{split}_manifest.csv"
+            manifests[split] = save_manifest(path, rows, metadata, labels)
         else:
             logger.warning(
                 "the source has no usable %s utterances: the %s split is left out", split, split
@@ -275,31 +302,34 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
     return manifests, named - sum(map(len, manifests.values()))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    result = argparse.ArgumentParser(
         prog="python -m data.an4", description="Prepare the CMU AN4 corpus."
     )
-    parser.add_argument(
+    result.add_argument(
         "--source",
         type=Path,
         metavar="PATH",
         help="unpacked corpus or tar archive (default: download the official archive)",
     )
-    add_common_arguments(parser)
-    args = parser.parse_args(argv)
+    add_common_arguments(result)
+    return result
 
-    def command() -> int:
-        manifests, left_out = prepare(args.source, args.target, args.jobs)
-        for split, manifest in manifests.items():
-            print(
-                f"an4: {split:5s} {len(manifest)} utterances, {manifest.seconds.sum() / 60:.1f} min "
-                f"-> {manifest.path}"
-            )
-        print(f"an4: {left_out} utterances left out")
-        return 0
 
-    return commands.run(command)
+def main(argv: list[str] | None = None) -> int:
+    """Prepare AN4 as the command line says; returns the exit code."""
+    args = parser().parse_args(argv)
+    return commands.run(lambda: an4(args))
+
+
+def an4(args: argparse.Namespace) -> int:
+    manifests, left_out = prepare(args.source, args.target, args.jobs)
+    for split, manifest in manifests.items():
+        minutes = manifest.seconds.sum() / 60
+        print(f"an4: {split:5s} {len(manifest)} utterances, {minutes:.1f} min -> {manifest.path}")
+    print(f"an4: {left_out} utterances left out")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the preparation commands share: options, workers, and writing one utterance."""
+"""Options, worker processes, and output files of the preparation commands."""
 
 import argparse
 import contextlib
@@ -21,12 +21,12 @@ from tqdm import tqdm
 from deepspeech2.errors import RunError
 from deepspeech2.files import write_bytes
 from deepspeech2.labels import Labels
-from src.manifest import Manifest, count_repeats, write_manifest
+from src.manifest import Manifest, UtteranceInfo, count_repeats, write_manifest
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16000  # Hz, of every prepared file
-# the default of the configuration, from anywhere
+# the default labels_path of the configuration, from any working directory
 LABELS_PATH = Path(__file__).resolve().parents[1] / "labels.json"
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -36,12 +36,14 @@ Result = TypeVar("Result")
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     """An argparse type for integers from `minimum` to `maximum`."""
+
     def parse(text: str) -> int:
         with contextlib.suppress(ValueError):
             if int(text) >= minimum and (maximum is None or int(text) <= maximum):
                 return int(text)
         limit = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limit}")
+
     return parse
 
 
@@ -54,7 +56,7 @@ def seconds(text: str) -> float:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--target` and `--jobs`, the same in every preparation command."""
+    """Add `--target` and `--jobs`."""
     parser.add_argument(
         "--target",
         type=Path,
@@ -65,27 +67,41 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_jobs_argument(parser: argparse.ArgumentParser, workers: str) -> None:
-    """`--jobs`, which counts `workers`."""
-    parser.add_argument("--jobs", type=whole_number(1), default=os.cpu_count() or 1, metavar="N",
-                        help=f"{workers} to work with (default: one a core, here %(default)s)")
+    """Add `--jobs`, the number of `workers`: `processes` or `threads`."""
+    parser.add_argument(
+        "--jobs",
+        type=whole_number(1),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help=f"{workers} to work with (default: one a core, here %(default)s)",
+    )
 
 
 def parallel(
     function: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str
 ) -> list[Result]:
-    """`function` of every item, in the order of the items, by `jobs` processes and with a progress bar.
+    """Apply a function to items in parallel, with a progress bar.
+
+    Args:
+        function: the function; an error that it raises ends the work, and is raised here.
+        items: its arguments.
+        jobs: number of processes.
+        description: title of the progress bar.
+
+    Returns:
+        The results in the order of the items.
 
     Raises:
-        RunError: if a process dies. What `function` raises ends the work and is raised here.
+        RunError: when a process was killed.
     """
     if jobs <= 1 or len(items) <= 1:
         return _collect(map(function, items), len(items), description)
-    # Forked, not spawned: spawned workers would import everything again.
+    # fork, because spawned workers would import all modules again
     pool = ProcessPoolExecutor(
         min(jobs, len(items)), multiprocessing.get_context("fork"), _start_worker
     )
     try:
-        # The workers start here, before tqdm starts its thread.
+        # pool.map starts the workers before tqdm starts its thread: forking is not safe after that
         return _collect(pool.map(function, items, chunksize=8), len(items), description)
     except BrokenExecutor:
         raise RunError(
@@ -96,9 +112,9 @@ def parallel(
 
 
 def _start_worker() -> None:
-    """Ctrl-C is for the parent, which lets its workers finish.
+    """Ignore Ctrl-C, and end together with the parent.
 
-    When it is killed the kernel ends them, too.
+    On Ctrl-C the parent lets its workers finish; when the parent is killed, the kernel kills them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(AttributeError):  # prctl: Linux only
@@ -106,34 +122,40 @@ def _start_worker() -> None:
 
 
 def _collect(results: Iterable[Result], total: int, description: str) -> list[Result]:
-    # None: shown on a terminal only
+    # disable=None: shown on a terminal only
     return list(tqdm(results, description, total, unit="file", disable=None))
 
 
 def to_pcm16(samples: np.ndarray) -> np.ndarray:
-    """(n,) floats in [-1, 1] -> (n,) int16, rounded, with louder peaks cut off."""
+    """(n,) floats in [-1, 1] -> (n,) int16, rounded; samples outside the range are clipped."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
 def utterance_paths(folder: Path, name: str) -> tuple[Path, Path]:
-    """The audio and transcript of a prepared utterance."""
+    """The paths of a prepared utterance: recording, transcript."""
     return folder / "wav" / f"{name}.wav", folder / "txt" / f"{name}.txt"
 
 
 def wav_size(samples: int) -> int:
-    """Bytes of a file that `write_wav` writes: header and 16-bit samples."""
+    """Size in bytes of a file that `write_wav` writes: header and 16-bit samples."""
     return 44 + 2 * samples
 
 
 def write_wav(path: Path, samples: np.ndarray, mtime_ns: int | None = None) -> None:
-    """(n,) int16 samples as a mono WAV at `SAMPLE_RATE`, with the time of change `mtime_ns` if one is given."""
+    """Write (n,) int16 samples as a mono WAV at `SAMPLE_RATE`.
+
+    Args:
+        path: the file; parent folders are made.
+        samples: (n,) int16.
+        mtime_ns: modification time of the file in ns; None for the present.
+    """
     content = io.BytesIO()
     soundfile.write(content, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     write_bytes(path, content.getvalue(), mtime_ns)
 
 
 def write_text(path: Path, text: str) -> None:
-    """`text` and a line end as UTF-8; a file that says so already is left alone."""
+    """Write a line of text as UTF-8, unless the file has this content already."""
     content = f"{text}\n".encode()
     with contextlib.suppress(OSError):
         if path.read_bytes() == content:
@@ -141,25 +163,31 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, content)
 
 
-def utterance_facts(samples: int, text: str, labels: Labels) -> tuple[int, int, int, int]:
-    """What the index of a manifest keeps of an utterance with so many samples at `SAMPLE_RATE`."""
+def utterance_info(samples: int, text: str, labels: Labels) -> UtteranceInfo:
+    """The metadata of an utterance at `SAMPLE_RATE`."""
     indices = labels.encode(text)
-    return samples, SAMPLE_RATE, len(indices), count_repeats(indices)
+    return UtteranceInfo(samples, SAMPLE_RATE, len(indices), count_repeats(indices))
 
 
 def save_manifest(
     path: Path,
     rows: Sequence[tuple[Path, Path]],
-    facts: Sequence[tuple[int, int, int, int]],
+    metadata: Sequence[UtteranceInfo],
     labels: Labels,
 ) -> Manifest:
-    """Write a manifest and its index, once the prepared files that they name are on disk.
+    """Flush the prepared files to disk, then write a manifest and its index.
+
+    Args:
+        path: the manifest.
+        rows: (recording, transcript) of each utterance.
+        metadata: metadata of each utterance.
+        labels: the alphabet of the transcripts.
 
     Raises:
-        RunError: if a file of `rows` is not there.
+        RunError: when a file of `rows` is missing.
     """
-    os.sync()  # one for all files, where one for each would take longer than writing them
-    manifest, problems = write_manifest(path, rows, labels, facts=facts)
+    os.sync()  # once for all files: an fsync for each would take longer than writing them
+    manifest, problems = write_manifest(path, rows, labels, metadata=metadata)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise RunError(f"{problems[0]}{more}")
@@ -168,10 +196,10 @@ def save_manifest(
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Make `folder`, and hold it while other commands that ask for it wait.
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Make `folder` and lock it; other commands that lock the same folder wait.
 
-    A killed command lets go of it.
+    The kernel releases the lock of a killed command.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)

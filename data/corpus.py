@@ -38,7 +38,7 @@ from data.common import (
     LABELS_PATH,
     SAMPLE_RATE,
     add_common_arguments,
-    alone_in,
+    exclusive_lock,
     parallel,
     save_manifest,
     seconds,
@@ -56,7 +56,7 @@ from deepspeech2.audio import AudioError, read_audio, resample
 from deepspeech2.errors import InputError
 from deepspeech2.files import atomic_path, ensure_writable
 from deepspeech2.labels import Labels
-from src.manifest import Manifest, count_repeats
+from src.manifest import Manifest, UtteranceInfo, count_repeats
 
 logger = logging.getLogger(__name__)
 
@@ -386,7 +386,7 @@ def prepare(sources: Sequence[Path], args: argparse.Namespace) -> Outcome:
             raise InputError(f"{source}: no such file or folder")
     ensure_writable(args.target)
     folder = Path(os.path.abspath(args.target / f"{args.name}_dataset"))
-    with alone_in(folder):
+    with exclusive_lock(folder):
         sources, problems = unpack(sources, args.format, folder / "source")
         found, wrong = read_clips(sources, args.format)
         clips, unusable = usable_clips(found, normalizer)
@@ -425,14 +425,15 @@ def write_split(
     path: Path, rows: Sequence[tuple[Clip, Audio]], folder: Path, labels: Labels
 ) -> Manifest:
     """Write the transcripts, the manifest and its index."""
-    paths, facts = [], []
+    paths, metadata = [], []
     for clip, audio in rows:
         transcript = utterance_paths(folder, clip.name)[1]
         write_text(transcript, clip.text)
         indices = labels.encode(clip.text)
         paths.append((Path(audio.path), transcript))
-        facts.append((audio.samples, audio.rate, len(indices), count_repeats(indices)))
-    return save_manifest(path, paths, facts, labels)
+        repeats = count_repeats(indices)
+        metadata.append(UtteranceInfo(audio.samples, audio.rate, len(indices), repeats))
+    return save_manifest(path, paths, metadata, labels)
 
 
 def save_problems(path: Path, problems: Sequence[str]) -> None:
@@ -467,80 +468,86 @@ def report(name: str, outcome: Outcome) -> None:
     )
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    result = argparse.ArgumentParser(
         prog="python -m data.corpus", description="Prepare corpora in the formats they come in."
     )
-    parser.add_argument(
+    result.add_argument(
         "sources",
         type=Path,
         nargs="+",
         metavar="SOURCE",
         help="folder, tar archive, or file with the transcripts",
     )
-    parser.add_argument(
+    result.add_argument(
         "--format", required=True, choices=FORMATS, help="docs/corpora.md describes each"
     )
-    parser.add_argument("--name", help="of the manifests (default: the first SOURCE's folder)")
-    parser.add_argument(
+    result.add_argument("--name", help="of the manifests (default: the first SOURCE's folder)")
+    result.add_argument(
         "--min_seconds",
         type=seconds,
         default=0,
         metavar="S",
         help="leave out shorter utterances (default: keep all)",
     )
-    parser.add_argument(
+    result.add_argument(
         "--max_seconds",
         type=seconds,
         default=math.inf,
         metavar="S",
         help="leave out longer utterances (default: keep all)",
     )
-    parser.add_argument(
+    result.add_argument(
         "--val_speakers",
         metavar="N|FILE",
         help="how many speakers make the val set, or a file with one a line",
     )
-    parser.add_argument(
+    result.add_argument(
         "--spell_out",
         choices=LANGUAGES,
         metavar="LANGUAGE",
         help="write numbers, abbreviations and foreign letters as words, in "
         + " or ".join(LANGUAGES),
     )
-    parser.add_argument(
+    result.add_argument(
         "--labels_path",
         type=Path,
         default=LABELS_PATH,
         metavar="FILE",
         help="JSON list of the characters (default: the project's labels.json)",
     )
-    add_common_arguments(parser)
-    args = parser.parse_args(argv)
-    if args.name is None:
-        first = Path(os.path.abspath(args.sources[0]))
-        if is_archive(first):
-            first = first.with_name(re.sub(r"\.(tar|tgz|tbz2?|txz)\b.*", "", first.name))
-        elif first.is_file():
-            first = first.parent
-        args.name = re.sub(r"[^\w.-]+", "_", first.name) or "corpus"
-    elif not re.fullmatch(r"\w[\w.-]*", args.name):
-        parser.error(f"--name {args.name!r}: allowed are letters, digits, `_`, `-` and `.`")
-    if args.min_seconds > args.max_seconds:
-        parser.error(f"--min_seconds {args.min_seconds} is more than --max_seconds")
-    return args
+    add_common_arguments(result)
+    return result
+
+
+def default_name(source: Path) -> str:
+    """A name for a corpus: that of its folder or archive."""
+    source = Path(os.path.abspath(source))
+    name = source.parent.name if source.is_file() else source.name
+    if is_archive(source):
+        name = re.sub(r"\.(tar|tgz)\b.*", "", source.name)
+    return re.sub(r"[^\w.-]+", "_", name) or "corpus"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code: 0 if everything was prepared, 2 if not."""
-    args = parse(argv)
+    """Prepare a corpus as the command line says; returns the exit code."""
+    args = parser().parse_args(argv)
+    return commands.run(lambda: corpus(args))
 
-    def command() -> int:
-        outcome = prepare(args.sources, args)
-        report(args.name, outcome)
-        return 2 if outcome.problems else 0
 
-    return commands.run(command)
+def corpus(args: argparse.Namespace) -> int:
+    """Returns 0 if everything was prepared, 2 if something was at fault."""
+    args.name = args.name or default_name(args.sources[0])
+    if not re.fullmatch(r"\w[\w.-]*", args.name):
+        raise InputError(f"--name {args.name}: allowed are letters, digits, `_`, `-` and `.`")
+    if args.min_seconds > args.max_seconds:
+        raise InputError(
+            f"--min_seconds {args.min_seconds} is more than --max_seconds {args.max_seconds}"
+        )
+    outcome = prepare(args.sources, args)
+    report(args.name, outcome)
+    return 2 if outcome.problems else 0
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from deepspeech2.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 30            # s without a byte before a connection counts as broken
-ATTEMPTS = 3            # in a row without a byte before a download counts as failed
-CHUNK = 1 << 20         # bytes
+TIMEOUT = 30  # s without a byte before a connection counts as broken
+ATTEMPTS = 3  # in a row without a byte before a download counts as failed
+CHUNK = 1 << 20  # bytes
 UNPACKED = ".unpacked"  # names the archive that a folder was unpacked from
 
 
@@ -103,7 +103,7 @@ def _fetch(url: str, partial: Path, name: str) -> bool:
     with response:
         resumed = re.match(rf"bytes {start}-", response.headers.get("Content-Range", ""))
         if response.status != 206 or not resumed:
-            start = 0               # a server that ignores ranges sends the whole file again
+            start = 0  # a server that ignores ranges sends the whole file again
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         with (open(partial, "ab" if start else "wb") as file,
@@ -119,7 +119,7 @@ def file_md5(path: Path) -> str:
     """The MD5 sum of a file, as hexadecimal digits."""
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):    # hashlib.file_digest needs Python 3.11
+        while chunk := file.read(CHUNK):  # hashlib.file_digest needs Python 3.11
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -176,7 +176,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 member.mode |= 0o700 if member.isdir() else 0o600
                 tar.extract(member, folder, **options)
                 bar.update(file.tell() - bar.n)
-            while tar.fileobj.read(CHUNK):      # gzip's check sum comes after the end of the tar
+            while tar.fileobj.read(CHUNK):  # gzip's check sum comes after the end of the tar
                 pass
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         # tarfile adds a line for every format that it tried

@@ -1,9 +1,9 @@
-"""Speech from espeak-ng, through the C interface of the library in the `espeakng-loader` wheel. No network.
+"""Synthesize speech with espeak-ng, through the C library in the `espeakng-loader` wheel.
 
-espeak-ng keeps state from one utterance to the next (the phase of its pitch flutter, echo buffers,
-noise) that neither setting every parameter nor initialising it again clears: the same words then
-sound, and last, a little different each time. So every utterance is spoken by a process of its own,
-forked before the library was initialised.
+espeak-ng keeps state between utterances: the phase of its pitch flutter, echo buffers, noise.
+Neither new parameters nor a new initialisation clears this state, so equal words would give
+slightly different samples each time. Every utterance is therefore synthesized in a process of its
+own, forked before the library is initialised.
 """
 
 import ctypes
@@ -18,36 +18,37 @@ from deepspeech2.errors import InputError, RunError
 
 SAMPLE_RATE = 22050  # Hz, of all formant voices
 
-# From speak_lib.h and espeak_ng.h
+# constants of speak_lib.h and espeak_ng.h
 _OUTPUT_SYNCHRONOUS = 2
-_DO_NOT_EXIT = 0x8000  # report missing voice data instead of ending the process
+_DO_NOT_EXIT = 0x8000  # return an error for missing voice data instead of ending the process
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _TEXT_FLAGS = 0x001 | 0x100  # UTF-8; phoneme names in [[double brackets]]
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
 
-# A bare A is read as the article
+# espeak-ng reads a single A as the article
 _SPOKEN = {"A": "[['eI]]"}
 
 
 @dataclass(frozen=True)
 class Speech:
-    """What to say and how; equal values give equal samples."""
+    """A text with the voice and the manner to speak it; equal values give equal samples."""
 
     text: str  # words; a single letter is read by its name
     voice: str  # language+variant, such as en-us+f2
     rate: int  # words a minute
-    pitch: int  # 0 to 99, 50 is the voice's own
-    pitch_range: int  # 0 (monotone) to 99, 50 is the voice's own
-    volume: int  # 100 is normal, and clips in some voices
+    pitch: int  # 0 to 99; 50 is the pitch of the voice
+    pitch_range: int  # 0 (monotone) to 99; 50 is the range of the voice
+    volume: int  # 100 is normal, but clips in some voices
     seed: int  # of the breath noise
 
 
 def find_library() -> tuple[str, str]:
-    """Paths of the shared library and of its data folder.
+    """The paths of the shared library and of its data folder.
 
-    Raises InputError if they cannot be used.
+    Raises:
+        InputError: when the package is missing or cannot be used.
     """
     try:
         import espeakng_loader
@@ -56,8 +57,7 @@ def find_library() -> tuple[str, str]:
             "the package espeakng-loader is missing: pip install -r requirements.txt"
         ) from None
     library = espeakng_loader.get_library_path()
-    # Said explicitly: the path compiled into the library is one of the machine that built the
-    # wheel.
+    # the path that is compiled into the library is from the machine that built the wheel
     data = Path(espeakng_loader.__file__).with_name("espeak-ng-data")
     if not (data / "phontab").is_file():
         raise InputError(f"espeakng-loader has no voice data in {data}: reinstall it")
@@ -69,18 +69,21 @@ def find_library() -> tuple[str, str]:
 
 
 def synthesize(speech: Speech) -> np.ndarray:
-    """(n,) int16 samples at `SAMPLE_RATE` of `speech`.
+    """Synthesize (n,) int16 samples at `SAMPLE_RATE`.
 
-    Raises RunError if espeak-ng cannot say it.
+    Raises:
+        InputError: as `find_library`.
+        RunError: when espeak-ng fails.
     """
     paths = find_library()
     return np.frombuffer(_in_own_process(lambda: _speak(speech, *paths)), np.int16)
 
 
 def _in_own_process(function: Callable[[], bytes]) -> bytes:
-    """The bytes that `function()` returns in a forked child.
+    """Call a function in a forked child, and return its bytes.
 
-    What it raises comes back as RunError.
+    Raises:
+        RunError: with the message of any error in the child.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -93,7 +96,7 @@ def _in_own_process(function: Callable[[], bytes]) -> bytes:
             with open(writer, "wb") as pipe:
                 pipe.write(answer)
         finally:
-            os._exit(status)  # skips the exit handlers, which belong to the parent
+            os._exit(status)  # without the exit handlers, which belong to the parent
     os.close(writer)
     with open(reader, "rb") as pipe:
         answer = pipe.read()
@@ -104,7 +107,7 @@ def _in_own_process(function: Callable[[], bytes]) -> bytes:
 
 
 def _speak(speech: Speech, library_path: str, data_path: str) -> bytes:
-    """16-bit samples of `speech`, from a library that has not spoken in this process yet."""
+    """The 16-bit samples of `speech`; the library must not be initialised in this process yet."""
     chunks: list[bytes] = []
 
     def receive(samples, count, _events):
@@ -120,15 +123,19 @@ def _speak(speech: Speech, library_path: str, data_path: str) -> bytes:
         )
     callback = _CALLBACK(receive)
     library.espeak_SetSynthCallback(callback)
-    # An unknown variant would be ignored by the library, an unknown language not.
+    # the library refuses an unknown language, but ignores an unknown variant
     variant = Path(data_path, "voices", "!v", speech.voice.partition("+")[2])
     if not variant.exists() or library.espeak_SetVoiceByName(speech.voice.encode()) != 0:
         raise RunError(f"espeak-ng has no voice {speech.voice!r} in {data_path}")
-    for parameter, value in ((_RATE, speech.rate), (_VOLUME, speech.volume), (_PITCH, speech.pitch),
-                             (_RANGE, speech.pitch_range)):
+    parameters = {
+        _RATE: speech.rate,
+        _VOLUME: speech.volume,
+        _PITCH: speech.pitch,
+        _RANGE: speech.pitch_range,
+    }
+    for parameter, value in parameters.items():
         library.espeak_SetParameter(parameter, value, 0)
-    # The library draws from its own generator and from the C library's, which the parent may have
-    # used.
+    # the library draws from its own generator and from that of the C library
     library.espeak_ng_SetRandSeed(ctypes.c_long(speech.seed))
     ctypes.CDLL(None).srand(ctypes.c_uint(speech.seed))
     text = " ".join(

@@ -1,18 +1,15 @@
-"""LibriSpeech as it is published.
-
-Its subsets, their checksums, and reading SUBSET/SPEAKER/CHAPTER/.
-"""
+"""LibriSpeech as published: subsets, checksums, and the files in SUBSET/SPEAKER/CHAPTER/."""
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepspeech2.labels import Labels
 
 URL = "https://www.openslr.org/resources/12/"
-# Published as md5sum.txt at URL; compared with the copies in PaddleSpeech's and other public
-# recipes.
+# from md5sum.txt at URL; compared with PaddleSpeech's and other public recipes
 MD5 = {
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
     "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
@@ -22,7 +19,7 @@ MD5 = {
     "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
     "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
 }
-# As in deepspeech.pytorch, data/librispeech.py
+# source: deepspeech.pytorch, data/librispeech.py
 SPLITS = {
     "dev-clean": "val",
     "dev-other": "val",
@@ -30,13 +27,13 @@ SPLITS = {
     "test-other": "test_other",
     "train": "train",
 }
-# the official one first: of two files of one utterance it is taken
+# in the order of preference, for an utterance that has several files
 AUDIO_SUFFIXES = (".flac", ".wav", ".opus", ".ogg")
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of the corpus and its transcript in characters of the alphabet."""
+    """One recording of the corpus, and its transcript in upper case."""
 
     name: str  # 1272-128104-0000: speaker, chapter, number
     audio: Path
@@ -44,9 +41,9 @@ class Utterance:
 
 
 def split_of(subset: str) -> str | None:
-    """The split that a subset belongs to. None if that is no name of a subset.
+    """The split of a subset or a part of one; None if there is no such subset.
 
-    Parts go with their whole: `train-*` with train, `dev-clean-*` with dev-clean.
+    `dev-clean-67` belongs to the split of dev-clean, `train-clean-5` to train.
     """
     for name, split in SPLITS.items():
         if subset.startswith(f"{name}-") or (subset == name and name != "train"):
@@ -55,10 +52,7 @@ def split_of(subset: str) -> str | None:
 
 
 def find_subsets(folder: Path) -> dict[str, Path]:
-    """The folders of subsets by name.
-
-    `folder` itself, or those in it or in the `LibriSpeech` in it.
-    """
+    """The folders of subsets by name: `folder`, and the folders in it and in its `LibriSpeech`."""
     folder = Path(os.path.abspath(folder))  # `.` has no name
     candidates = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("LibriSpeech/*"))]
     return {
@@ -69,10 +63,7 @@ def find_subsets(folder: Path) -> dict[str, Path]:
 
 
 def fingerprint(source: Path) -> str:
-    """What an archive, or a subset's folder with the files in it, is known by.
-
-    It changes when they do.
-    """
+    """A hash of the path, size and mtime of an archive, or of all files in a subset's folder."""
     paths = [source]
     if source.is_dir():
         paths = sorted(
@@ -88,9 +79,10 @@ def fingerprint(source: Path) -> str:
 
 
 def read_subset(folder: Path, labels: Labels) -> tuple[list[Utterance], list[str]]:
-    """The usable utterances of a subset, and what is wrong with each of the others, as `file:line.
+    """Read all chapters of a subset.
 
-    Message`.
+    Returns:
+        The usable utterances, and a problem for each of the others as `file:line: message`.
     """
     utterances: dict[str, Utterance] = {}
     broken = []
@@ -108,30 +100,44 @@ def read_subset(folder: Path, labels: Labels) -> tuple[list[Utterance], list[str
 
 
 def read_chapter(chapter: Path, labels: Labels) -> tuple[list[Utterance], list[str]]:
-    """As `read_subset`, of one folder.
+    """Read one chapter: lines `NAME WORD WORD ...` in `*.trans.txt`, and audio NAME.flac.
 
-    `NAME WORD WORD ...` a line in `*.trans.txt`, and NAME with a suffix of AUDIO_SUFFIXES.
+    The audio may have another suffix of `AUDIO_SUFFIXES`.
+
+    Returns:
+        As `read_subset`.
     """
     audio: dict[str, Path] = {}
     for suffix in AUDIO_SUFFIXES:
-        for path in sorted(chapter.glob(f"*{suffix}")):
+        for path in chapter.glob(f"*{suffix}"):
             audio.setdefault(path.stem, path)
+    texts, problems = _read_texts(chapter, labels, audio)
+    utterances = []
+    for name, path in sorted(audio.items()):
+        if name not in texts:
+            problems[name] = f"{path}: no line of {chapter}/*.trans.txt is about it"
+        elif name not in problems:
+            utterances.append(Utterance(name, path, texts[name]))
+    return utterances, list(problems.values())
+
+
+def _read_texts(
+    chapter: Path, labels: Labels, audio: Mapping[str, Path]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The transcripts of a chapter by utterance name, and the problem of each unusable one."""
     texts: dict[str, str] = {}
     problems: dict[str, str] = {}
     for path in sorted(chapter.glob("*.trans.txt")):
-        for number, line in enumerate(
-            path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-        ):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
             name, *words = line.upper().split() or [""]
             if not name:
                 continue
-            problem = (
-                f"{name} is there twice"
-                if name in texts
-                else ""
-                if words
-                else f"{name} has no words"
-            )
+            problem = ""
+            if name in texts:
+                problem = f"{name} is there twice"
+            elif not words:
+                problem = f"{name} has no words"
             texts[name] = " ".join(words)
             try:
                 labels.encode(texts[name])
@@ -141,10 +147,4 @@ def read_chapter(chapter: Path, labels: Labels) -> tuple[list[Utterance], list[s
                 problem = f"there is no {name}.flac"
             if problem:
                 problems.setdefault(name, f"{path}:{number}: {problem}")
-    utterances = []
-    for name, path in sorted(audio.items()):
-        if name not in texts:
-            problems[name] = f"{path}: no line of {chapter}/*.trans.txt is about it"
-        elif name not in problems:
-            utterances.append(Utterance(name, path, texts[name]))
-    return utterances, list(problems.values())
+    return texts, problems

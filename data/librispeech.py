@@ -1,19 +1,20 @@
-"""Prepare LibriSpeech, a subset at a time or all of it. `python -m data.librispeech`
+"""Prepare LibriSpeech, all subsets or some.
+
+Usage: `python -m data.librispeech`
 
 A source is a subset's folder (SUBSET/SPEAKER/CHAPTER/*.flac and *.trans.txt), a folder of such
 folders, or a tar archive of either. Audio may also be .wav, .opus or .ogg. Without --source the
-chosen subsets are downloaded and checked against their published MD5 sums.
+chosen subsets are downloaded, and checked against their published MD5 sums.
 
-Writes TARGET/LibriSpeech_dataset/{train,val,test_clean,test_other}/{wav,txt}/ and
-TARGET/libri_{train,val,test_clean,test_other}_manifest.csv. A manifest names all subsets of its
-split that have been prepared so far: val is every `dev-clean*` and `dev-other*`, train every
-`train-*`.
-Training utterances outside --min_seconds and --max_seconds are left out and counted; what is broken
-is named, counted and left out.
+The command writes TARGET/LibriSpeech_dataset/{train,val,test_clean,test_other}/{wav,txt}/ and
+TARGET/libri_{train,val,test_clean,test_other}_manifest.csv. A manifest lists all prepared subsets
+of its split: val is every `dev-clean*` and `dev-other*`, train is every `train-*`. Training
+utterances outside --min_seconds and --max_seconds are counted and left out; unusable utterances are
+reported, counted and left out.
 
-What has been done is kept in TARGET/LibriSpeech_dataset/.prepared/SUBSET.json, so that running
-again does no work again. A run that was stopped goes on with the utterances that are missing; an
-archive that it had not unpacked whole is unpacked again.
+TARGET/LibriSpeech_dataset/.prepared/SUBSET.json records a prepared subset, so that a second run
+does no work twice. After a stop, the next run prepares the missing utterances; it unpacks an
+archive again if the archive was not unpacked completely.
 """
 
 import argparse
@@ -34,12 +35,12 @@ from data.common import (
     LABELS_PATH,
     SAMPLE_RATE,
     add_common_arguments,
-    alone_in,
+    exclusive_lock,
     parallel,
     save_manifest,
     seconds,
     to_pcm16,
-    utterance_facts,
+    utterance_info,
     utterance_paths,
     wav_size,
     write_text,
@@ -52,78 +53,100 @@ from deepspeech2.audio import AudioError, load_audio
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import atomic_path, ensure_writable
 from deepspeech2.labels import Labels
-from src.manifest import Manifest
+from src.manifest import Manifest, UtteranceInfo
 
 logger = logging.getLogger(__name__)
 
-TRAIN_SECONDS = (1, 15)  # both included, as in deepspeech.pytorch, data/data_opts.py
-LONGEST = 1 << 40  # samples; a streamed FLAC, whose header knows no length, claims more
+TRAIN_SECONDS = (1, 15)  # inclusive; source: deepspeech.pytorch, data/data_opts.py
+LONGEST = 1 << 40  # samples; libsndfile reports more for a streamed FLAC of unknown length
 
 
 @dataclass(frozen=True)
 class Record:
-    """What has become of a subset."""
+    """The record of a prepared subset: the content of its JSON file."""
 
-    source: str  # `fingerprint` of the folder or archive that it came from
-    together: list[str]  # the subsets in that folder or archive
+    source: str  # `fingerprint` of its folder or archive
+    together: list[str]  # all subsets in that folder or archive
     labels: str  # the alphabet
-    # of the prepared utterances by name, as the index of a manifest keeps them
-    facts: dict[str, list[int]]
-    left_out: int  # for their length
-    broken: list[str]  # a message each
-    limits: list[float] = field(default_factory=lambda: list(TRAIN_SECONDS))  # of training, seconds
+    facts: dict[str, list[int]]  # UtteranceInfo of each prepared utterance by name
+    left_out: int  # number of utterances outside `limits`
+    broken: list[str]  # a message for each unusable utterance
+    # seconds of training utterances, both limits included
+    limits: list[float] = field(default_factory=lambda: list(TRAIN_SECONDS))
 
 
 def count_samples(path: Path) -> int:
-    """Samples at `SAMPLE_RATE`, by the header of the file. Raises AudioError as `load_audio`."""
+    """The number of samples at `SAMPLE_RATE`, from the header of a file if possible.
+
+    Raises:
+        AudioError: as `load_audio`.
+    """
     with contextlib.suppress(OSError, RuntimeError):
         info = soundfile.info(path)
         if 0 < info.frames < LONGEST:
             return math.ceil(info.frames * SAMPLE_RATE / info.samplerate)
-    return len(load_audio(path, SAMPLE_RATE))  # knows what is wrong
+    return len(load_audio(path, SAMPLE_RATE))  # raises AudioError if the file is damaged
 
 
-def is_prepared(audio: Path, samples: int, stamp: int | None = None) -> bool:
-    """Whether a WAV of so many samples is there, with the time of change `stamp` if one is given."""
+def is_prepared(audio: Path, samples: int, mtime_ns: int | None = None) -> bool:
+    """Whether a prepared WAV exists with this number of samples, and (unless None) this mtime."""
     try:
         status = audio.stat()
     except OSError:
         return False
-    return status.st_size == wav_size(samples) and stamp in (None, status.st_mtime_ns)
+    return status.st_size == wav_size(samples) and mtime_ns in (None, status.st_mtime_ns)
 
 
-def write_utterance(folder: Path, limits: tuple[float, float], labels: Labels,
-                    utterance: Utterance) -> tuple[int, int, int, int] | str | None:
-    """Write an utterance below `folder` unless it is there already.
+def write_utterance(
+    folder: Path, limits: tuple[float, float], labels: Labels, utterance: Utterance
+) -> UtteranceInfo | str | None:
+    """Write an utterance below `folder`, unless an earlier run has written it.
 
-    Returns its facts; None if its seconds are outside `limits`; or what is wrong with its audio. A
-    written file carries the time of change of its source, by which the next run knows it.
+    A written recording has the mtime of its source, by which later runs recognise it.
+
+    Args:
+        folder: folder of the split.
+        limits: shortest and longest duration in seconds, inclusive.
+        labels: the alphabet of the transcripts.
+        utterance: recording and transcript.
+
+    Returns:
+        The metadata of the utterance; None for a duration outside `limits`; or the problem with the
+        recording.
     """
     audio, transcript = utterance_paths(folder, utterance.name)
     try:
         samples = count_samples(utterance.audio)
         if not limits[0] <= samples / SAMPLE_RATE <= limits[1]:
             return None
-        stamp = utterance.audio.stat().st_mtime_ns
-        if not is_prepared(audio, samples, stamp):
-            write_wav(audio, to_pcm16(load_audio(utterance.audio, SAMPLE_RATE)), stamp)
+        mtime_ns = utterance.audio.stat().st_mtime_ns
+        if not is_prepared(audio, samples, mtime_ns):
+            write_wav(audio, to_pcm16(load_audio(utterance.audio, SAMPLE_RATE)), mtime_ns)
     except AudioError as error:
         return str(error)
     write_text(transcript, utterance.text)
-    return utterance_facts(samples, utterance.text, labels)
+    return utterance_info(samples, utterance.text, labels)
 
 
 class Corpus:
-    """The subsets prepared below `target`, and ways to add to them."""
+    """The prepared subsets below a folder; prepares more.
 
-    def __init__(
-        self, target: Path, jobs: int, train_seconds: tuple[float, float] = TRAIN_SECONDS
-    ):
+    Args:
+        target: the folder.
+        jobs: number of processes.
+        train_seconds: shortest and longest training utterance.
+
+    Attributes:
+        records: records of all prepared subsets by name.
+        manifests: manifests that this run has written, by split.
+    """
+
+    def __init__(self, target: Path, jobs: int, train_seconds: tuple[float, float] = TRAIN_SECONDS):
         self.target, self.jobs, self.train_seconds = target, jobs, train_seconds
         self.folder = target / "LibriSpeech_dataset"
         self.labels = Labels.load(LABELS_PATH)
         self.records: dict[str, Record] = {}
-        self.manifests: dict[str, Manifest] = {}  # by split, those of this run
+        self.manifests: dict[str, Manifest] = {}
         for path in sorted((self.folder / ".prepared").glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError):
                 record = Record(**json.loads(path.read_text(encoding="utf-8")))
@@ -135,31 +158,41 @@ class Corpus:
             )
 
     def _is_there(self, subset: str, record: Record) -> bool:
-        """Whether everything that was recorded can be used."""
+        """Whether all files of a record exist, and were made with the present alphabet."""
+        if record.labels != str(self.labels):
+            return False
         folder = self.folder / split_of(subset)
-        paths = ((utterance_paths(folder, name), fact) for name, fact in record.facts.items())
-        return record.labels == str(self.labels) and all(
-            is_prepared(audio, fact[0]) and transcript.exists()
-            for (audio, transcript), fact in paths
-        )
+        for name, numbers in record.facts.items():
+            audio, transcript = utterance_paths(folder, name)
+            if not is_prepared(audio, UtteranceInfo(*numbers).samples) or not transcript.exists():
+                return False
+        return True
 
     def add(self, source: Path, wanted: Sequence[str]) -> list[str]:
-        """Prepare the subsets in a folder or archive, only the `wanted` ones if any.
+        """Prepare subsets of a folder or archive.
 
-        Returns all that it has.
+        Args:
+            source: the folder or archive.
+            wanted: names of the subsets to prepare; empty for all.
+
+        Returns:
+            The names of all subsets in the source.
+
+        Raises:
+            InputError: when the source has no subset.
         """
         if source.is_dir():
             subsets = find_subsets(source)
             marks = {subset: fingerprint(folder) for subset, folder in subsets.items()}
         else:
             mark = fingerprint(source)
-            known = next(
-                (record.together for record in self.records.values() if record.source == mark), []
-            )
+            same_source = (r.together for r in self.records.values() if r.source == mark)
+            known = next(same_source, [])
             todo = [s for s in known if (s in wanted or not wanted) and not self._is_done(s, mark)]
-            subsets = (
-                self._unpack(source) if todo or not known else dict.fromkeys(known, self.folder)
-            )
+            if todo or not known:
+                subsets = self._unpack(source)
+            else:  # nothing will be read from these folders
+                subsets = dict.fromkeys(known, self.folder)
             marks = dict.fromkeys(subsets, mark)
         for subset, folder in subsets.items():
             if subset in wanted or not wanted:
@@ -173,7 +206,11 @@ class Corpus:
         return list(subsets)
 
     def add_official(self, subset: str) -> None:
-        """Download and prepare a subset, unless it has been prepared before, from whatever source."""
+        """Download and prepare a subset, unless it was prepared before from any source.
+
+        Raises:
+            RunError: when the archive cannot be downloaded or used.
+        """
         if subset in self.records and self._is_done(subset, self.records[subset].source):
             self._add(subset, self.folder, self.records[subset].source, [])
             return
@@ -191,41 +228,52 @@ class Corpus:
             raise RunError(f"{archive}: has no {subset}; delete it to download it again")
 
     def _unpack(self, archive: Path) -> dict[str, Path]:
+        """Unpack an archive; returns the folders of its subsets by name."""
         for leftover in self.folder.glob(".source.*.tmp"):  # of a run that was killed
             shutil.rmtree(leftover)
         return find_subsets(extract(archive, self.folder / "source"))
 
     def _is_done(self, subset: str, mark: str) -> bool:
         record = self.records.get(subset)
-        same = split_of(subset) != "train" or record and record.limits == list(self.train_seconds)
-        return record is not None and record.source == mark and bool(same)
+        if record is None or record.source != mark:
+            return False
+        return split_of(subset) != "train" or record.limits == list(self.train_seconds)
 
     def _add(self, subset: str, folder: Path, mark: str, together: list[str]) -> None:
-        """Prepare a subset if necessary, and write the manifest of its split."""
+        """Prepare a subset if necessary, and write the manifest of its split.
+
+        Args:
+            subset: name of the subset.
+            folder: folder of the subset; not read if the subset is prepared.
+            mark: `fingerprint` of the source.
+            together: all subsets in the source.
+
+        Raises:
+            RunError: when no utterance can be used.
+        """
         split, done = split_of(subset), self._is_done(subset, mark)
         if not done:
             self.records[subset] = self._prepare(subset, folder, mark, together)
         for message in self.records[subset].broken:
             logger.warning("%s", message)
-        facts = {
-            name: tuple(fact)
+        infos = {
+            name: UtteranceInfo(*numbers)
             for record in self.of_split(split).values()
-            for name, fact in record.facts.items()
+            for name, numbers in record.facts.items()
         }
-        if not facts:
+        if not infos:
             raise RunError(f"{subset}: none of its utterances can be used")
-        names = sorted(facts)
+        names = sorted(infos)
         rows = [utterance_paths(self.folder / split, name) for name in names]
+        metadata = [infos[name] for name in names]
         path = self.target / f"libri_{split}_manifest.csv"
-        self.manifests[split] = save_manifest(
-            path, rows, [facts[name] for name in names], self.labels
-        )
+        self.manifests[split] = save_manifest(path, rows, metadata, self.labels)
         if not done:
             with atomic_path(self.folder / ".prepared" / f"{subset}.json") as temporary:
                 temporary.write_text(json.dumps(asdict(self.records[subset])), encoding="utf-8")
 
     def of_split(self, split: str) -> dict[str, Record]:
-        """The records of a split's subsets."""
+        """The records of a split's subsets by name."""
         return {
             subset: record
             for subset, record in sorted(self.records.items())
@@ -233,6 +281,7 @@ class Corpus:
         }
 
     def _prepare(self, subset: str, folder: Path, mark: str, together: list[str]) -> Record:
+        """Write the utterances of a subset."""
         split = split_of(subset)
         for leftover in (self.folder / split).glob("*/.*.tmp"):  # of a run that was killed
             leftover.unlink()
@@ -244,19 +293,18 @@ class Corpus:
             self.jobs,
             subset,
         )
-        named = list(zip(utterances, outcomes, strict=True))
         return Record(
-            mark,
-            together,
-            str(self.labels),
-            {
+            source=mark,
+            together=together,
+            labels=str(self.labels),
+            facts={
                 utterance.name: list(outcome)
-                for utterance, outcome in named
-                if isinstance(outcome, tuple)
+                for utterance, outcome in zip(utterances, outcomes, strict=True)
+                if isinstance(outcome, UtteranceInfo)
             },
-            outcomes.count(None),
-            broken + [outcome for outcome in outcomes if isinstance(outcome, str)],
-            list(self.train_seconds),
+            left_out=outcomes.count(None),
+            broken=broken + [outcome for outcome in outcomes if isinstance(outcome, str)],
+            limits=list(self.train_seconds),
         )
 
 
@@ -267,12 +315,19 @@ def prepare(
     jobs: int,
     train_seconds: tuple[float, float] = TRAIN_SECONDS,
 ) -> Corpus:
-    """Prepare the chosen subsets (none: all) of `sources` (none: of the official site).
+    """Prepare subsets.
+
+    Args:
+        sources: folders or archives; empty to download the official archives.
+        subsets: names of the subsets to prepare; empty for all.
+        target: folder to write to.
+        jobs: number of processes.
+        train_seconds: shortest and longest training utterance.
 
     Raises:
-        InputError: if a source cannot be used, lacks a chosen subset, or `target` cannot be written
-            to.
-        RunError: if a subset cannot be had, or nothing of it be used.
+        InputError: when a source cannot be used, no source has a chosen subset, or `target` cannot
+            be written to.
+        RunError: when a subset cannot be downloaded, or has no usable utterance.
     """
     for source in sources:
         if not source.exists():
@@ -280,10 +335,11 @@ def prepare(
     unofficial = [subset for subset in subsets if subset not in MD5]
     if unofficial and not sources:
         raise InputError(
-            f"--subsets {' '.join(unofficial)}: only {', '.join(MD5)} can be downloaded; use --source"
+            f"--subsets {' '.join(unofficial)}: only {', '.join(MD5)} can be downloaded; use "
+            "--source"
         )
     ensure_writable(target)
-    with alone_in(target / "LibriSpeech_dataset"):
+    with exclusive_lock(target / "LibriSpeech_dataset"):
         corpus = Corpus(target, jobs, train_seconds)
         for subset in () if sources else subsets or MD5:
             corpus.add_official(subset)
@@ -297,18 +353,20 @@ def prepare(
 
 
 def subset_name(text: str) -> str:
-    """An argparse type: the name of a subset."""
+    """An argparse type for the name of a subset."""
     if not split_of(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(MD5)}, and no part of them or of train")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of {', '.join(MD5)}, no part of one, and no train-*"
+        )
     return text
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    result = argparse.ArgumentParser(
         prog="python -m data.librispeech", description="Prepare the LibriSpeech corpus."
     )
-    parser.add_argument(
+    result.add_argument(
         "--source",
         type=Path,
         nargs="+",
@@ -316,30 +374,46 @@ def main(argv: list[str] | None = None) -> int:
         metavar="PATH",
         help="folders or tar archives with subsets (default: download from openslr.org)",
     )
-    parser.add_argument("--subsets", type=subset_name, nargs="+", default=[], metavar="NAME",
-                        help="what to prepare, dev-clean for example (default: all)")
+    result.add_argument(
+        "--subsets",
+        type=subset_name,
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what to prepare, dev-clean for example (default: all)",
+    )
     for name, default in zip(("min", "max"), TRAIN_SECONDS, strict=True):
-        parser.add_argument(f"--{name}_seconds", type=seconds, default=default, metavar="S",
-                            help="limit for training utterances (default: %(default)s)")
-    add_common_arguments(parser)
-    args = parser.parse_args(argv)
+        result.add_argument(
+            f"--{name}_seconds",
+            type=seconds,
+            default=default,
+            metavar="S",
+            help="limit for training utterances (default: %(default)s)",
+        )
+    add_common_arguments(result)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prepare LibriSpeech as the command line says; returns the exit code."""
+    args = parser().parse_args(argv)
+    return commands.run(lambda: librispeech(args))
+
+
+def librispeech(args: argparse.Namespace) -> int:
     limits = (args.min_seconds, args.max_seconds)
     if limits[0] > limits[1]:
-        parser.error(f"--min_seconds {limits[0]} is more than --max_seconds {limits[1]}")
-
-    def command() -> int:
-        corpus = prepare(args.source, args.subsets, args.target, args.jobs, limits)
-        for split, manifest in corpus.manifests.items():
-            records = corpus.of_split(split)
-            print(
-                f"libri: {split:10s} {len(manifest)} utterances, {manifest.seconds.sum() / 3600:.2f} h of "
-                f"{', '.join(records)} -> {manifest.path}; "
-                f"left out: {sum(r.left_out for r in records.values())} for their length, "
-                f"{sum(len(r.broken) for r in records.values())} broken"
-            )
-        return 0
-
-    return commands.run(command)
+        raise InputError(f"--min_seconds {limits[0]} is more than --max_seconds {limits[1]}")
+    corpus = prepare(args.source, args.subsets, args.target, args.jobs, limits)
+    for split, manifest in corpus.manifests.items():
+        records = corpus.of_split(split)
+        print(
+            f"libri: {split:10s} {len(manifest)} utterances, "
+            f"{manifest.seconds.sum() / 3600:.2f} h of {', '.join(records)} -> {manifest.path}; "
+            f"left out: {sum(r.left_out for r in records.values())} for their length, "
+            f"{sum(len(r.broken) for r in records.values())} broken"
+        )
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Check manifests and everything they name, and report all problems in one pass.
+"""Check manifests and all files that they list, and report all problems in one pass.
 
-`python -m data.verify_manifest`
+Usage: `python -m data.verify_manifest MANIFEST ...`
 """
 
 import argparse
@@ -14,9 +14,15 @@ from src.manifest import inspect_manifest
 
 
 def verify(manifests: list[Path], labels_path: Path, jobs: int) -> int:
-    """Print a line for every manifest, and its problems on stderr.
+    """Print a line for every manifest, and all problems on stderr.
 
-    Returns the number of problems.
+    Args:
+        manifests: paths of the manifests.
+        labels_path: JSON list of the characters allowed.
+        jobs: number of threads.
+
+    Returns:
+        The number of problems.
     """
     labels = Labels.load(labels_path)
     total = 0
@@ -30,27 +36,38 @@ def verify(manifests: list[Path], labels_path: Path, jobs: int) -> int:
             seconds = manifest.seconds
             print(
                 f"{path}: {len(manifest)} utterances, {seconds.sum() / 3600:.2f} h "
-                f"({seconds.min():.1f} to {seconds.max():.1f} s), {manifest.label_counts.sum()} labels, no problems"
+                f"({seconds.min():.1f} to {seconds.max():.1f} s), "
+                f"{manifest.label_counts.sum()} labels, no problems"
             )
         total += len(problems)
     return total
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code: 0 if all is well, 2 if not."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    result = argparse.ArgumentParser(
         prog="python -m data.verify_manifest", description="Check manifests."
     )
-    parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST",
-                        help="a CSV of audio and transcript paths")
-    parser.add_argument(
+    result.add_argument(
+        "manifests",
+        nargs="+",
+        type=Path,
+        metavar="MANIFEST",
+        help="a CSV of audio and transcript paths",
+    )
+    result.add_argument(
         "--labels_path",
         type=Path,
         default=LABELS_PATH,
         help="JSON list of the characters allowed (default: the project's labels.json)",
     )
-    add_jobs_argument(parser, "threads")
-    args = parser.parse_args(argv)
+    add_jobs_argument(result, "threads")
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check manifests as the command line says; returns the exit code, 2 for any problem."""
+    args = parser().parse_args(argv)
     return commands.run(lambda: 2 if verify(args.manifests, args.labels_path, args.jobs) else 0)
 
 

@@ -1,4 +1,4 @@
-"""From a recording to mono samples at the rate that a model reads."""
+"""Read recordings as mono float32 samples at the sample rate of a model."""
 
 import re
 import wave
@@ -13,9 +13,9 @@ from deepspeech2.errors import InputError
 # a path, a binary file object, or (n,) or (n, channels) samples and their rate in Hz
 Audio = str | Path | BinaryIO | tuple[np.ndarray, int]
 
-# libsndfile clamps a cut WAV to what is there and mentions it only in its log
+# libsndfile reads a truncated WAV without an error and reports the cut only in its log
 _CLAMPED = re.compile(r"data : (\d+) \(should be (\d+)\)")
-_STREAMED = 0x7FFFF000  # from here on, programs that stream write sizes that they do not know
+_STREAMED = 0x7FFFF000  # sizes from here on are placeholders that streaming programs write
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count of samples for a streamed FLAC
 _MAX_OGG_PAGE = 65307  # bytes
 
@@ -28,7 +28,8 @@ def load_audio(audio: Audio, sample_rate: int) -> np.ndarray:
     """A recording as (n,) float32 samples at `sample_rate` Hz, channels averaged.
 
     Raises:
-        AudioError: as `read_audio`; for samples that are no audio.
+        AudioError: for a file that `read_audio` refuses, and for an array of another shape, dtype
+            or rate, or with values that are not finite.
     """
     samples, rate = _check_samples(*audio) if isinstance(audio, tuple) else read_audio(audio)
     return resample(samples, rate, sample_rate)
@@ -38,7 +39,7 @@ def resample(samples: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
     """(n,) float32 at `rate` Hz -> (ceil(n * target_rate / rate),) float32, band-limited."""
     if rate == target_rate:
         return samples
-    import soxr  # most audio has the right rate
+    import soxr  # imported late: most audio has the right rate
 
     length = int(np.ceil(len(samples) * (target_rate / rate)))
     resampled = soxr.resample(samples, rate, target_rate, quality="HQ")[:length]
@@ -49,7 +50,7 @@ def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
     """All samples of a WAV, FLAC, OGG (Vorbis or Opus) or MP3 file, and their rate in Hz.
 
     Returns:
-        (n,) float32 in [-1, 1], channels averaged; the rate.
+        (n,) float32 samples in [-1, 1], channels averaged, and the sample rate.
 
     Raises:
         AudioError: for a file that is missing, empty, truncated, not audio or not finite.
@@ -95,7 +96,7 @@ def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
 
 
 def _check_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-    """(n,) or (n, channels) samples, integers or floats, and a rate -> (n,) float32, the rate."""
+    """(n,) or (n, channels) samples, integer or float -> (n,) float32 samples, and the rate."""
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or not samples.size:
         raise AudioError(f"samples have shape {samples.shape}, needed is (n,) or (n, channels)")
@@ -112,9 +113,12 @@ def _check_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
 
 
 def _read_plain_wav(source: str | Path | BinaryIO) -> tuple[np.ndarray, int] | None:
-    """The samples of a whole 16-bit mono WAV, equal to libsndfile's bit for bit; None for others.
+    """The (n,) samples of a 16-bit mono WAV, equal to libsndfile's bit for bit, and their rate.
 
-    Corpora are prepared as such files, and libsndfile takes three times as long to read one.
+    Prepared corpora consist of such files, and libsndfile takes three times as long to read them.
+
+    Returns:
+        None for any other file; libsndfile then reads the file or explains what is wrong.
     """
     if not isinstance(source, str | Path):
         return None
@@ -122,7 +126,8 @@ def _read_plain_wav(source: str | Path | BinaryIO) -> tuple[np.ndarray, int] | N
         with wave.open(str(source)) as file:
             channels, width, rate, frames = file.getparams()[:4]
             content = file.readframes(frames) if (channels, width) == (1, 2) else b""
-    except (OSError, EOFError, RuntimeError, wave.Error):  # RuntimeError: a chunk longer than the file
+    # RuntimeError: a chunk is longer than the file
+    except (OSError, EOFError, RuntimeError, wave.Error):
         return None
     if not frames or not rate or len(content) != 2 * frames:
         return None
@@ -130,7 +135,7 @@ def _read_plain_wav(source: str | Path | BinaryIO) -> tuple[np.ndarray, int] | N
 
 
 def _reason(source: str | Path | BinaryIO, error: Exception) -> str:
-    """Why soundfile could not read a file, where its own words mislead or are missing."""
+    """Why soundfile could not read a file; its own message can mislead or be missing."""
     if isinstance(source, str | Path):
         try:
             with open(source, "rb") as file:
@@ -140,9 +145,9 @@ def _reason(source: str | Path | BinaryIO, error: Exception) -> str:
                     return "SPHERE compressed with shorten; convert it with sph2pipe"
         except OSError as system_error:
             return str(system_error.strerror)
-    if isinstance(error, TypeError):  # soundfile wants to be told what a .raw file holds
+    if isinstance(error, TypeError):  # for a .raw file soundfile asks for rate and format
         return "samples without a header; convert it to WAV or FLAC"
-    if "not a regular file" in str(error):  # said of any MP3 without one whole frame
+    if "not a regular file" in str(error):  # libsndfile's words for an MP3 without a whole frame
         return "not audio, or cut off at its beginning"
     return str(error).removeprefix(f"Error opening {str(source)!r}: ")
 
@@ -158,12 +163,12 @@ def _sphere_count(source: str | Path | BinaryIO) -> int:
 
 
 def _ends_within_ogg_page(source: str | Path | BinaryIO) -> bool:
-    """Whether the last page is cut off, which libsndfile ignores. Source: RFC 3533."""
+    """Whether the last Ogg page is cut off, which libsndfile ignores. Source: RFC 3533."""
     if isinstance(source, str | Path):
         with open(source, "rb") as file:
             return _ends_within_ogg_page(file)
     source.seek(max(0, source.seek(0, 2) - _MAX_OGG_PAGE))
     tail = source.read()
-    page = tail[tail.rfind(b"OggS"):]
+    page = tail[tail.rfind(b"OggS") :]
     header, table = 27, page[26] if len(page) > 26 else 0  # bytes
     return len(page) < header or len(page) < header + table + sum(page[header : header + table])

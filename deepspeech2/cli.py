@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `deepspeech2 transcribe` and transcribe.py have in common."""
+    """Add the arguments that `deepspeech2 transcribe` and transcribe.py share."""
     parser.add_argument(
         "files",
         nargs="+",
@@ -23,7 +23,15 @@ def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def transcribe(args: argparse.Namespace, load: Callable[[], Model]) -> int:
-    """Print one line a file, in order; returns the exit code: 2 when a file could not be read."""
+    """Print one line of text for each file, in order.
+
+    Args:
+        args: parsed options; `files` are the recordings.
+        load: makes the model.
+
+    Returns:
+        The exit code: 2 when a file could not be read, whose line is then empty.
+    """
     model = load()
     failures = 0
     for path in args.files:

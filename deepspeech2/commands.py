@@ -1,4 +1,4 @@
-"""What every command shares: boolean options, logging, and exit codes."""
+"""Boolean options, logging and exit codes, the same for every command."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from deepspeech2.errors import InputError, RunError
 
 
 def boolean(text: str) -> bool:
-    """`True` or `False` in any case, for options that take a value."""
+    """An argparse type: `True` or `False`, in upper or lower case."""
     values = {"true": True, "false": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} must be True or False")
@@ -18,11 +18,11 @@ def boolean(text: str) -> bool:
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run a command with logging set up; returns its exit code.
+    """Set up logging and run a command.
 
-    The rule for all commands: 0 when everything was done, 2 when the input was at fault (an option,
-    a setting, or a file that cannot be read), 1 when the run failed for another reason, and
-    128 + N when signal N stopped it.
+    Returns:
+        The exit code: 0 on success; 2 for wrong input, such as an option, a setting or a file that
+        cannot be read; 1 for any other failure; 128 + N when signal N stopped the command.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
@@ -33,7 +33,7 @@ def run(command: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
-        number = getattr(error, "signal_number", 0)  # a signal that the user sent is no failure
+        number = getattr(error, "signal_number", 0)  # a stop that the user asked for
         print(error if number else f"failed: {error}", file=sys.stderr)
         return 128 + number if number else 1
     except KeyboardInterrupt:

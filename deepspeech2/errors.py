@@ -1,12 +1,9 @@
-"""The two ways in which a command ends badly."""
+"""The two kinds of errors that end a command."""
 
 
 class InputError(ValueError):
-    """The user's mistake: a bad argument, file or setting, named in the message. Exit code 2."""
+    """A mistake in the input: the message names the argument, file or setting. Exit code 2."""
 
 
 class RunError(RuntimeError):
-    """A run that failed for a reason outside the input, such as a full disk or a diverged loss.
-
-    Exit code 1.
-    """
+    """A failure that the input did not cause: a full disk, a diverged loss. Exit code 1."""

@@ -1,4 +1,4 @@
-"""From samples to the spectrogram that the network reads."""
+"""Compute the log spectrogram that the network reads."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,12 +7,12 @@ import numpy as np
 
 from deepspeech2.settings import ConfigError, setting
 
-_FRAMES_AT_ONCE = 96  # their spectra in double precision fit the cache
+_FRAMES_AT_ONCE = 96  # their double-precision spectra fit in the cache
 
 
 @dataclass(frozen=True)
 class SpectConfig:
-    """How a spectrogram is made."""
+    """Settings of the spectrogram."""
 
     sample_rate: int = setting(16000, minimum=1)  # Hz
     window_size: float = setting(0.02, above=0)  # seconds
@@ -35,7 +35,11 @@ class SpectConfig:
         return self.n_fft // 2 + 1
 
     def check_together(self) -> None:
-        """Raises ConfigError for values that are allowed one by one but not with each other."""
+        """Check the settings that depend on each other.
+
+        Raises:
+            ConfigError: when window or hop is shorter than the sample rate allows.
+        """
         if self.n_fft < 2 or self.hop_length < 1:
             raise ConfigError(
                 f"DataConfig.SpectConfig: a window of {self.n_fft} samples every {self.hop_length} "
@@ -44,17 +48,17 @@ class SpectConfig:
 
 
 def spectrogram(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
-    """(n,) samples -> (F, T) float32 log1p magnitudes with mean 0 and standard deviation 1 over the utterance.
+    """(n,) samples -> (F, T) float32 log1p magnitudes, normalised over the utterance.
 
-    Silence (and any flat spectrum) gives zeros. Frames are centred on multiples of the hop, with
-    zeros around the signal. Source: deepspeech.pytorch, `SpectrogramParser.parse_audio` (the
-    deviation there is the unbiased one).
+    The mean becomes 0 and the unbiased standard deviation 1; silence and any other flat spectrum
+    become zeros. Frames are centred on multiples of the hop, with zeros around the signal.
+    Source: deepspeech.pytorch, `SpectrogramParser.parse_audio`.
     """
     logs = _log_magnitudes(samples, spect)  # (T, F)
     mean = logs.mean(dtype=np.float64)
     logs -= mean
     deviation = np.sqrt(np.square(logs).sum(dtype=np.float64) / (logs.size - 1))
-    # below the second, equal values that float32 rounds differently
+    # 1e-6 * mean: float32 rounding makes equal values differ by less
     if deviation > max(1e-8, 1e-6 * mean):
         logs /= np.float32(deviation)
     else:
@@ -63,11 +67,11 @@ def spectrogram(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
 
 
 def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
-    """(n,) samples -> (T, F) float32 log1p of the magnitudes of the STFT.
+    """(n,) samples -> (T, F) float32 log1p of the STFT's magnitudes.
 
-    The transform is in double precision: single would save a fifth of the time, but next to a loud
-    tone its errors exceed 1e-5. One thread and no BLAS, so that equal samples give equal bits
-    whatever else is running.
+    The transform runs in double precision: single precision would save a fifth of the time, but its
+    errors next to a loud tone exceed 1e-5. It uses one thread and no BLAS, so equal samples always
+    give equal bits.
     """
     around = np.zeros(spect.n_fft // 2, np.float32)
     padded = np.concatenate([around, samples.astype(np.float32, copy=False), around])
@@ -85,7 +89,7 @@ def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _window(spect: SpectConfig) -> np.ndarray:
-    """(n_fft,) float64, periodic: of the n_fft + 1 symmetric values, the last repeats the first."""
+    """The periodic window, (n_fft,) float64: a symmetric window of n_fft + 1 without its end."""
     symmetric = {
         "hamming": np.hamming,
         "hann": np.hanning,
@@ -98,11 +102,14 @@ def _window(spect: SpectConfig) -> np.ndarray:
 def num_frames(
     num_samples: np.ndarray | int, file_rate: np.ndarray | int, spect: SpectConfig
 ) -> np.ndarray | int:
-    """T of the spectrogram of a file with so many samples at `file_rate` Hz, without reading it.
+    """Frames T of the spectrogram of a file that has not been read.
 
-    Works on arrays.
+    Args:
+        num_samples: samples in the file, an integer or an integer array.
+        file_rate: sample rate of the file in Hz, an integer or an array of the same shape.
+        spect: settings of the spectrogram.
     """
     resampled = np.ceil(num_samples * (spect.sample_rate / file_rate))  # in floats, as `resample`
-    # a centred window of odd length reaches one sample further than the zeros put there
+    # an odd window is one sample longer than the padding of n_fft // 2 at both ends
     beyond = spect.n_fft % 2
     return 1 + (resampled.astype(np.int64) - beyond) // spect.hop_length

@@ -1,4 +1,4 @@
-"""Outputs are written under a temporary name and renamed, so that a final name always holds a whole file."""
+"""Write files under a temporary name, then rename them: a final name is always a whole file."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ from deepspeech2.errors import InputError
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a path of the same name in a temporary folder beside `path`; rename it onto `path` on success.
+    """Yield a path to write to; on success rename that file onto `path`.
 
-    On any failure the folder goes with all that a writer may have left in it. Parent folders are
-    made. The content is flushed to disk before the rename, so a power cut cannot leave an empty
-    file under the final name.
+    The yielded path has the same name as `path` and lies in a temporary folder beside `path`, so
+    writers may add files of their own; the folder is always removed. Parent folders are made.
+    The content is flushed to disk before the rename: a power cut cannot leave an empty file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,9 +29,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _new_file_mode(folder: str) -> int:
-    """The permissions of a new file.
+    """The permissions that the umask gives a new file in `folder`.
 
-    What the umask leaves, which a library must not set to read it.
+    `os.umask` can read the umask only by changing it for the whole process.
     """
     probe = os.path.join(folder, ".mode")
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -42,29 +42,43 @@ def _new_file_mode(folder: str) -> int:
         os.unlink(probe)
 
 
-def write_bytes(path: str | Path, content: bytes, mtime_ns: int | None = None) -> None:
-    """Write a small file, one of very many: whole or not at all like `atomic_path`, at a fifth of the cost.
+@contextlib.contextmanager
+def renamed_onto(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside `path`; on success rename that file onto `path`.
 
-    It appears with the time of change `mtime_ns` if one is given. It is not flushed to disk:
-    whoever records such files as done calls `os.sync()` once before.
+    Cheaper than `atomic_path`, and the content is not flushed to disk.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        if mtime_ns is not None:
-            os.utime(temporary, ns=(mtime_ns, mtime_ns))
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | Path, content: bytes, mtime_ns: int | None = None) -> None:
+    """Write one of very many small files, whole or not at all, at a fifth of `atomic_path`'s cost.
+
+    The content is not flushed to disk: call `os.sync()` once before recording such files as done.
+
+    Args:
+        path: the file; parent folders are made.
+        content: the bytes.
+        mtime_ns: modification time of the file in ns; None for the present.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with renamed_onto(path) as temporary:
+        temporary.write_bytes(content)
+        if mtime_ns is not None:
+            os.utime(temporary, ns=(mtime_ns, mtime_ns))
+
+
 def ensure_writable(folder: str | Path) -> None:
-    """Make `folder` and try a file in it, so that a long run does not fail at its first output.
+    """Make `folder` and write a test file, so that a long run does not fail at its first output.
 
     Raises:
-        InputError: naming the folder.
+        InputError: naming the folder, when nothing can be written there.
     """
     folder = Path(folder)
     try:

@@ -1,4 +1,4 @@
-"""The alphabet: which character is which class, and which class is the CTC blank."""
+"""The alphabet: the character of each class, and the class of the CTC blank."""
 
 import json
 from collections.abc import Sequence
@@ -11,11 +11,18 @@ SPACE = " "
 
 
 class Labels:
-    """The characters of a model's output classes, in class order, with `_` as the CTC blank.
+    """The characters of a model's output classes, with `_` as the CTC blank.
+
+    Args:
+        characters: one character for each class, in class order.
+
+    Attributes:
+        blank_index: class of the CTC blank.
+        space_index: class of the space, or C if the alphabet has no space.
 
     Raises:
-        InputError: without exactly one `_`, with duplicates, or with entries that are not single
-            characters.
+        InputError: for an entry that is not a single character, a duplicate, a lower-case
+            character, or a missing `_`.
     """
 
     def __init__(self, characters: Sequence[str]):
@@ -41,7 +48,11 @@ class Labels:
 
     @classmethod
     def load(cls, path: str | Path) -> "Labels":
-        """Read a JSON list of characters. Raises InputError naming the file for anything else."""
+        """Read a JSON list of characters.
+
+        Raises:
+            InputError: naming the file, when it cannot be read or holds anything else.
+        """
         try:
             characters = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
@@ -58,10 +69,10 @@ class Labels:
             raise InputError(f"{path}: {error}") from None
 
     def normalize(self, text: str) -> str:
-        """`text` as the labels write it: upper case, runs of white space as one space.
+        """`text` in upper case, with one space for each run of white space.
 
         Raises:
-            InputError: naming the characters that have no class; none is ever dropped in silence.
+            InputError: naming the characters that have no class; no character is ever dropped.
         """
         text = SPACE.join(text.upper().split())
         unknown = sorted(set(text) - self._index.keys())
@@ -70,11 +81,11 @@ class Labels:
         return text
 
     def encode(self, text: str) -> list[int]:
-        """Class indices of `text` after `normalize`, which raises InputError."""
+        """(U,) class indices of the normalised text. Raises InputError as `normalize`."""
         return [self._index[c] for c in self.normalize(text)]
 
     def decode(self, indices: Sequence[int]) -> str:
-        """The text of class indices as `encode` makes them."""
+        """The text of (U,) class indices: the inverse of `encode`."""
         return "".join(self.characters[i] for i in indices)
 
     def __len__(self) -> int:

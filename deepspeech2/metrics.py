@@ -1,7 +1,4 @@
-"""Word and character error rates.
-
-Count the errors of each utterance, add the counts up, read off the rates.
-"""
+"""Word and character error rates: count each utterance's errors, add the counts, take the rates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +8,17 @@ from rapidfuzz.distance import Levenshtein
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Errors, and what they are counted against, of one utterance or of many; `ErrorCounts()` is the neutral start.
+    """Errors and reference lengths of one utterance, or of several utterances added up.
 
-    Adding counts gives the micro-average: long utterances weigh more than short ones. Insertions
-    against an empty reference count as errors.
+    The rates of a sum are micro-averages: long utterances weigh more than short ones.
+    `ErrorCounts()` is the sum over no utterance. Insertions against an empty reference count as
+    errors.
 
     Attributes:
         word_errors: substitutions + insertions + deletions of words.
-        words: words of the reference.
-        char_errors: the same in characters, spaces left out.
-        chars: characters of the reference, spaces left out.
+        words: number of reference words.
+        char_errors: substitutions + insertions + deletions of characters, without spaces.
+        chars: number of reference characters, without spaces.
     """
 
     word_errors: int = 0
@@ -40,27 +38,27 @@ class ErrorCounts:
 
     @property
     def wer_percent(self):
-        """Word error rate in percent.
-
-        Without any reference word 0.0 if there are no errors, else 100.0.
-        """
+        """Word error rate in percent; without reference words, 0 or (with errors) 100."""
         return _percent(self.word_errors, self.words)
 
     @property
     def cer_percent(self):
-        """Character error rate in percent.
-
-        Without any reference character 0.0 if there are no errors, else 100.0.
-        """
+        """Character error rate in percent; without reference characters, 0 or (with errors) 100."""
         return _percent(self.char_errors, self.chars)
 
 
 def edit_operations(reference: Sequence, hypothesis: Sequence) -> list[tuple[str, int, int]]:
     """The edits of one shortest alignment.
 
-    (`replace`, `delete` or `insert`, place in each text).
+    Args:
+        reference: (R,) hashable items, words for example.
+        hypothesis: (H,) hashable items.
+
+    Returns:
+        For each edit: `replace`, `delete` or `insert`; index in the reference; index in the
+        hypothesis.
     """
-    # rapidfuzz compares the hashes of items; numbers in their place cannot collide
+    # rapidfuzz compares hashes, which can collide; the numbers of the items cannot
     number = {item: i for i, item in enumerate(dict.fromkeys([*reference, *hypothesis]))}
     edits = Levenshtein.editops([number[x] for x in reference], [number[x] for x in hypothesis])
     return [(edit.tag, edit.src_pos, edit.dest_pos) for edit in edits]
@@ -72,7 +70,7 @@ def units(text: str, unit: str) -> list[str]:
 
 
 def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Compare two texts. Words are separated by white space; characters exclude it."""
+    """The errors of a hypothesis: words are separated by white space, characters exclude it."""
     counts = []
     for unit in ("word", "character"):
         expected = units(reference, unit)
@@ -81,9 +79,9 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
 
 
 def _percent(errors, total):
-    """Errors per hundred. Insertions can raise it above 100.
+    """100 * errors / total. Insertions can raise the rate above 100.
 
-    A total of 0 has no ratio, so all or nothing counts.
+    A total of 0 has no ratio; the rate is then 100 with errors and 0 without.
     """
     if total == 0:
         return 100.0 if errors else 0.0

@@ -1,4 +1,7 @@
-"""A model in use: a recording becomes features, emissions, symbols, and a Transcript."""
+"""Recognise speech: from a recording to features, emissions, symbols, and a Transcript.
+
+Axes: N utterances, F frequency bins, T spectrogram frames, T' output frames, C classes, U symbols.
+"""
 
 import math
 from collections.abc import Callable
@@ -27,11 +30,11 @@ class Model:
 
     Args:
         acoustic: see `AcousticModel`.
-        info: what the model was made with.
+        info: settings and labels that the model was trained with.
 
     Attributes:
         labels: the classes in their order.
-        spect: settings of the spectrogram that the acoustic model reads.
+        spect: settings of the spectrograms that the acoustic model reads.
         hop_samples: samples between two output frames, at `spect.sample_rate`.
     """
 
@@ -45,7 +48,8 @@ class Model:
         """The greedy transcript of a recording.
 
         Args:
-            audio: a path, a binary file object, or a pair of samples and rate in Hz.
+            audio: a path, a binary file object, or a pair of (n,) or (n, channels) samples and
+                their rate in Hz.
 
         Raises:
             AudioError: for audio that cannot be used.
@@ -56,17 +60,20 @@ class Model:
         return self._transcript(probs, len(samples))
 
     def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
-        """The (T', C) class probabilities of each utterance of a batch, without its padding.
+        """The class probabilities of each utterance of a batch, without padding.
 
         Args:
             inputs: (N, 1, F, T) float32 spectrograms, zero past their ends.
             input_length: (N,) int32 frame counts.
+
+        Returns:
+            N float32 arrays (T', C).
         """
         probs, lengths = self.acoustic(inputs, input_length)
         return [utterance[:length] for utterance, length in zip(probs, lengths, strict=True)]
 
     def text(self, probs: np.ndarray) -> str:
-        """(T', C) class probabilities -> the greedy text, single spaces between words."""
+        """(T', C) class probabilities -> the greedy text, with single spaces between words."""
         symbols, _ = greedy_path(probs, self.labels.blank_index)
         return " ".join(self.labels.decode(symbols).split())
 
@@ -88,9 +95,9 @@ class Model:
         return Transcript(text, (segment,), duration)
 
     def _seconds(self, spans: np.ndarray, num_samples: int) -> tuple[float, float]:
-        """(U, 2) frames of a word -> its start and end.
+        """(U, 2) first and last frames of a word's symbols -> start and end of the word in seconds.
 
-        A frame is centred on a multiple of the hop.
+        Output frame i is centred on sample i * `hop_samples`.
         """
         half = self.hop_samples // 2
         start = max(0, int(spans[0, 0]) * self.hop_samples - half)
@@ -99,7 +106,10 @@ class Model:
 
 
 def load_model(name: str | Path) -> Model:
-    """A model that comes with the package (`an4`), or an ONNX model by its path.
+    """Load a model.
+
+    Args:
+        name: `an4` or another model that comes with the package, or the path of an ONNX model.
 
     Raises:
         InputError: for an unknown name, and for a file that is missing, damaged, or needs
@@ -113,10 +123,11 @@ def load_model(name: str | Path) -> Model:
             "or convert it there: python export.py --file_format ONNX"
         )
     if path.suffix != ".onnx":
+        names = ", ".join(sorted(shipped)) or "none (the package is not whole: install it again)"
         raise InputError(
-            f"{name}: not a model: name an .onnx file, or one of {', '.join(sorted(shipped))}"
+            f"{name}: not a model: name an .onnx file, or a model of the package: {names}"
         )
-    from deepspeech2.onnx_model import OnnxModel  # ONNX Runtime takes a while to import
+    from deepspeech2.onnx_model import OnnxModel  # imported late: ONNX Runtime takes a while
 
     info = read_info(path)
     return Model(OnnxModel(path, info), info)

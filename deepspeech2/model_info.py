@@ -1,6 +1,6 @@
-"""What a stored model says of itself: its settings, its labels, and its time stride.
+"""The settings, labels and time stride that are stored with a model.
 
-A checkpoint carries it as a string, an exported model as a JSON file beside it.
+A checkpoint contains them as a string; an exported model has a JSON file beside it.
 """
 
 import json
@@ -15,18 +15,18 @@ from deepspeech2.settings import make_group
 
 SPECT_GROUP = "DataConfig.SpectConfig"
 
-# Settings of earlier versions, and the only values that models are still read with
+# settings of earlier versions, each with the only value that is still supported
 _RETIRED = {f"{SPECT_GROUP}.magnitude_scale": 1.0, f"{SPECT_GROUP}.normalization": "utterance"}
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model was made with.
+    """Settings and labels that a model was trained with.
 
     Attributes:
         settings: values by key, such as `ModelConfig.hidden_size`.
         labels: the classes in their order.
-        time_stride: spectrogram frames for an output frame; 0 where an earlier version did not say.
+        time_stride: spectrogram frames per output frame; 0 if an earlier version did not store it.
     """
 
     settings: dict[str, Any]
@@ -34,7 +34,7 @@ class ModelInfo:
     time_stride: int = 0
 
     def spect(self) -> SpectConfig:
-        """The settings of the spectrogram. Raises ConfigError for a value that is not allowed."""
+        """The settings of the spectrogram. Raises ConfigError for a value out of its range."""
         spect = make_group(SpectConfig, SPECT_GROUP, self.settings)
         spect.check_together()
         return spect
@@ -49,7 +49,11 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "ModelInfo":
-        """Raises InputError naming `source` for anything that `to_json` did not write."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: naming `source`, for any other text.
+        """
         try:
             content = json.loads(text)
             settings = dict(content["settings"])
@@ -66,10 +70,11 @@ class ModelInfo:
 
 
 def read_info(model: Path) -> ModelInfo:
-    """What the JSON file beside an exported model says.
+    """Read the JSON file beside an exported model.
 
     Raises:
-        InputError: when model or JSON file is missing, or the file was not written by export.py.
+        InputError: when the model or its JSON file is missing, and when export.py did not write the
+            JSON file.
     """
     if not model.is_file():
         raise InputError(f"{model}: no such model")

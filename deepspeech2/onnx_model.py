@@ -1,4 +1,4 @@
-"""An exported model, run by ONNX Runtime."""
+"""Run an exported model with ONNX Runtime."""
 
 from pathlib import Path
 
@@ -12,21 +12,21 @@ ONNX_INPUTS, ONNX_OUTPUTS = ["inputs", "input_length"], ["probs", "output_length
 
 
 class OnnxModel:
-    """An `AcousticModel` that ONNX Runtime computes on all CPU cores that the process may use.
+    """An `AcousticModel` that runs on all CPU cores that the process may use.
 
     Args:
-        path: a file that export.py wrote.
-        info: what stands in the JSON file beside it.
+        path: an ONNX file that export.py wrote.
+        info: content of the JSON file beside the model.
 
     Raises:
-        InputError: for a file that ONNX Runtime cannot load, and for a model that is not the one
-            that `info` describes.
+        InputError: for a file that ONNX Runtime cannot load, and for a model that `info` does not
+            describe.
     """
 
     def __init__(self, path: Path, info: ModelInfo):
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have nothing closer in common
+        except Exception as error:  # ONNX Runtime's errors have no closer base class
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()

@@ -1,11 +1,11 @@
-"""What a recording says: words with times, segments, and the transcript that every writer takes."""
+"""The result of recognition: words with times, segments, and the whole transcript."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word: when it is said, and how sure the model is of it.
+    """One word with its times and the model's confidence.
 
     Attributes:
         start, end: seconds from the beginning of the recording.
@@ -21,13 +21,13 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech: from the start of its first word to the end of its last one.
+    """A stretch of speech, from the start of its first word to the end of its last word.
 
     Attributes:
         start, end: seconds from the beginning of the recording.
         text: the words with single spaces between them.
-        words: in order; their times never overlap.
-        probability: of the segment, computed over its characters as `Word.probability`.
+        words: the words in order; their times never overlap.
+        probability: exp of the mean log probability of the segment's characters, 0 to 1.
     """
 
     start: float
@@ -42,9 +42,9 @@ class Transcript:
     """The result of recognising one recording.
 
     Attributes:
-        text: the whole text with single spaces between words; empty where nothing was recognised.
-        segments: in order; none where the text is empty.
-        duration: of the recording, seconds.
+        text: the whole text with single spaces between words; empty if nothing was recognised.
+        segments: the segments in order; none if the text is empty.
+        duration: length of the recording in seconds.
         alternatives: other texts for the whole recording, best first; greedy decoding has none.
     """
 

@@ -1,4 +1,4 @@
-"""One setting: its default, type and range, and the words that refuse a wrong value."""
+"""Define a setting by default, type and range, and refuse wrong values with a clear message."""
 
 import contextlib
 import dataclasses
@@ -15,14 +15,20 @@ class ConfigError(InputError):
     """A setting that is unknown, of the wrong type or out of range; the message names the field."""
 
 
-# rule of a setting that is a range
-RANGE = (lambda ends: ends[0] <= ends[1], "hold the smaller number first")
-
-
 def setting(
     default, *, minimum=None, maximum=None, above=None, below=None, choices=None, rule=None
 ):
-    """A dataclass field with its range; a rule is (predicate, words)."""
+    """A dataclass field for a setting.
+
+    Args:
+        default: the default value.
+        minimum: smallest value allowed; for a tuple, of each number in it.
+        maximum: largest value allowed.
+        above: exclusive lower limit.
+        below: exclusive upper limit.
+        choices: the values allowed.
+        rule: a predicate, and what a value must do to satisfy it, for the error message.
+    """
     limits = {
         "minimum": minimum,
         "maximum": maximum,
@@ -35,7 +41,16 @@ def setting(
 
 
 def convert(key: str, value: Any, kind: Any) -> Any:
-    """A value from YAML as the type of its field. Raises ConfigError naming the key."""
+    """Convert a value from YAML to the type of its field.
+
+    Args:
+        key: GROUP.FIELD, for the error message.
+        value: what YAML gave.
+        kind: type of the field: bool, int, float, str, or a tuple of these.
+
+    Raises:
+        ConfigError: naming the key, for a value of another type.
+    """
     if typing.get_origin(kind) is tuple:
         kinds = typing.get_args(kind)
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
@@ -56,12 +71,16 @@ def _describe(kind: type) -> str:
 
 
 def check(key: str, value: Any, field_: dataclasses.Field) -> None:
-    """Refuse a value that is out of the range of its field. Raises ConfigError naming the key."""
+    """Raise ConfigError, naming the key, for a value out of the range of its field."""
     limits = field_.metadata
     if limits["choices"] and value not in limits["choices"]:
         raise ConfigError(f"`{key}` (={value!r}) must be one of {', '.join(limits['choices'])}")
-    rules = {"minimum": (operator.ge, "at least"), "maximum": (operator.le, "at most"),
-             "above": (operator.gt, "above"), "below": (operator.lt, "below")}
+    rules = {
+        "minimum": (operator.ge, "at least"),
+        "maximum": (operator.le, "at most"),
+        "above": (operator.gt, "above"),
+        "below": (operator.lt, "below"),
+    }
     for name, (holds, words) in rules.items():
         numbers = value if isinstance(value, tuple) else (value,)
         if limits[name] is not None and not all(holds(number, limits[name]) for number in numbers):
@@ -71,10 +90,15 @@ def check(key: str, value: Any, field_: dataclasses.Field) -> None:
 
 
 def make_group(kind: type, prefix: str, values: dict[str, Any]) -> Any:
-    """A group of settings from {PREFIX.FIELD: value}; values of other groups are left out.
+    """Make a group of settings.
+
+    Args:
+        kind: dataclass of the group.
+        prefix: key of the group.
+        values: {PREFIX.FIELD: value}; values of other groups are ignored.
 
     Raises:
-        ConfigError: naming the key, for a field that the group does not have and for a bad value.
+        ConfigError: naming the key, for an unknown field and for a wrong value.
     """
     known = {f.name: f for f in dataclasses.fields(kind)}
     fields = {}

@@ -1,1 +1,1 @@
-"""Greedy CTC decoding and edit distances behind the interface of deepspeech.pytorch V2.1, written in NumPy."""
+"""Greedy CTC decoding and edit distances with the interface of deepspeech.pytorch V2.1."""

@@ -1,8 +1,11 @@
 """CTC decoding with the interface and semantics of deepspeech.pytorch V2.1, `decoder.py`.
 
-For programs that were written for deepspeech.pytorch. The implementation is ours, needs no torch,
-and treats a whole batch at once. Axes: N utterances, T frames, C classes (one per label, blank
-included).
+These classes, with methods such as `process_string`, `convert_to_strings` and `Decoder.wer`, are
+kept for programs that were written for deepspeech.pytorch; this project itself decodes with
+`deepspeech2.decoding` and counts errors with `deepspeech2.metrics`. The implementation is ours,
+needs no torch, and decodes a whole batch at once.
+
+Axes: N utterances, T frames, C classes (one per label, blank included).
 """
 
 import operator
@@ -15,21 +18,21 @@ from deepspeech2.labels import BLANK, SPACE
 
 
 class Decoder:
-    """What every decoder shares: the alphabet and the two error measures.
+    """Base class of decoders: the alphabet and the two error measures.
 
     Args:
-        labels: string or list of C different labels; class i of the network means `labels[i]`.
-        blank_index: class of the CTC blank; None means that of the label `_`.
+        labels: string or list of C different labels; class i of the network is `labels[i]`.
+        blank_index: class of the CTC blank; None for the class of the label `_`.
 
     Attributes:
-        labels: as given.
+        labels: the argument `labels`.
         int_to_char: dict from class to label.
         blank_index: class of the CTC blank.
-        space_index: class of the space, or C if the alphabet has none.
+        space_index: class of the space, or C if the alphabet has no space.
 
     Raises:
-        ValueError: repeated labels, no `_` to take as the blank, or a `blank_index` outside 0 …
-            C-1.
+        ValueError: for repeated labels, for a missing `_` without `blank_index`, and for a
+            `blank_index` outside 0 … C-1.
     """
 
     def __init__(self, labels, blank_index=None):
@@ -42,93 +45,106 @@ class Decoder:
         if blank_index is None:
             if BLANK not in symbols:
                 raise ValueError(
-                    f"`labels` (={symbols}) lack the CTC blank {BLANK!r}: add it or give `blank_index`"
+                    f"`labels` (={symbols}) lack the CTC blank {BLANK!r}: add it or give "
+                    "`blank_index`"
                 )
             blank_index = symbols.index(BLANK)
         blank_index = operator.index(blank_index)
         if not 0 <= blank_index < len(symbols):
             raise ValueError(
-                f"`blank_index` (={blank_index}) must be the index of one of the {len(symbols)} labels, counted from 0"
+                f"`blank_index` (={blank_index}) must be the index of one of the {len(symbols)} "
+                "labels, counted from 0"
             )
         self.labels = labels
         self.int_to_char = dict(enumerate(symbols))
         self.blank_index = blank_index
-        # As in the original, an alphabet without a space gets an index that no class has.
+        # as in the original: without a space, an index that no class has
         self.space_index = symbols.index(SPACE) if SPACE in symbols else len(symbols)
 
     def wer(self, s1, s2):
-        """Number of word errors between two texts: an integer edit distance, not a rate."""
+        """Number of word errors between two texts: an integer edit distance, not a rate.
+
+        Kept for users of deepspeech.pytorch; this project uses `deepspeech2.metrics`.
+        """
         a, b = s1.split(), s2.split()
-        # Levenshtein compares the hashes of list items; numbers in place of words cannot collide
+        # Levenshtein compares hashes, which can collide; the numbers of the words cannot
         number = {word: i for i, word in enumerate(dict.fromkeys(a + b))}
         return Levenshtein.distance([number[word] for word in a], [number[word] for word in b])
 
     def cer(self, s1, s2):
-        """Number of character errors between two texts, spaces left out.
-
-        An integer edit distance, not a rate.
-        """
+        """Number of character errors between two texts without spaces: an integer, not a rate."""
         return Levenshtein.distance("".join(s1.split()), "".join(s2.split()))
 
     def decode(self, probs, sizes=None):
-        """(N, T, C) probabilities, (N,) frame counts or None for T each -> texts and offsets of each utterance."""
+        """Texts and offsets of a batch; see `GreedyDecoder.decode`. Subclasses implement it."""
         raise NotImplementedError(f"{type(self).__name__} does not implement decode()")
 
 
 class GreedyDecoder(Decoder):
-    """Takes the likeliest class of every frame, merges repetitions and removes blanks. Arguments.
+    """Takes the likeliest class of every frame, merges repetitions and removes blanks.
 
-    See `Decoder`.
+    Args:
+        labels: see `Decoder`.
+        blank_index: see `Decoder`.
     """
 
     def __init__(self, labels, blank_index=None):
         super().__init__(labels, blank_index)
-        # An array of objects, so that a label may have any length; numpy's own strings are padded
-        # to the longest.
+        # dtype object: NumPy would pad strings to the longest label
         self._symbols = np.array(list(labels), dtype=object)
 
     def convert_to_strings(
         self, sequences, sizes=None, remove_repetitions=False, return_offsets=False
     ):
-        """Turn sequences of classes into texts.
+        """Turn sequences of classes into texts. Kept for users of deepspeech.pytorch.
 
         Args:
             sequences: (N, T) integer array, or N integer sequences of any lengths.
-            sizes: (N,) how many frames of each sequence count; None means all.
-            remove_repetitions: skip a class equal to that of the frame before.
-            return_offsets: also return the frame of every symbol kept.
+            sizes: (N,) number of frames to use of each sequence; None for all.
+            remove_repetitions: skip a class that equals the class of the frame before.
+            return_offsets: also return the frame of each symbol.
 
         Returns:
-            [[str]]: one list per utterance, which holds its only text; with `return_offsets` the
-            pair of that and [[offsets]], int32 frame numbers in the same nesting.
+            [[str]]: for each utterance a list with its only text. With `return_offsets` a pair:
+            [[str]] and [[offsets]], int32 frame numbers of the symbols in the same nesting.
 
         Raises:
-            ValueError: wrong shape or type, a size that exceeds its sequence, a class that no label
-                has.
+            ValueError: for a wrong shape or type, a size that exceeds its sequence, and a class
+                without a label.
         """
         classes, lengths = _stack(sequences, fill=self.blank_index)
         strings, offsets = self._collapse(classes, _check_sizes(sizes, lengths), remove_repetitions)
         return (strings, offsets) if return_offsets else strings
 
     def process_string(self, sequence, size, remove_repetitions=False):
-        """The first `size` frames of one (T,) sequence of classes -> its text and the int32 offsets of its symbols."""
+        """Turn one sequence of classes into a text. Kept for users of deepspeech.pytorch.
+
+        Args:
+            sequence: (T,) integers.
+            size: number of frames to use.
+            remove_repetitions: skip a class that equals the class of the frame before.
+
+        Returns:
+            The text, and the int32 frame numbers of its symbols.
+        """
         strings, offsets = self.convert_to_strings(
             [sequence], [size], remove_repetitions, return_offsets=True
         )
         return strings[0][0], offsets[0][0]
 
     def decode(self, probs, sizes=None):
-        """Best class per frame, repetitions merged, blanks removed.
+        """The likeliest class of every frame, repetitions merged, blanks removed.
 
         Args:
-            probs: (N, T, C) probabilities, or anything that rises with them such as logits.
-            sizes: (N,) how many frames of each utterance count; None means T.
+            probs: (N, T, C) probabilities or logits.
+            sizes: (N,) number of frames to use of each utterance; None for T.
 
         Returns:
-            [[str]], [[offsets]]: per utterance one text and the int32 frame numbers of its symbols.
+            [[str]], [[offsets]]: for each utterance one text, and the int32 frame numbers of its
+            symbols.
 
         Raises:
-            ValueError: wrong shape, or a size outside 0 … T.
+            ValueError: for a wrong shape, and for a size outside 0 … T.
         """
         probs = np.asarray(probs)
         c = len(self._symbols)
@@ -142,16 +158,14 @@ class GreedyDecoder(Decoder):
         )
 
     def _collapse(self, classes, sizes, remove_repetitions):
-        """(N, T) classes, (N,) sizes -> [[str]], [[offsets]].
-
-        Loops over utterances only, never over frames.
-        """
+        """(N, T) classes, (N,) sizes -> [[str]], [[offsets]], without a loop over frames."""
         keep = symbol_starts(classes, sizes, self.blank_index, remove_repetitions)
-        kept = classes[keep]  # all utterances' symbols, one after the other
+        kept = classes[keep]  # the symbols of all utterances in one array
         unknown = kept[(kept < 0) | (kept >= len(self._symbols))]
         if unknown.size:
             raise ValueError(
-                f"class {unknown[0]} in `sequences` has no label, needed is 0 … {len(self._symbols) - 1}"
+                f"class {unknown[0]} in `sequences` has no label, needed is 0 … "
+                f"{len(self._symbols) - 1}"
             )
         symbols = self._symbols[kept].tolist()
         frames = np.nonzero(keep)[1].astype(np.int32)
@@ -161,7 +175,7 @@ class GreedyDecoder(Decoder):
 
 
 def _stack(sequences, fill):
-    """(N, T) array or N ragged sequences -> (N, T) classes filled up with `fill`, (N,) lengths."""
+    """(N, T) array or N sequences -> (N, T) classes, padded with `fill`, and (N,) lengths."""
     if isinstance(sequences, np.ndarray) and sequences.dtype != object:
         _check_integers("sequences", sequences, "(N, T)", ndim=2)
         n, t = sequences.shape
@@ -172,12 +186,15 @@ def _stack(sequences, fill):
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     classes = np.full((len(rows), lengths.max(initial=0)), fill)
     for i, row in enumerate(rows):
-        classes[i, :len(row)] = row
+        classes[i, : len(row)] = row
     return classes, lengths
 
 
 def _check_integers(name, array, shape, ndim):
-    """Refuse an array with other than `ndim` axes or, unless empty (NumPy calls `[]` float), other than integers."""
+    """Refuse an array with another number of axes or another type than integers.
+
+    An empty array may have any type, because NumPy makes `[]` an array of floats.
+    """
     if array.ndim != ndim:
         raise ValueError(f"`{name}` has shape {array.shape}, needed is {shape}")
     if array.size and array.dtype.kind not in "iu":
@@ -185,19 +202,21 @@ def _check_integers(name, array, shape, ndim):
 
 
 def _check_sizes(sizes, lengths):
-    """Frame counts as an (N,) integer array, at most `lengths` (N,); None means `lengths`."""
+    """`sizes` as an (N,) integer array, each at most its length; None gives (N,) `lengths`."""
     if sizes is None:
         return lengths
     sizes = np.asarray(sizes)
     if sizes.shape != lengths.shape:
         raise ValueError(
-            f"`sizes` has shape {sizes.shape}, needed is {lengths.shape}: a frame count per utterance"
+            f"`sizes` has shape {sizes.shape}, needed is {lengths.shape}: a frame count per "
+            "utterance"
         )
     _check_integers("sizes", sizes, "(N,)", ndim=1)
     wrong = np.flatnonzero((sizes < 0) | (sizes > lengths))
     if wrong.size:
         i = wrong[0]
         raise ValueError(
-            f"`sizes[{i}]` (={sizes[i]}) must lie between 0 and the {lengths[i]} frames of its sequence"
+            f"`sizes[{i}]` (={sizes[i]}) must lie between 0 and the {lengths[i]} frames of its "
+            "sequence"
         )
     return sizes

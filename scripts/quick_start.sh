@@ -6,8 +6,9 @@ The whole recipe on the CPU in a few minutes: sets up .venv (or uses DS2_PYTHON)
 trains with configs/demo.yaml, evaluates on voices never heard in training, exports MindIR and ONNX models, evaluates
 both, and transcribes two recordings. Everything it makes lies in demo/. Started again, it goes on where it was stopped.
 
-Settings are handed to the training, e.g. TrainingConfig.epochs=1 for a quick look; such a run has a folder of its own
-in demo/, and its error rate is not judged. Without settings, a word error rate above 15 % ends with exit code 1."
+Settings are handed to the training: TrainingConfig.epochs=1 for a quick look, TrainingConfig.seed=1
+for other random numbers. Such a run has a folder of its own in demo/, and its error rate is not
+judged. Without settings, a word error rate above 15 % ends with exit code 1."
 . "$(dirname "$0")/common.sh"
 
 MAX_WER=15      # percent
@@ -36,6 +37,14 @@ score() {
         "TrainingConfig.log_dir=$2" >"$RUN/summary.txt"
     RATES=$(tail -n 1 "$RUN/summary.txt")
     echo "$RATES"
+}
+
+# rates SUMMARY: print the WER and the CER.
+rates() { sed -E 's/.*WER ([0-9.]+)\tAverage CER ([0-9.]+).*/\1 \2/' <<<"$1"; }
+
+# same_rates SUMMARY SUMMARY: whether they differ by rounding at most, which may change a word of the test set.
+same_rates() {
+    awk '{ exit !(($1 - $3) ^ 2 <= 0.25 && ($2 - $4) ^ 2 <= 0.25) }' <<<"$(rates "$1") $(rates "$2")"
 }
 
 # row PATH WHAT: a line of the closing table.
@@ -67,7 +76,8 @@ run "$PYTHON" export.py --pre_trained_model_path "$MODEL" --device_target CPU --
 step 6 "evaluation of both"
 for exported in "$MINDIR" "$ONNX"; do
     score "$exported" "$RUN/logs/${exported##*.}"
-    [ "$RATES" = "$CHECKPOINT_RATES" ] || { echo "failed: $exported scores differently" >&2; exit 1; }
+    same_rates "$RATES" "$CHECKPOINT_RATES" ||
+        { echo "failed: $exported scores differently" >&2; exit 1; }
 done
 
 step 7 "transcription"
@@ -86,14 +96,32 @@ row "$MODEL" "checkpoint, to go on from or to evaluate"
 row "$MINDIR" "model for inference with MindSpore"
 row "$ONNX" "model for inference on any CPU"
 row "${ONNX%.onnx}.json" "its labels and spectrogram settings"
-row "$RUN/logs/metrics.csv" "loss and dev error rates per epoch"
+row "$RUN/logs/metrics.csv" "loss of each epoch, val error rates"
 row "$RUN/logs/demo_test_manifest_eval.csv" "reference, hypothesis and errors per utterance"
 row "$RUN/transcripts.txt" "what transcribe.py heard"
-read -r WER CER < <(sed -E 's/.*WER ([0-9.]+)\tAverage CER ([0-9.]+).*/\1 \2/' <<<"$RATES")
+read -r WER CER <<<"$(rates "$RATES")"
 say "WER $WER %, CER $CER % on voices never heard in training; $((SECONDS / 60)) min $((SECONDS % 60)) s in all"
 if [ $# -gt 0 ]; then
     say "settings were changed, so the error rate is not judged"
 elif ! awk -v wer="$WER" -v limit=$MAX_WER 'BEGIN { exit !(wer <= limit) }'; then
-    echo "failed: the WER is above $MAX_WER %" >&2
+    echo "failed: the WER is above $MAX_WER %; please report it, with $RUN/logs" >&2
     exit 1
 fi
+
+say "what to do next, in $ROOT:"
+RUN_PYTHON=${PYTHON#"$ROOT/"}
+cat <<END
+The model above knows synthetic voices only. The AN4 model learned from people: it knows spelled
+names, numbers and a few commands in American English. Try it on your own recordings:
+    $RUN_PYTHON -m deepspeech2 transcribe --model an4 a.wav b.flac
+Train on your own recordings (docs/data.md, docs/training.md): check a manifest of them, then
+fine-tune the AN4 model:
+    $RUN_PYTHON -m data.verify_manifest mine/train.csv mine/val.csv
+    $RUN_PYTHON train.py --device_target CPU --pre_trained_model_path pretrained/an4.ckpt \\
+        DataConfig.train_manifest=mine/train.csv DataConfig.val_manifest=mine/val.csv
+Train on AN4, recorded from people: a download, then one to two hours on two cores:
+    bash scripts/train_an4.sh
+Train on LibriSpeech, read books: 100 of the 960 hours, on a GPU:
+    $RUN_PYTHON -m data.librispeech --subsets train-clean-100 dev-clean test-clean
+    bash scripts/run_standalone_train_gpu.sh --config configs/librispeech.yaml
+END

@@ -47,4 +47,4 @@ MODEL=$CHECKPOINTS/DeepSpeech-average.ckpt
 say "evaluation of $MODEL on the dev speakers"
 run "$PYTHON" eval.py --pretrain_ckpt "$MODEL" --config configs/an4.yaml \
     --device_target CPU DataConfig.test_manifest=data/an4_val_manifest.csv "TrainingConfig.log_dir=$LOGS"
-[ ! -e "$LOGS/metrics.csv" ] || run "$PYTHON" -m src.plot_log "$LOGS/metrics.csv" --output "$LOGS/curves.png"
+[ ! -e "$LOGS/metrics.csv" ] || run "$PYTHON" -m tools.plot_log "$LOGS/metrics.csv" --output "$LOGS/curves.png"

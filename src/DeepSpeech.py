@@ -1,8 +1,9 @@
 """The DeepSpeech2 network, its CTC loss and its prediction, as MindSpore cells.
 
+Source of the architecture: deepspeech.pytorch, `deepspeech_pytorch/model.py`.
+
 Axes: N batch, T spectrogram frame, T' output frame, F frequency bin, C channel or class, H hidden
 unit, U label, L recurrent layer.
-The architecture is that of deepspeech.pytorch, `deepspeech_pytorch/model.py`.
 """
 
 import mindspore as ms
@@ -16,22 +17,23 @@ HARDTANH_MAX = 20
 
 
 class MaskConv(nn.Cell):
-    """The two convolutions, each followed by batch norm and Hardtanh(0, 20), all masked.
+    """Two convolutions, each followed by batch norm and Hardtanh(0, 20).
 
-    Source: deepspeech.pytorch, `MaskConv`: padding is zeroed after every step; otherwise an
-    utterance's output would depend on what it is batched with.
+    Padding is set to zero after every operation, so that an utterance's output does not depend on
+    the other utterances of its batch. Source: deepspeech.pytorch, `MaskConv`.
 
     Args:
         model: sizes, kernels and strides.
         num_bins: F.
-        fourier: compute the convolutions as products in the Fourier domain; the results are equal
-            but for rounding.
+        fourier: compute the convolutions as products in the Fourier domain, with equal results up
+            to rounding.
 
     Inputs:
-        (N, 1, F, T) spectrograms; (N,) frame counts.
+        inputs: (N, 1, F, T) float32 spectrograms.
+        input_length: (N,) int32 frame counts.
 
     Outputs:
-        (T', N, C, F') features; (N,) output lengths; (T', N) mask.
+        (T', N, C, F') float32 features; (N,) int32 output lengths; (T', N) float32 mask.
     """
 
     def __init__(self, model: ModelConfig, num_bins: int, fourier: bool):
@@ -54,33 +56,32 @@ class MaskConv(nn.Cell):
     def _conv(in_channels: int, out_channels: int, kernel, stride) -> nn.Conv2d:
         f, t = kernel[0] // 2, kernel[1] // 2
         padding = (f, f, t, t)
-        return nn.Conv2d(
-            in_channels, out_channels, kernel, stride, "pad", padding, has_bias=True
-        )
+        return nn.Conv2d(in_channels, out_channels, kernel, stride, "pad", padding, has_bias=True)
 
     def construct(self, inputs, input_length):
         n, t = inputs.shape[0], strided_size(inputs.shape[3], self.time_strides[0])
         lengths = strided_size(input_length, self.time_strides[0])
-        mask = length_mask(t, lengths)    # (N, frames of conv 1)
+        mask = length_mask(t, lengths)  # (N, frames of conv 1)
         x = self.conv1(inputs)
-        if self.fourier:    # (F', C, frames, N)
+        if self.fourier:  # (F', C, frames, N)
             x = self._activate(self.norm1, x, mask.transpose(1, 0).reshape(1, 1, t, n))
             x = self.conv2(x)
-        else:    # (N, C, F', frames)
+        else:  # (N, C, F', frames)
             x = self._activate(self.norm1, x, mask.reshape(n, 1, 1, t))
             x = self.conv2(x).transpose(3, 0, 1, 2)
-        t, _, c, f = x.shape    # (T', N, C, F'): one row a frame, because batch norm needs channels only
+        t, _, c, f = x.shape  # (T', N, C, F')
         lengths = strided_size(input_length, self.time_strides[1])
         mask = length_mask(t, lengths).transpose(1, 0)
+        # batch norm needs the channels on axis 1; frames and utterances may share axis 0
         x = self._activate(self.norm2, x.reshape(t * n, c, f, 1), mask.reshape(t * n, 1, 1, 1))
         return x.reshape(t, n, c, f), lengths, mask
 
     @staticmethod
     def _activate(norm, x, mask):
-        """Batch norm over axis 1 and Hardtanh(0, 20), masked.
+        """Mask, batch norm over the channels on axis 1, mask, Hardtanh(0, 20).
 
-        On CPU a product that broadcasts costs five times one that does not, and the gradient of
-        clamp five times that of the fused ReLU6.
+        The mask is broadcast explicitly and Hardtanh is a scaled ReLU6 for speed: on CPU a product
+        that broadcasts takes five times as long, and so does the gradient of `ops.clamp`.
         """
         scale = 6 / HARDTANH_MAX
         x = norm(x * ops.broadcast_to(mask, x.shape)) * ops.broadcast_to(mask * scale, x.shape)
@@ -88,7 +89,10 @@ class MaskConv(nn.Cell):
 
 
 class SequenceWise(nn.Cell):
-    """Apply a cell that takes and gives (rows, H) to (T', N, H), padding included."""
+    """Applies a cell for (rows, H) to (T', N, H), padding included.
+
+    Source: deepspeech.pytorch, `SequenceWise`.
+    """
 
     def __init__(self, cell: nn.Cell):
         super().__init__()
@@ -100,17 +104,24 @@ class SequenceWise(nn.Cell):
 
 
 class MaskedLSTM(nn.Cell):
-    """An LSTM in one or both directions over sequences of different lengths, directions summed.
+    """An LSTM in one or both directions over sequences of different lengths; directions are summed.
 
-    The backward direction runs forward over sequences that are reversed within their lengths. That
-    equals PyTorch's packed sequences and keeps MindSpore's fused kernel: `nn.LSTM` with
-    `seq_length` falls back to a Python loop.
+    The backward LSTM runs forward over sequences that are reversed within their lengths. The result
+    equals that of PyTorch's packed sequences. `nn.LSTM` with `seq_length` would replace MindSpore's
+    fused kernel by a Python loop.
+
+    Args:
+        input_size: features of the inputs.
+        hidden_size: H.
+        bidirectional: whether to add the backward LSTM.
 
     Inputs:
-        (T', N, H), whatever stands past the lengths; (N,) lengths; (T', N, 1) mask.
+        x: (T', N, input_size) float32 with any values past the lengths.
+        lengths: (N,) int32.
+        mask: (T', N, 1) float32.
 
     Outputs:
-        (T', N, H), zero past the lengths.
+        (T', N, H) float32, zero past the lengths.
     """
 
     def __init__(self, input_size: int, hidden_size: int, bidirectional: bool):
@@ -127,15 +138,19 @@ class MaskedLSTM(nn.Cell):
 
 
 class Lookahead(nn.Cell):
-    """Each feature's weighted sum over the next `context` frames, then Hardtanh(0, 20).
+    """A weighted sum of each feature over `context` frames, then Hardtanh(0, 20).
 
-    Source: Wang et al. 2016.
+    The sum runs over the present frame and the frames after it. Source: Wang et al. 2016.
+
+    Args:
+        hidden_size: H.
+        context: number of frames.
 
     Inputs:
-        (T', N, H), zero past the lengths.
+        x: (T', N, H) float32, zero past the lengths.
 
     Outputs:
-        (T', N, H).
+        (T', N, H) float32.
     """
 
     def __init__(self, hidden_size: int, context: int):
@@ -153,14 +168,19 @@ class Lookahead(nn.Cell):
 
 
 class DropoutMasks(nn.Cell):
-    """What dropout multiplies the units of every recurrent layer with, drawn from a seed a row.
+    """Dropout masks for the units of every recurrent layer, drawn from one seed per utterance.
 
     A unit is dropped for a whole utterance. Source: Gal & Ghahramani 2016 (variational dropout).
-    Each factor depends on the utterance's seed, the layer and the unit only, by the finalizer of
-    MurmurHash3 in 32-bit arithmetic that wraps around.
+    The random numbers are hashes of seed, layer and unit, so they do not depend on the batch. The
+    hash is the finalizer of MurmurHash3, in 32-bit arithmetic that wraps around.
+
+    Args:
+        layers: L.
+        hidden_size: H.
+        dropout: probability of dropping a unit.
 
     Inputs:
-        (N,) int32 seeds.
+        seeds: (N,) int32.
 
     Outputs:
         (L, N, H) float32: 0, or 1 / (1 - dropout).
@@ -169,7 +189,7 @@ class DropoutMasks(nn.Cell):
     def __init__(self, layers: int, hidden_size: int, dropout: float):
         super().__init__()
         numbers = np.arange(layers * hidden_size).reshape(layers, 1, hidden_size)
-        self.numbers = _int32(numbers * 0x9E3779B1)    # far apart for neighbouring units
+        self.numbers = _int32(numbers * 0x9E3779B1)  # (L, 1, H), far apart for neighbouring units
         self.dropped_below = _int32(dropout * 2**31)
         self.scale = 1 / (1 - dropout)
         self.factors = _int32(0x85EBCA6B), _int32(0xC2B2AE35)
@@ -183,32 +203,32 @@ class DropoutMasks(nn.Cell):
 
     @staticmethod
     def _shift_and_mix(x, bits):
-        """x ^ (x >> bits), where zeros come in from the left."""
+        """x ^ (x >> bits) with a logical shift; MindSpore's shift copies the sign bit."""
         shifted = ops.bitwise_and(ops.bitwise_right_shift(x, bits), 2 ** (32 - bits) - 1)
         return ops.bitwise_xor(x, shifted)
 
 
 class DeepSpeech(nn.Cell):
-    """Two convolutions, recurrent layers, a projection to the classes.
+    """Two convolutions, recurrent layers, and a projection to the classes.
 
     Args:
         model: sizes and kinds of the layers.
         num_bins: F, frequency bins of the spectrogram.
         num_classes: C, characters including the CTC blank.
         dropout: probability of dropping a unit after the batch norm that follows each recurrent
-            layer; it takes effect where seeds are given.
-        fourier: how the convolutions are computed, see `MaskConv`; None for what the device does
-            faster: True on CPU.
+            layer.
+        fourier: whether to compute the convolutions in the Fourier domain, see `MaskConv`; None for
+            the faster way: True on CPU, unless the second kernel has only one frame.
 
     Inputs:
         inputs: (N, 1, F, T) float32 spectrograms, zero past their ends.
         input_length: (N,) int32 frame counts.
         dropout_seeds: (N,) int32, or None for no dropout.
-        with_intermediate: whether the logits of the middle recurrent layer are wanted too.
+        with_intermediate: whether to return logits of the middle recurrent layer too.
 
     Outputs:
-        (T', N, C) logits; (N,) int32 output lengths; on demand (T', N, C) logits that the
-        projection makes of the middle layer's output.
+        (T', N, C) float32 logits; (N,) int32 output lengths; with `with_intermediate` also
+        (T', N, C) float32 logits that the projection computes from the middle recurrent layer.
     """
 
     def __init__(
@@ -253,25 +273,27 @@ class DeepSpeech(nn.Cell):
 
     @staticmethod
     def _drop(x, masks, layer):
-        """(T', N, H) times the masks of `layer`."""
+        """(T', N, H) times the (L, N, H) masks of `layer`."""
         if masks is None:
             return x
         _, n, h = x.shape
-        return x * ops.broadcast_to(masks[layer].reshape(1, n, h), x.shape)    # see MaskConv._activate
+        # broadcast explicitly for speed, see MaskConv._activate
+        return x * ops.broadcast_to(masks[layer].reshape(1, n, h), x.shape)
 
 
 class PredictCell(nn.Cell):
-    """What is evaluated and exported: the network with a softmax, batch first.
+    """The network with a softmax and the batch first, for evaluation and export.
 
     Inputs:
-        (N, 1, F, T) spectrograms; (N,) frame counts.
+        inputs: (N, 1, F, T) float32 spectrograms, zero past their ends.
+        input_length: (N,) int32 frame counts.
 
     Outputs:
-        (N, T', C) class probabilities; (N,) output lengths.
+        (N, T', C) float32 class probabilities; (N,) int32 output lengths.
     """
 
     def __init__(self, network: DeepSpeech):
-        super().__init__(auto_prefix=False)    # parameters keep the network's names
+        super().__init__(auto_prefix=False)  # parameters keep the names that the network gave them
         self.network = network
 
     def construct(self, inputs, input_length):
@@ -280,26 +302,26 @@ class PredictCell(nn.Cell):
 
 
 class LossCell(nn.Cell):
-    """The CTC loss of a batch: the sum over its utterances, divided by `normalizer`.
+    """The CTC loss of a batch: the sum over the utterances, divided by `normalizer`.
 
-    An utterance without labels, or whose labels do not fit in its frames, contributes nothing.
+    An utterance without labels, or with more labels than frames, contributes nothing.
 
     Args:
-        network: gives the logits.
+        network: computes the logits.
         blank_index: class of the CTC blank.
-        intermediate_ctc_weight: weight of the CTC loss on the middle recurrent layer; the loss on
-            the last layer has the rest. Source: Lee & Watanabe 2021 (intermediate CTC).
+        intermediate_ctc_weight: weight w of the CTC loss on the middle recurrent layer; the loss on
+            the last layer has the weight 1 - w. Source: Lee & Watanabe 2021 (intermediate CTC).
 
     Inputs:
-        inputs: (N, 1, F, T) float32 spectrograms.
+        inputs: (N, 1, F, T) float32 spectrograms, zero past their ends.
         input_length: (N,) int32 frame counts.
-        targets: (N, U) int32 class indices.
+        targets: (N, U) int32 class indices, zero past their ends.
         target_length: (N,) int32 label counts.
-        normalizer: () float32.
+        normalizer: () float32, utterances of the global batch.
         dropout_seeds: (N,) int32, or None for no dropout.
 
     Outputs:
-        () float32.
+        () float32 loss.
     """
 
     def __init__(self, network: DeepSpeech, blank_index: int, intermediate_ctc_weight: float = 0.0):
@@ -320,25 +342,25 @@ class LossCell(nn.Cell):
         return loss / normalizer
 
     def _ctc(self, logits, lengths, targets, target_length):
-        """The sum over a batch."""
+        """(T', N, C) logits, (N,) lengths and the targets -> () float32, summed over the batch."""
         log_probs = ops.log_softmax(logits, -1)
-        # the kernel ends the program where there are more labels than frames
+        # the kernel ends the whole program for an utterance with more labels than frames
         fits = ops.logical_and(target_length > 0, target_length <= lengths).astype(ms.int32)
         losses, _ = ops.ctc_loss(
             log_probs, targets, lengths, target_length * fits, self.blank_index, "none", True
         )
-        # its zero_infinity zeroes the gradients only
+        # zero_infinity (the last argument) zeroes the gradients only
         losses = ops.where(ops.isinf(losses), ops.zeros_like(losses), losses)
         return (losses * fits).sum()
 
 
 def length_mask(size: int, lengths):
-    """(N,) lengths -> (N, size) float32: one at valid positions, zero after them."""
+    """(N,) lengths -> (N, size) float32 mask: one at valid positions, zero after them."""
     return (ops.arange(size).reshape(1, -1) < lengths.reshape(-1, 1)).astype(ms.float32)
 
 
 def dynamic_inputs(num_bins: int) -> tuple[Tensor, Tensor]:
-    """Placeholders for `set_inputs` and export: one compiled graph for all batch shapes."""
+    """Placeholders for the inputs of `PredictCell`: one compiled graph serves all batch shapes."""
     inputs = Tensor(shape=[None, 1, num_bins, None], dtype=ms.float32)
     return inputs, Tensor(shape=[None], dtype=ms.int32)
 
@@ -351,5 +373,5 @@ def dynamic_loss_inputs(num_bins: int) -> tuple[Tensor, ...]:
 
 
 def _int32(values) -> Tensor:
-    """Numbers below 2^63, wrapped around to 32 bits with a sign."""
+    """Numbers below 2^63 as an int32 tensor, wrapped around."""
     return Tensor(np.asarray(values).astype(np.int64).astype(np.int32), ms.int32)

@@ -1,1 +1,1 @@
-"""DeepSpeech2 on MindSpore: configuration, data, network, training and evaluation."""
+"""DeepSpeech2 on MindSpore: configuration, data, network, training, evaluation and export."""

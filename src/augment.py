@@ -1,8 +1,10 @@
-"""Random changes to training utterances: tempo, gain, noise, warped and masked spectrograms. No MindSpore here.
+"""Augmentation of training utterances: word order, tempo, gain, noise, VTLP, SpecAugment.
 
-What an utterance gets depends on (seed, epoch, row of the manifest) only: not on its batch, nor on
-how often a run was resumed. Each effect draws from a generator of its own, so that switching one on
-leaves the others as they are.
+The changes to an utterance depend on (seed, epoch, row of the manifest) only, not on its batch or
+on resumes. Each effect has a random generator of its own: switching one effect on leaves the draws
+of the others unchanged. This module needs no MindSpore.
+
+Axes: n samples, F frequency bins, T frames.
 """
 
 import dataclasses
@@ -20,22 +22,22 @@ from src.config import AugmentationConfig
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
-# numbers of the generators: changing one changes every run
+# effects that draw random numbers; a new number for an effect would change every run's draws
 _TEMPO, _GAIN, _NOISE, _WARP, _MASKS, _ORDER, DROPOUT = range(7)
-# at the ends of a part that changes its place: no click, and hardly a sound lost
+# fade at both ends of a moved part: long enough to avoid clicks, too short to lose a sound
 _FADE_SECONDS = 0.005
-_WARP_KNEE = 0.6  # share of the band that is warped evenly; the rest leads back to its upper end
+_WARP_KNEE = 0.6  # share of the band that is warped linearly; the rest leads to its upper end
 _VOCODER_SECONDS = 0.032  # window of the phase vocoder: two or three periods of a low voice
 
 
 @dataclass(frozen=True)
 class WordCuts:
-    """One utterance: its words, and where it can be cut between them.
+    """The words of an utterance, and the times at which it can be cut between them.
 
     Attributes:
-        words: of the transcript.
-        cuts: (words - 1,) seconds, rising.
-        seconds: of the utterance.
+        words: the words of the transcript.
+        cuts: (words - 1,) times in seconds, in rising order.
+        seconds: duration of the utterance.
     """
 
     words: list[str]
@@ -45,18 +47,17 @@ class WordCuts:
 
 @dataclass(frozen=True)
 class Augmenter:
-    """The changes that the configuration asks for.
+    """Augments the utterances of one epoch as configured.
 
     Args:
-        config: which effects, and how strong.
-        sample_rate: of the samples, Hz.
-        seed: of the run.
-        shortest: (rows,) samples below which a faster tempo must not bring an utterance: CTC needs
-            a frame a label.
-        epoch: from 0.
-        noise_paths: the recordings to draw noise from.
-        word_cuts: of each row, None where they are not known; empty to leave all words where they
-            are.
+        config: which effects to apply, and their strength.
+        sample_rate: sample rate of all utterances in Hz.
+        seed: seed of the run.
+        shortest: (rows,) fewest samples that a faster tempo may leave of each utterance, because
+            CTC needs a frame per label.
+        epoch: number of the epoch, from 0.
+        noise_paths: recordings to draw noise from.
+        word_cuts: cuts of each row, None where they are unknown; empty to shuffle no words.
     """
 
     config: AugmentationConfig
@@ -71,23 +72,36 @@ class Augmenter:
     def create(
         cls, config: AugmentationConfig, sample_rate: int, seed: int, shortest: np.ndarray
     ) -> "Augmenter":
-        """The augmenter of the first epoch. Raises InputError for an unusable `noise_dir`."""
+        """Make the augmenter of the first epoch.
+
+        Raises:
+            InputError: as `find_noise`.
+        """
         noise_paths = find_noise(config.noise_dir) if config.noise_dir else ()
         return cls(config, sample_rate, seed, shortest, noise_paths=noise_paths)
 
     def for_epoch(self, epoch: int) -> "Augmenter":
-        """The same for another epoch."""
+        """A copy for another epoch."""
         return dataclasses.replace(self, epoch=epoch)
 
     def with_word_cuts(self, word_cuts: Sequence[WordCuts | None]) -> "Augmenter":
-        """The same, which from now on can shuffle the words of utterances."""
+        """A copy that can shuffle words."""
         return dataclasses.replace(self, word_cuts=word_cuts)
 
     def shuffle_words(self, samples: np.ndarray, text: str, row: int) -> tuple[np.ndarray, str]:
-        """(n,) samples of an utterance and its text -> (n,), text, with the words in another order or as they were."""
+        """Put the words of an utterance into another order, with the configured probability.
+
+        Args:
+            samples: (n,) float32.
+            text: the transcript.
+            row: row of the manifest.
+
+        Returns:
+            (n,) float32 samples and their transcript.
+        """
         cuts = self.word_cuts[row] if self.word_cuts else None
         rng = self._generator(row, _ORDER)
-        # a transcript that was changed since has cuts between other words
+        # cuts of other words: the transcript was edited after the alignment
         if cuts is None or cuts.words != text.split() or rng.random() >= self.config.shuffle_words:
             return samples, text
         order = rng.permutation(len(cuts.words))
@@ -96,7 +110,7 @@ class Augmenter:
         return samples, " ".join(cuts.words[i] for i in order)
 
     def perturb_waveform(self, samples: np.ndarray, row: int) -> np.ndarray:
-        """(n,) float32 of an utterance -> (m,) float32 with another tempo, gain and noise."""
+        """Change tempo and gain, and add noise: (n,) float32 samples -> (m,) float32 samples."""
         config = self.config
         if config.speed_volume_perturb:
             slack = max(1.0, len(samples) / max(1, self.shortest[row]))
@@ -110,22 +124,18 @@ class Augmenter:
         return samples
 
     def perturb_spectrogram(self, spectrogram: np.ndarray, row: int) -> np.ndarray:
-        """(F, T) of mean 0 -> (F, T), warped in frequency and masked.
-
-        `spectrogram` itself is left alone.
-        """
+        """Warp and mask a spectrogram of mean 0: (F, T) -> a new (F, T)."""
         config = self.config
         if config.vtlp_max_warp:
             rng = self._generator(row, _WARP)
-            spectrogram = warp_frequency(
-                spectrogram, 1 + rng.uniform(-config.vtlp_max_warp, config.vtlp_max_warp)
-            )
+            factor = 1 + rng.uniform(-config.vtlp_max_warp, config.vtlp_max_warp)
+            spectrogram = warp_frequency(spectrogram, factor)
         if config.spec_augment:
             spectrogram = mask_spectrogram(spectrogram, config, self._generator(row, _MASKS))
         return spectrogram
 
     def generator(self, epoch: int, row: int, effect: int) -> np.random.Generator:
-        """The generator of one effect on one utterance in one epoch."""
+        """The random generator of an effect on one utterance in one epoch."""
         return np.random.default_rng((self.seed, epoch, row, effect))
 
     def _generator(self, row: int, effect: int) -> np.random.Generator:
@@ -138,19 +148,18 @@ class Augmenter:
         except AudioError as error:
             logger.warning("no noise is added: %s", error)
             return samples
-        start = rng.integers(
-            max(1, len(noise) - len(samples) + 1) if len(noise) >= len(samples) else len(noise)
-        )
+        surplus = len(noise) - len(samples)  # negative: the noise is repeated from any start
+        start = rng.integers(surplus + 1 if surplus >= 0 else len(noise))
         level = rng.uniform(self.config.noise_min, self.config.noise_max)
-        return add_noise(
-            samples, np.take(noise, np.arange(start, start + len(samples)), mode="wrap"), level
-        )
+        noise = np.take(noise, np.arange(start, start + len(samples)), mode="wrap")
+        return add_noise(samples, noise, level)
 
 
 def find_noise(folder: str) -> tuple[Path, ...]:
-    """The audio files in a folder and the folders in it, sorted.
+    """The audio files in a folder and its subfolders, sorted.
 
-    Raises InputError when there is none.
+    Raises:
+        InputError: when `folder` is not a folder, or has no audio file.
     """
     if not Path(folder).is_dir():
         raise InputError(f"DataConfig.AugmentationConfig.noise_dir (={folder!r}) is not a folder")
@@ -168,9 +177,18 @@ def find_noise(folder: str) -> tuple[Path, ...]:
 def reorder(
     samples: np.ndarray, cuts: np.ndarray, order: Sequence[int], sample_rate: int
 ) -> np.ndarray:
-    """(n,) samples cut at (parts - 1,) of them, the parts put in `order`.
+    """Cut a waveform into parts and put these into another order.
 
-    Each fades in and out over 5 ms.
+    Each part fades in and out over 5 ms.
+
+    Args:
+        samples: (n,) float32.
+        cuts: (parts - 1,) indices of samples, in rising order.
+        order: (parts,) indices of the parts.
+        sample_rate: Hz.
+
+    Returns:
+        (n,) float32.
     """
     fade = max(1, round(_FADE_SECONDS * sample_rate))
     parts = np.split(samples, cuts)
@@ -179,20 +197,20 @@ def reorder(
         length = min(fade, len(part) // 2)
         ramp = np.linspace(0, 1, length, dtype=np.float32)
         part[:length] *= ramp
-        part[len(part) - length:] *= ramp[::-1]
+        part[len(part) - length :] *= ramp[::-1]
     return np.concatenate([parts[i] for i in order])
 
 
 def change_tempo(samples: np.ndarray, rate: float, sample_rate: int) -> np.ndarray:
-    """(n,) -> (round(n / rate),): spoken `rate` times as fast at the same pitch and level, by librosa's phase vocoder.
+    """Speak `rate` times as fast at the same pitch and level: (n,) -> (round(n / rate),) float32.
 
-    The vocoder makes slower speech up to 1 dB softer, which is undone. Utterances shorter than its
-    window are left alone.
+    librosa's phase vocoder makes slower speech up to 1 dB softer, so the level is restored.
+    Utterances shorter than the vocoder's window are returned unchanged.
     """
     n_fft = 2 ** round(np.log2(_VOCODER_SECONDS * sample_rate))
     if len(samples) < n_fft:
         return samples
-    import librosa  # takes seconds
+    import librosa  # imported late: it takes seconds
 
     changed = librosa.effects.time_stretch(samples, rate=rate, n_fft=n_fft, hop_length=n_fft // 4)
     level = _rms(changed)
@@ -200,22 +218,24 @@ def change_tempo(samples: np.ndarray, rate: float, sample_rate: int) -> np.ndarr
 
 
 def change_gain(samples: np.ndarray, decibels: float) -> np.ndarray:
-    """(n,) -> (n,) louder by so many decibels. Nothing is cut off.
-
-    Spectrograms take samples beyond 1.
-    """
+    """Multiply (n,) samples by a gain in decibels, without clipping at 1."""
     return samples * np.float32(10 ** (decibels / 20))
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, level: float) -> np.ndarray:
-    """`y + level · rms(y) / rms(noise) · noise`, (n,) each: a signal-to-noise ratio of -20 log10(level) dB.
+    """Add noise with `level` times the RMS of the speech: an SNR of -20 log10(level) dB.
 
-    Source: deepspeech.pytorch, `NoiseInjection`. Silent noise adds nothing.
+    Silent noise adds nothing. Source: deepspeech.pytorch, `NoiseInjection`.
+
+    Args:
+        samples: (n,) float32 speech.
+        noise: (n,) float32.
+        level: RMS of the added noise / RMS of the speech.
     """
-    loudness = _rms(noise)
-    return (
-        samples + np.float32(level * _rms(samples) / loudness) * noise if loudness > 0 else samples
-    )
+    noise_rms = _rms(noise)
+    if not noise_rms > 0:
+        return samples
+    return samples + np.float32(level * _rms(samples) / noise_rms) * noise
 
 
 def _rms(samples: np.ndarray) -> float:
@@ -223,14 +243,14 @@ def _rms(samples: np.ndarray) -> float:
 
 
 def warp_frequency(spectrogram: np.ndarray, factor: float) -> np.ndarray:
-    """(F, T) -> (F, T) as of a vocal tract `factor` times as short: what was in bin f is in bin f · factor.
+    """Scale the frequency axis, as a vocal tract `factor` times as short would: (F, T) -> (F, T).
 
-    Above 60 % of the band the map bends so that the top bin stays. Source: Jaitly & Hinton 2013
-    (VTLP).
+    Bin f moves to bin f * factor up to 60 % of the band; above that the map bends, so that the top
+    bin keeps its place. Source: Jaitly & Hinton 2013 (VTLP).
     """
     top = len(spectrogram) - 1
     knee = _WARP_KNEE * top * min(1.0, 1 / factor)
-    # of each bin of the result
+    # (F,) fractional bin of the input that each bin of the result is read from
     origin = np.interp(np.arange(top + 1), [0, knee * factor, top], [0, knee, top])
     below = np.minimum(origin.astype(int), top - 1)
     weight = (origin - below).astype(np.float32)[:, None]
@@ -240,24 +260,23 @@ def warp_frequency(spectrogram: np.ndarray, factor: float) -> np.ndarray:
 def mask_spectrogram(
     spectrogram: np.ndarray, config: AugmentationConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """(F, T) of mean 0 -> (F, T) with bands of bins and of frames set to 0. Source: Park et al. 2019 (SpecAugment).
+    """Set random bands of bins and of frames to 0, the mean: (F, T) -> a new (F, T).
 
-    The width of each band is drawn from 0 to the largest that is configured; that of frames is at
-    most `time_mask_share` of the utterance.
+    The width of each band is uniform from 0 to the configured maximum; a band of frames covers at
+    most `time_mask_share` of the utterance. Source: Park et al. 2019 (SpecAugment).
     """
     masked = spectrogram.copy()
     bins, frames = masked.shape
     for _ in range(config.frequency_masks):
         masked[_band(bins, config.frequency_mask_bins, rng)] = 0
+    longest = min(config.time_mask_frames, int(config.time_mask_share * frames))
     for _ in range(config.time_masks):
-        masked[
-            :,
-            _band(frames, min(config.time_mask_frames, int(config.time_mask_share * frames)), rng),
-        ] = 0
+        masked[:, _band(frames, longest, rng)] = 0
     return masked
 
 
 def _band(size: int, widest: int, rng: np.random.Generator) -> slice:
+    """A random band of at most `widest` of `size` indices."""
     width = rng.integers(min(size, widest) + 1)
     start = rng.integers(size - width + 1)
     return slice(start, start + width)

@@ -1,33 +1,31 @@
-"""Which utterances make up which batch.
-
-Pure functions of lengths, seed and epoch, the same after any resume.
-"""
+"""Divide utterances into batches: pure functions of lengths, seed and epoch."""
 
 import numpy as np
 
-LENGTH_JITTER = 0.1  # share by which a length is misjudged, so that batches differ between epochs
+LENGTH_JITTER = 0.1  # largest relative error put on lengths, so that batches vary between epochs
 
 
 def epoch_batches(
     lengths: np.ndarray, batch_size: int, epoch: int, seed: int, ranks: int = 1
 ) -> list[np.ndarray]:
-    """Global batches of one training epoch, utterances of similar length together.
+    """Global batches of one training epoch, with utterances of similar length in each batch.
 
-    The first epoch (0) goes from short to long, which steadies the start (Amodei et al. 2015,
-    section 3.2: SortaGrad). In later epochs lengths are jittered before sorting and the batches
-    shuffled, both by (seed, epoch): batches hold other company each time.
+    Epoch 0 goes from short to long, which stabilises the start. In later epochs the lengths are
+    jittered before sorting, and the batches are shuffled: each epoch groups the utterances in
+    another way. Source: Amodei et al. 2015, section 3.2 (SortaGrad).
 
     Args:
         lengths: (rows,) length of each utterance in any unit.
         batch_size: utterances per rank and batch.
         epoch: number of the epoch, from 0.
-        ranks: processes that share a global batch of `ranks * batch_size`.
+        seed: seed of the run; with the epoch it determines jitter and shuffling.
+        ranks: number of processes; a global batch has `ranks * batch_size` utterances.
 
     Returns:
         Arrays of row numbers; every row occurs once.
 
     Raises:
-        ValueError: with fewer utterances than ranks.
+        ValueError: when there are fewer utterances than ranks.
     """
     if len(lengths) < ranks:
         raise ValueError(f"{len(lengths)} utterances cannot be shared by {ranks} processes")
@@ -40,9 +38,9 @@ def epoch_batches(
 
 
 def split_batches(rows: np.ndarray, batch_size: int, ranks: int = 1) -> list[np.ndarray]:
-    """Consecutive global batches.
+    """Divide (rows,) row numbers into consecutive global batches of `ranks * batch_size`.
 
-    A remainder smaller than the number of ranks joins the batch before it.
+    A last batch with fewer rows than ranks joins the batch before it.
     """
     size = batch_size * ranks
     starts = list(range(0, len(rows), size))
@@ -52,8 +50,8 @@ def split_batches(rows: np.ndarray, batch_size: int, ranks: int = 1) -> list[np.
 
 
 def rank_share(batch: np.ndarray, rank: int, ranks: int) -> np.ndarray:
-    """One rank's part of a global batch.
+    """The rows of a global batch that one rank gets.
 
-    Shares differ by one utterance at most and have similar lengths.
+    The shares of the ranks differ by at most one utterance, and have similar lengths.
     """
     return batch[rank::ranks]

@@ -1,4 +1,4 @@
-"""Watching a training run: progress bar, metrics as CSV, TensorBoard events."""
+"""Monitor a training run: progress bar, metrics.csv, TensorBoard events."""
 
 import logging
 import sys
@@ -19,19 +19,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class EpochSums:
-    """What adds up over the steps of an epoch.
+    """Sums over the steps of an epoch. Checkpoints store them, so a resume loses no step."""
 
-    It travels in checkpoints, so that a resumed epoch counts all of it.
-    """
-
-    loss: float = 0.0  # over utterances
+    loss: float = 0.0  # summed over utterances
     utterances: int = 0
-    gradient_norm: float = 0.0  # over updates
+    gradient_norm: float = 0.0  # summed over updates
     updates: int = 0
-    skipped: int = 0  # steps whose loss or gradient was not finite
-    missing: int = 0  # utterances whose files went bad
+    skipped: int = 0  # steps without an update: loss or gradient was not finite
+    missing: int = 0  # utterances whose files can no longer be read
     audio_seconds: float = 0.0
-    seconds: float = 0.0  # spent training, without evaluation
+    seconds: float = 0.0  # wall-clock time of training, without evaluation
+    learning_rate: float = 0.0  # of the last step
 
     def add(
         self,
@@ -41,13 +39,18 @@ class EpochSums:
         utterances: int,
         audio_seconds: float,
     ) -> None:
-        """Count one step.
+        """Add one step to the sums.
 
-        The figures of a skipped one are not numbers and stay out of the means.
+        Args:
+            loss: sum over the utterances of the batch; ignored for a skipped step.
+            gradient_norm: global L2 norm before clipping; ignored for a skipped step.
+            updated: whether the step updated the weights, False for a skipped step.
+            utterances: utterances in the batch.
+            audio_seconds: their total duration.
         """
         self.audio_seconds += audio_seconds
         if updated:
-            self.loss += loss * utterances
+            self.loss += loss
             self.utterances += utterances
             self.gradient_norm += gradient_norm
             self.updates += 1
@@ -57,36 +60,33 @@ class EpochSums:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One line of metrics.csv. Rates are percentages.
+    """One line of metrics.csv."""
 
-    Val figures are None in epochs without an evaluation.
-    """
-
-    epoch: int  # whole epochs done, from 1
-    step: int
-    learning_rate: float  # of its last step
+    epoch: int  # from 1
+    step: int  # optimizer steps of the run
+    learning_rate: float  # of the last step
     train_loss: float  # mean over utterances
     gradient_norm: float  # mean over updates, before clipping
     skipped_steps: int
     missing_utterances: int
-    val_wer: float | None
-    val_cer: float | None
+    val_wer: float | None  # percent; None in epochs without an evaluation
+    val_cer: float | None  # percent; None in epochs without an evaluation
     audio_seconds_per_second: float
-    minutes: float  # of this epoch, without evaluation
+    minutes: float  # wall-clock time of training in this epoch, without evaluation
 
 
 class TrainingMonitor:
-    """Shows and records a run.
+    """Shows and records the progress of a run.
 
     Args:
         log_dir: folder for metrics.csv and TensorBoard events.
-        epochs: of the whole run.
-        writes: False in all processes of a group but the first, which only count.
+        epochs: epochs of the whole run.
+        writes: whether this process shows and writes anything; in a group only the first does.
 
     Attributes:
-        sums: of the unfinished epoch.
-        history: one entry a finished epoch; it is what metrics.csv holds.
-        trained: whether an epoch was finished here, not only taken over from a checkpoint.
+        sums: sums of the unfinished epoch.
+        history: the lines of metrics.csv, one for each finished epoch.
+        trained: whether this process has finished an epoch itself, after any resume.
     """
 
     def __init__(self, log_dir: Path, epochs: int, writes: bool = True):
@@ -99,22 +99,25 @@ class TrainingMonitor:
         self._bar: tqdm | None = None
 
     def begin(self, step: int) -> None:
-        """Open the logs.
-
-        Events of a run that went further than `step` before it was resumed are hidden.
-        """
+        """Open the logs; TensorBoard then hides events after `step`, from before a resume."""
         if not self.writes:
             return
-        from tensorboardX import (
-            SummaryWriter,  # not before MindSpore, which must be the first to load protobuf
-        )
+        # imported late: MindSpore must load protobuf first
+        from tensorboardX import SummaryWriter
+
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self._events = SummaryWriter(str(self.log_dir), purge_step=step or None)
 
     def begin_epoch(self, epoch: int, batches: int, done: int) -> None:
-        """Start the bar of an epoch (from 0) of which `done` batches were trained before a resume."""
+        """Start the progress bar of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            batches: batches of the whole epoch.
+            done: batches that were trained before a resume.
+        """
         self._epoch = epoch
-        # a log file gets a line every 30 seconds instead of an animation
+        # mininterval: a log file gets a line every 30 seconds instead of an animation
         self._bar = tqdm(
             total=batches,
             initial=done,
@@ -129,14 +132,14 @@ class TrainingMonitor:
     def end_step(
         self, step: int, loss: float, gradient_norm: float, updated: bool, learning_rate: float
     ) -> None:
-        """Show a step that `sums` has counted."""
-        self._learning_rate = learning_rate
+        """Show a step. Call it after the step was added to `sums`."""
+        self.sums.learning_rate = learning_rate
         self.sums.seconds = time.perf_counter() - self._started
         if not self.writes:
             return
         speed = self.sums.audio_seconds / self.sums.seconds
         self._bar.set_postfix_str(
-            f"loss {loss:.2f}, lr {self._learning_rate:.2e}, {speed:.1f} audio-s/s"
+            f"loss {loss:.2f}, lr {learning_rate:.2e}, {speed:.1f} audio-s/s"
             + (f", skipped {self.sums.skipped}" if self.sums.skipped else ""),
             refresh=False,
         )
@@ -144,22 +147,35 @@ class TrainingMonitor:
         if updated:
             self._events.add_scalar("train/loss", loss, step)
             self._events.add_scalar("train/gradient_norm", gradient_norm, step)
-        self._events.add_scalar("train/learning_rate", self._learning_rate, step)
+        self._events.add_scalar("train/learning_rate", learning_rate, step)
         self._events.add_scalar("train/audio_seconds_per_second", speed, step)
 
-    def end_epoch(self, step: int, errors: ErrorCounts | None,
-                  examples: Sequence[tuple[str, str]] = ()) -> EpochMetrics:
-        """Record the epoch and say it in one line.
+    def end_epoch(
+        self, step: int, errors: ErrorCounts | None, examples: Sequence[tuple[str, str]] = ()
+    ) -> EpochMetrics:
+        """Record the metrics of the epoch, and log them in one line.
 
-        `examples` are references and hypotheses of the val set.
+        Args:
+            step: optimizer steps of the run.
+            errors: errors on the val set; None without an evaluation.
+            examples: pairs of reference and hypothesis from the val set.
         """
         val_wer, val_cer = (errors.wer_percent, errors.cer_percent) if errors else (None, None)
         self._bar.close()
         sums = self.sums
         metrics = EpochMetrics(
-            self._epoch + 1, step, self._learning_rate, sums.loss / max(1, sums.utterances),
-            sums.gradient_norm / max(1, sums.updates), sums.skipped, sums.missing, val_wer, val_cer,
-            sums.audio_seconds / sums.seconds, sums.seconds / 60)
+            epoch=self._epoch + 1,
+            step=step,
+            learning_rate=sums.learning_rate,
+            train_loss=sums.loss / max(1, sums.utterances),
+            gradient_norm=sums.gradient_norm / max(1, sums.updates),
+            skipped_steps=sums.skipped,
+            missing_utterances=sums.missing,
+            val_wer=val_wer,
+            val_cer=val_cer,
+            audio_seconds_per_second=sums.audio_seconds / sums.seconds,
+            minutes=sums.seconds / 60,
+        )
         self.history.append(metrics)
         self.sums = EpochSums()
         self.trained = True
@@ -169,12 +185,13 @@ class TrainingMonitor:
             self._events.add_scalar("val/wer", val_wer, step)
             self._events.add_scalar("val/cer", val_cer, step)
             for i, (reference, hypothesis) in enumerate(examples):
-                # Markdown: two lines, as they are
+                # TensorBoard renders Markdown; indented lines stay as they are
                 self._events.add_text(f"val/{i + 1}", f"    {reference}\n    {hypothesis}", step)
         self._events.flush()
         self._write_history()
         logger.info(
-            "epoch %d/%d  step %d  loss %.3f  lr %.2e  val WER %s  val CER %s  %.1f audio-s/s  %.1f min%s",
+            "epoch %d/%d  step %d  loss %.3f  lr %.2e  val WER %s  val CER %s  "
+            "%.1f audio-s/s  %.1f min%s",
             metrics.epoch,
             self.epochs,
             step,
@@ -184,23 +201,23 @@ class TrainingMonitor:
             "-" if val_cer is None else f"{val_cer:.2f}",
             metrics.audio_seconds_per_second,
             metrics.minutes,
-            _losses(sums),
+            _failures(sums),
         )
         return metrics
 
     def close(self) -> None:
-        """Close bar and logs, in the middle of an epoch too."""
+        """Close the progress bar and the logs; allowed inside an epoch too."""
         if self._bar is not None:
             self._bar.close()
         if self.writes:
             self._events.close()
 
     def progress(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the monitor."""
+        """The JSON-serialisable state that a checkpoint stores."""
         return {"history": [asdict(m) for m in self.history], "sums": asdict(self.sums)}
 
     def restore(self, progress: dict[str, Any]) -> None:
-        """Take over what `progress` gave."""
+        """Restore the state that `progress` returned."""
         self.history[:] = [EpochMetrics(**m) for m in progress["history"]]
         self.sums = EpochSums(**progress["sums"])
 
@@ -209,7 +226,7 @@ class TrainingMonitor:
             pd.DataFrame(asdict(m) for m in self.history).to_csv(temporary, index=False)
 
 
-def _losses(sums: EpochSums) -> str:
-    """What went wrong in an epoch, for the end of its line."""
+def _failures(sums: EpochSums) -> str:
+    """The skipped steps and unreadable utterances of an epoch, for the end of its log line."""
     text = f"  {sums.skipped} steps skipped (not finite)" if sums.skipped else ""
     return text + (f"  {sums.missing} utterances passed over (unreadable)" if sums.missing else "")

@@ -8,7 +8,7 @@ DEVICES = ("GPU", "CPU")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that choose settings: a file, and overrides at the end of the line."""
+    """Add `--config` and the overrides at the end of the command line."""
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -24,6 +24,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--device_target` with the document's default."""
     parser.add_argument(
         "--device_target",
         choices=DEVICES,
@@ -33,7 +34,11 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_device_argument(parser: argparse.ArgumentParser, default: str) -> None:
-    """None stands for not written: then `default`, but the CPU for an ONNX model."""
+    """Add `--device_target` for commands that take a stored model.
+
+    Without the option its value is None: the device is then `default`, or the CPU for an ONNX
+    model.
+    """
     parser.add_argument(
         "--device_target",
         choices=DEVICES,
@@ -43,7 +48,10 @@ def add_model_device_argument(parser: argparse.ArgumentParser, default: str) -> 
 
 
 def add_bidirectional_argument(parser: argparse.ArgumentParser) -> None:
-    """None stands for not written: then the configuration, or the checkpoint, decides."""
+    """Add `--bidirectional`.
+
+    Without the option its value is None: the configuration or the checkpoint then decides.
+    """
     parser.add_argument(
         "--bidirectional",
         type=boolean,
@@ -54,7 +62,7 @@ def add_bidirectional_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def config_changes(args: argparse.Namespace) -> list[str]:
-    """`--bidirectional` and the overrides, as `load_config` takes them."""
+    """`--bidirectional` and the overrides as `GROUP.FIELD=VALUE` strings for `load_config`."""
     if args.bidirectional is None:
         return args.overrides
     return [f"ModelConfig.bidirectional={args.bidirectional}", *args.overrides]

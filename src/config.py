@@ -1,6 +1,6 @@
-"""Every setting of the recipe: default, allowed values, and how YAML files and overrides change it.
+"""All settings of the recipe with defaults and ranges; YAML files and overrides change them.
 
-The names and defaults are those of the model-zoo document. The key of a setting is GROUP.FIELD, for
+Names and defaults are those of the model-zoo document. The key of a setting is GROUP.FIELD, for
 example `TrainingConfig.epochs` or `DataConfig.SpectConfig.window_size`.
 """
 
@@ -20,7 +20,7 @@ from deepspeech2.settings import ConfigError, check, convert, setting
 
 LABELS_KEY = "DataConfig.labels_path"
 
-# rules of settings: what must hold, and how to say it
+# rules of settings: a predicate, and the end of the sentence "`KEY` must ..."
 RANGE = (lambda ends: ends[0] <= ends[1], "hold the smaller number first")
 ODD = (lambda k: k[0] % 2 and k[1] % 2, "be two odd numbers: the padding is half of each")
 FILE_NAME_PREFIX = (lambda name: name and "/" not in name, "be the first part of a file name")
@@ -29,7 +29,7 @@ FILE_NAME_PREFIX = (lambda name: name and "/" not in name, "be the first part of
 @dataclass(frozen=True)
 class TrainingConfig:
     epochs: int = setting(70, minimum=1)
-    # NumPy's and MindSpore's generators take 32 bits
+    # below 2^32: NumPy's and MindSpore's generators take seeds of 32 bits
     seed: int = setting(0, minimum=0, below=2**32)
     max_steps: int = setting(0, minimum=0)  # optimizer steps of the whole run; 0: no limit
     max_grad_norm: float = setting(400.0, above=0)  # global L2 norm
@@ -37,7 +37,7 @@ class TrainingConfig:
     dropout: float = setting(0.0, minimum=0, below=1)
     # weight of the CTC loss on the middle layer (Lee & Watanabe 2021)
     intermediate_ctc_weight: float = setting(0.0, minimum=0, below=1)
-    patience: int = setting(0, minimum=0)  # evaluations without a better one; 0: never stop early
+    patience: int = setting(0, minimum=0)  # evaluations without improvement; 0: never stop early
     eval_interval: int = setting(1, minimum=1)  # epochs
     save_interval: int = setting(1, minimum=1)  # epochs
     log_dir: str = setting("logs")
@@ -58,7 +58,7 @@ class AugmentationConfig:
     noise_prob: float = setting(0.4, minimum=0, maximum=1)
     noise_min: float = setting(0.0, minimum=0, maximum=1)  # RMS of the noise / RMS of the speech
     noise_max: float = setting(0.5, minimum=0, maximum=1)
-    # probability of putting an utterance's words into another order
+    # probability of shuffling the words of an utterance
     shuffle_words: float = setting(0.0, minimum=0, maximum=1)
     # first epoch (from 0) with shuffled words; word cuts are aligned just before
     shuffle_start_epoch: int = setting(10, minimum=1)
@@ -92,38 +92,38 @@ class ModelConfig:
 
     @property
     def conv_kernels(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(frequency, time) of both convolutions."""
+        """(frequency, time) kernel sizes of both convolutions."""
         return (41, 11), self.conv2_kernel
 
     @property
     def conv_strides(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(frequency, time) of both convolutions."""
+        """(frequency, time) strides of both convolutions."""
         return (2, 2), (2, self.conv2_time_stride)
 
     @property
     def time_strides(self) -> tuple[int, int]:
-        """Spectrogram frames for a frame of each convolution's output."""
+        """Spectrogram frames per output frame of the first and the second convolution."""
         (_, first), (_, second) = self.conv_strides
         return first, first * second
 
     @property
     def time_stride(self) -> int:
-        """Spectrogram frames for an output frame."""
+        """Spectrogram frames per output frame of the network."""
         return self.time_strides[1]
 
     def conv_bins(self, num_bins: int) -> tuple[int, int]:
-        """Frequency bins that each convolution gives for a spectrogram with `num_bins`."""
+        """Output frequency bins of both convolutions for spectrograms with `num_bins` bins."""
         (first, _), (second, _) = self.conv_strides
         bins = strided_size(num_bins, first)
         return bins, strided_size(bins, second)
 
     def output_lengths(self, input_length):
-        """Spectrogram frames -> output frames; for numbers, arrays and tensors."""
+        """Spectrogram frames -> output frames, for integers, arrays and tensors."""
         return strided_size(input_length, self.time_stride)
 
 
 def strided_size(size, stride: int):
-    """The output size of a convolution that is padded by half its odd kernel, on either axis."""
+    """Output size of a convolution along one axis, for an odd kernel and half-kernel padding."""
     return (size - 1) // stride + 1
 
 
@@ -133,9 +133,9 @@ class OptimConfig:
     learning_rate: float = setting(3e-4, above=0)
     # cosine: falls to 0 at the last epoch
     schedule: str = setting("exponential", choices=("exponential", "cosine"))
-    warmup_epochs: float = setting(0.0, minimum=0)  # the rate rises to its scheduled value
+    warmup_epochs: float = setting(0.0, minimum=0)  # linear rise to the scheduled rate
     learning_anneal: float = setting(1.1, above=0)  # divides the rate after each epoch
-    anneal_start_epoch: int = setting(0, minimum=0)  # first epochs at the initial rate
+    anneal_start_epoch: int = setting(0, minimum=0)  # number of epochs at the initial rate
     weight_decay: float = setting(1e-5, minimum=0)
     momentum: float = setting(0.9, minimum=0, below=1)  # sgd
     eps: float = setting(1e-8, above=0)  # adam
@@ -154,10 +154,10 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All groups.
+    """All groups of settings.
 
     Attributes:
-        explicit: the keys that somebody wrote; only these may contradict a model.
+        explicit: keys that a file or an override set; only these can contradict a stored model.
     """
 
     TrainingConfig: TrainingConfig = field(default_factory=TrainingConfig)
@@ -168,7 +168,15 @@ class Config:
     explicit: frozenset[str] = frozenset()
 
     def with_settings(self, settings: dict[str, Any], explicit: bool) -> "Config":
-        """A copy with {key: value} changed and checked. Raises ConfigError naming the key."""
+        """A copy with other values.
+
+        Args:
+            settings: {key: value}.
+            explicit: whether to add the keys to `explicit`.
+
+        Raises:
+            ConfigError: naming the key, for an unknown key and for a wrong value.
+        """
         config = self
         for key, value in settings.items():
             config = _replace(config, key.split("."), value, key)
@@ -176,29 +184,37 @@ class Config:
         return dataclasses.replace(config, explicit=frozenset(names))
 
     def model_info(self, labels: Labels) -> ModelInfo:
-        """What to store with a model that was made with these settings."""
+        """The settings, labels and time stride to store with a model."""
         settings = _group_settings(self.ModelConfig, "ModelConfig")
         settings |= _group_settings(self.DataConfig.SpectConfig, SPECT_GROUP)
         return ModelInfo(settings, labels, self.ModelConfig.time_stride)
 
-    def with_model(self, info: ModelInfo, source: str) -> "Config":
-        """A copy with a model's settings; only what somebody wrote explicitly can contradict them.
+    def explicit_labels(self) -> Labels | None:
+        """The labels that somebody asked for, None for those of a model or the default."""
+        return Labels.load(self.DataConfig.labels_path) if LABELS_KEY in self.explicit else None
+
+    def with_model(self, info: ModelInfo, source: str, new_labels: bool = False) -> "Config":
+        """A copy with the settings of a stored model.
+
+        Args:
+            info: settings and labels of the model.
+            source: the model's file, for messages.
+            new_labels: whether other labels than the model's may be asked for.
 
         Raises:
-            InputError: naming both values of every contradiction.
+            InputError: naming both values, when an explicit setting contradicts the model.
         """
         conflicts = [
             f"`{key}` is {value!r} in the model but {_lookup(self, key)!r} was asked for"
             for key, value in info.settings.items()
             if key in self.explicit and _lookup(self, key) != value
         ]
-        if LABELS_KEY in self.explicit:
-            path = self.DataConfig.labels_path
-            asked = Labels.load(path)
-            if asked != info.labels:
-                conflicts.append(
-                    f"the labels are {str(info.labels)!r} in the model but {str(asked)!r} in {path}"
-                )
+        asked = self.explicit_labels()
+        if asked and asked != info.labels and not new_labels:
+            conflicts.append(
+                f"the labels are {str(info.labels)!r} in the model but {str(asked)!r} in "
+                f"{self.DataConfig.labels_path}"
+            )
         if conflicts:
             raise InputError(f"{source}: " + "; ".join(conflicts))
         try:
@@ -210,7 +226,11 @@ class Config:
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The defaults, changed by a YAML file, then by `GROUP.FIELD=VALUE` strings.
+    """The defaults, changed by a YAML file and then by overrides.
+
+    Args:
+        path: YAML file with groups of settings; None or '' for no file.
+        overrides: `GROUP.FIELD=VALUE` strings.
 
     Raises:
         ConfigError: naming the file or the override, and the field, for a wrong name, type or
@@ -234,7 +254,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def _check_together(config: Config) -> None:
-    """Settings that are right one by one but not with each other."""
+    """Check the settings that depend on each other. Raises ConfigError naming them."""
     config.DataConfig.SpectConfig.check_together()
     noise = config.DataConfig.AugmentationConfig
     if noise.noise_min > noise.noise_max:
@@ -257,10 +277,7 @@ def _check_together(config: Config) -> None:
 
 
 def _group_settings(group: Any, prefix: str) -> dict[str, Any]:
-    """{PREFIX.FIELD: value} of one group, as `Config.with_settings` takes it.
-
-    JSON has no tuples.
-    """
+    """{PREFIX.FIELD: value} of one group, with tuples as lists because JSON has no tuples."""
     return {
         f"{prefix}.{name}": list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(group).items()
@@ -268,7 +285,7 @@ def _group_settings(group: Any, prefix: str) -> dict[str, Any]:
 
 
 def _lookup(config: Config, key: str) -> Any:
-    """The value at a key that exists; tuples as lists, as in `_group_settings`."""
+    """The value of an existing key, with tuples as lists as in `_group_settings`."""
     value: Any = config
     for name in key.split("."):
         value = getattr(value, name)
@@ -276,7 +293,7 @@ def _lookup(config: Config, key: str) -> Any:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a group or setting written twice is an error, where PyYAML lets the last one win."""
+    """A YAML loader that refuses duplicate keys; PyYAML would use the last one."""
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value]
@@ -308,7 +325,7 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        # an empty group stays a value, so that it is refused like any other value of a group
+        # an empty group stays a value, and is then refused like any other value for a group
         flat.update(
             _flatten(value, key + ".") if isinstance(value, dict) and value else {key: value}
         )
@@ -316,7 +333,7 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def _parse(key: str, text: str) -> Any:
-    """The value of an override: text for text fields, YAML for all others."""
+    """The value of an override: the text itself for a text field, else parsed as YAML."""
     if _field_type(key) is str:
         return text
     try:
@@ -326,6 +343,7 @@ def _parse(key: str, text: str) -> Any:
 
 
 def _field_type(key: str) -> type:
+    """The type of a setting, or the class of a group. Raises ConfigError for an unknown key."""
     group: Any = Config
     path = key.split(".")
     for depth, name in enumerate(path):
@@ -334,7 +352,7 @@ def _field_type(key: str) -> type:
         names = {f.name: f for f in dataclasses.fields(group) if f.name != "explicit"}
         if name not in names:
             raise ConfigError(f"unknown setting `{key}`: `{name}` is none of {', '.join(names)}")
-        # a group's field has the group's own name, so its class is found in this module
+        # a field for a group has the name of its class, which hides the class in annotations
         group = (
             globals()[name] if dataclasses.is_dataclass(globals().get(name)) else names[name].type
         )
@@ -342,6 +360,7 @@ def _field_type(key: str) -> type:
 
 
 def _replace(group: Any, names: list[str], value: Any, key: str) -> Any:
+    """A copy of `group` with the field at the path `names` set to `value`."""
     kind = _field_type(key)
     if dataclasses.is_dataclass(kind):
         raise ConfigError(f"`{key}` is a group: set its fields")

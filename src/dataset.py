@@ -1,4 +1,7 @@
-"""Batches of spectrograms and labels: loaded, augmented and padded, ahead of who uses them."""
+"""Batches of spectrograms and labels, loaded, augmented and padded ahead of their use.
+
+Axes: N utterances, F frequency bins, T spectrogram frames, T' output frames, C classes, U labels.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -24,25 +27,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["inputs", "input_length", "targets", "target_length", "rows", "texts"]
-NO_ROW = -1    # the only row of a batch without utterances: one frame of silence and no label
-PREFETCHED_BATCHES = 4    # a batch of the largest size is 20 to 40 MB
+# Row number of the silence that replaces a batch without any readable utterance: N cannot be 0, and
+# one frame of silence without labels adds nothing to the loss.
+NO_ROW = -1
+PREFETCHED_BATCHES = 4  # the largest batches take 20 to 40 MB each
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One padded batch.
-
-    Without any utterance left, N is one: a frame of silence without labels, which adds nothing to
-    the loss.
+    """One padded batch; see `NO_ROW` for a batch without any readable utterance.
 
     Attributes:
-        inputs: (N, 1, F, T) float32 spectrograms, zero past each length.
-        input_length: (N,) int32 frames.
-        targets: (N, U) int32 class indices, zero past each length.
-        target_length: (N,) int32.
-        rows: of the manifest; empty for the silence.
-        texts: of the rows, as the targets say them.
-        missing: planned rows whose files went bad since they were checked.
+        inputs: (N, 1, F, T) float32 spectrograms, zero past their ends.
+        input_length: (N,) int32 frame counts.
+        targets: (N, U) int32 class indices, zero past their ends.
+        target_length: (N,) int32 label counts.
+        rows: N rows of the manifest; empty for the silence.
+        texts: the N transcripts of the targets; empty for the silence.
+        missing: rows of the batch that could not be read.
     """
 
     inputs: np.ndarray
@@ -55,7 +57,15 @@ class Batch:
 
 
 class BatchSource:
-    """Random access to batches: item i loads, augments and pads the rows of `batches[i]`."""
+    """Random access to batches: item i loads, augments and pads the rows `batches[i]`.
+
+    Args:
+        manifest: the data set.
+        batches: row numbers of each batch.
+        labels: encode the transcripts.
+        spect: settings of the spectrograms.
+        augmenter: augments the utterances; None for no augmentation.
+    """
 
     def __init__(
         self,
@@ -73,7 +83,7 @@ class BatchSource:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        """The arrays of a batch in the order of `COLUMNS`; rows that cannot be read are left out."""
+        """The arrays of a batch in the order of `COLUMNS`, without rows that cannot be read."""
         loaded = [(int(row), self._load(row)) for row in self.batches[index]]
         utterances = [(row, *utterance) for row, utterance in loaded if utterance is not None]
         if not utterances:
@@ -92,7 +102,7 @@ class BatchSource:
         return _batch(self.batches[index], self[index])
 
     def _load(self, row: int) -> tuple[np.ndarray, str] | None:
-        """(F, T) and text of a row; None, with a warning that names it, if it cannot be read."""
+        """The (F, T) spectrogram and text of a row; None, with a warning, if it is unreadable."""
         try:
             samples = load_audio(self.manifest.audio_paths[row], self.spect.sample_rate)
             text = read_transcript(self.manifest.transcript_paths[row], self.labels)
@@ -108,16 +118,17 @@ class BatchSource:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of one batch for the next; otherwise page faults take half the time.
+    """Make glibc reuse the memory of one batch for the next; page faults would double the time.
 
-    It returns freed memory to the system until a large block was freed, and then keeps up to twice
-    as much (mallopt(3), M_MMAP_THRESHOLD). This block is freed at once and never touched.
+    glibc returns large freed blocks to the system, until a block of up to 32 MB is freed: then it
+    keeps up to twice that size (mallopt(3), M_MMAP_THRESHOLD). The block here is freed at once and
+    never touched.
     """
     np.empty(30 << 20, np.uint8)
 
 
 def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(F, T) arrays -> (N, 1, F, longest T) float32, zero past each end; (N,) int32 lengths."""
+    """N arrays (F, T) -> (N, 1, F, longest T) float32, zero past their ends; (N,) int32 lengths."""
     lengths = np.array([s.shape[1] for s in spectrograms], np.int32)
     inputs = np.zeros((len(spectrograms), 1, len(spectrograms[0]), lengths.max()), np.float32)
     for i, s in enumerate(spectrograms):
@@ -126,7 +137,7 @@ def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np
 
 
 def _pad_targets(targets: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Lists of class indices -> (N, longest U) int32, zero past each end; (N,) int32 lengths."""
+    """N lists of class indices -> (N, longest U) int32, zero-padded; (N,) int32 lengths."""
     lengths = np.array([len(t) for t in targets], np.int32)
     padded = np.zeros((len(targets), max(1, lengths.max())), np.int32)
     for i, t in enumerate(targets):
@@ -135,15 +146,21 @@ def _pad_targets(targets: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _batch(planned: np.ndarray, columns: Sequence[np.ndarray]) -> Batch:
+    """A `Batch` from the planned rows and the arrays of `COLUMNS`."""
     *arrays, rows, texts = columns
-    delivered = rows.tolist() if rows[0] != NO_ROW else []
-    missing = sorted(set(planned.tolist()) - set(delivered))
-    return Batch(*arrays, delivered, texts.tolist()[: len(delivered)], missing)
+    loaded = rows.tolist() if rows[0] != NO_ROW else []
+    missing = sorted(set(planned.tolist()) - set(loaded))
+    return Batch(*arrays, loaded, texts.tolist()[: len(loaded)], missing)
 
 
 def create_dataset(source: BatchSource, num_workers: int = 1) -> "GeneratorDataset":
-    """The batches of `source` in order; more than one worker means processes."""
-    import mindspore.dataset as ds  # takes seconds, and ONNX models need no MindSpore
+    """A MindSpore dataset of the batches in order.
+
+    Args:
+        source: the batches.
+        num_workers: 1 loads in a thread, more in as many processes.
+    """
+    import mindspore.dataset as ds  # imported late: ONNX models are evaluated without MindSpore
 
     ds.config.set_prefetch_size(PREFETCHED_BATCHES)
     return ds.GeneratorDataset(
@@ -156,9 +173,9 @@ def create_dataset(source: BatchSource, num_workers: int = 1) -> "GeneratorDatas
 
 
 def training_batches(source: BatchSource, num_workers: int = 1) -> Iterator[Batch]:
-    """One pass over `source` through `mindspore.dataset`, loading ahead of the caller.
+    """One pass over `source`; `mindspore.dataset` loads the batches ahead of their use.
 
-    Workers start here, so they know this epoch's batches.
+    The workers are forked here, once for each pass, because they see no later change of `source`.
     """
     if not len(source):
         return
@@ -172,11 +189,19 @@ def training_batches(source: BatchSource, num_workers: int = 1) -> Iterator[Batc
 def emissions(
     model: Model, manifest: Manifest, rows: np.ndarray, config: Config
 ) -> Iterator[tuple[Batch, list[np.ndarray]]]:
-    """Each batch of rows, in their order, with the model's (T', C) probabilities of each utterance.
+    """Run a model over utterances: the one loop of evaluation, alignment and validation.
 
-    Evaluation, alignment and the training's dev set all come through here. Batches are loaded ahead
-    by a thread: MindSpore is not needed. A batch without any readable utterance comes with no
-    probabilities.
+    Threads load the batches ahead of their use, without MindSpore.
+
+    Args:
+        model: computes the probabilities.
+        manifest: the data set.
+        rows: (rows,) row numbers in the order to visit them.
+        config: batch size and number of threads.
+
+    Yields:
+        Each batch with one (T', C) array of class probabilities for each of its utterances; the
+        list is empty if none of them can be read.
     """
     batches = split_batches(rows, config.DataConfig.batch_size)
     source = BatchSource(manifest, batches, model.labels, model.spect)

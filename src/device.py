@@ -1,4 +1,4 @@
-"""The device that MindSpore uses, and the group of processes that train together."""
+"""Select MindSpore's device, and join the group of processes that train together."""
 
 import logging
 import os
@@ -11,16 +11,20 @@ if TYPE_CHECKING:
 
 
 def set_device(target: str) -> None:
-    """Select graph mode and the device. Raises InputError when MindSpore cannot use it here."""
-    # MindSpore's log: errors only, because its compiler warns of harmless things
+    """Select graph mode and the device.
+
+    Raises:
+        InputError: when MindSpore cannot use the device on this machine.
+    """
+    # log level 3: errors only, because the compiler warns about harmless things
     os.environ.setdefault("GLOG_v", "3")
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    logging.disable()    # MindSpore's own lines about missing CUDA libraries; the message says it
+    logging.disable()  # the message below replaces MindSpore's many lines about missing CUDA
     try:
         ms.set_device(target)
-        ms.ops.ones(1, ms.float32).asnumpy()    # a missing driver shows only when something runs
+        ms.ops.ones(1, ms.float32).asnumpy()  # a missing driver fails only when a kernel runs
     except (RuntimeError, ValueError, AttributeError):
         advice = "use --device_target CPU, or see docs/setup.md for what a GPU needs"
         raise InputError(
@@ -32,15 +36,15 @@ def set_device(target: str) -> None:
 
 
 def set_device_for(model: str, target: str | None, default: str) -> None:
-    """The device for a stored model: an ONNX model needs no MindSpore, others as `set_device`.
+    """Select the device for a stored model; an ONNX model needs no MindSpore.
 
     Args:
         model: path of the model.
-        target: what `--device_target` says, None if it was not written.
-        default: the device where `target` is None.
+        target: value of `--device_target`; None without the option.
+        default: the device when `target` is None.
 
     Raises:
-        InputError: when an ONNX model was asked to run on a GPU.
+        InputError: for an ONNX model with target GPU; for other models as `set_device`.
     """
     if not model.endswith(".onnx"):
         set_device(target or default)
@@ -52,11 +56,11 @@ def set_device_for(model: str, target: str | None, default: str) -> None:
 
 
 def join_group() -> "Group":
-    """Meet the other processes of a distributed run.
+    """Connect to the other processes of a distributed run.
 
     Raises:
         InputError: when no launcher started this process.
-        RunError: when the processes do not meet.
+        RunError: when the processes cannot connect.
     """
     from mindspore import communication
 

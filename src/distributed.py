@@ -1,4 +1,4 @@
-"""The processes of one run and what they agree on. One process alone communicates nothing."""
+"""Collective operations of the processes of one run; a single process communicates nothing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,20 +11,25 @@ from mindspore import Parameter, Tensor, nn, ops
 
 @dataclass(frozen=True)
 class Group:
-    """This process is `rank` of `size` processes that call each method below in the same order."""
+    """This process and the others of its run; all must call the methods in the same order.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def sum(self, values: Iterable[float]) -> list[float]:
-        """The sums of `values` over the processes.
+        """The sum of each value over the processes.
 
-        MindSpore adds in float32 on CPU, whatever it is given: counts are exact up to 2^24.
+        MindSpore adds in float32 on CPU, also for float64 inputs: counts are exact up to 2^24.
         """
         values = np.array(list(values), np.float64)
         if self.size > 1:
@@ -32,18 +37,18 @@ class Group:
         return values.tolist()
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
+        """Wait until all processes call this method."""
         self.sum([0.0])
 
     def broadcast(self, parameters: Iterable[Parameter]) -> None:
-        """Give all processes the first one's values of the float parameters."""
+        """Copy the float32 parameters of the first process to all processes."""
         if self.size > 1:
             for p in parameters:
                 if p.dtype == ms.float32:
                     p.set_data(_only(_Broadcast)(p.value()))
 
     def average(self, parameters: Iterable[Parameter]) -> None:
-        """Replace float parameters by their means over the processes."""
+        """Replace float32 parameters by their means over the processes."""
         if self.size > 1:
             for p in parameters:
                 p.set_data(_only(_AllReduce)(p.value()) / self.size)
@@ -52,7 +57,7 @@ class Group:
 class _AllReduce(nn.Cell):
     def __init__(self):
         super().__init__()
-        self.all_reduce = ops.AllReduce()    # sums; on CPU nothing else works
+        self.all_reduce = ops.AllReduce()  # a sum, the only reduction that works on CPU
 
     def construct(self, x):
         return self.all_reduce(x)
@@ -69,5 +74,5 @@ class _Broadcast(nn.Cell):
 
 @cache
 def _only(cell: type[nn.Cell]) -> nn.Cell:
-    """The one instance of a cell: MindSpore compiles anew for each, which took 200 ms a step."""
+    """The only instance of a cell: MindSpore compiles each instance anew, in about 200 ms."""
     return cell()

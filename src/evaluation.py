@@ -1,4 +1,4 @@
-"""One evaluation for eval.py, for training and for tests: every utterance once, in manifest order."""
+"""Evaluate a model on a manifest: every utterance once, in manifest order."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -20,11 +20,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoredUtterance:
-    """One row of the result.
+    """One evaluated utterance.
 
     Attributes:
-        row: of the manifest.
-        probs: (T', C) class probabilities where they were asked for.
+        row: row of the manifest.
+        audio_path: path of the recording.
+        reference: the transcript in the manifest.
+        hypothesis: the greedy transcript of the model.
+        errors: errors of the hypothesis.
+        seconds: duration of the recording.
+        probs: (T', C) class probabilities; None unless `keep_probs` is set.
     """
 
     row: int
@@ -38,11 +43,11 @@ class ScoredUtterance:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All scored utterances.
+    """The result of an evaluation.
 
     Attributes:
-        utterances: in manifest order.
-        missing: rows whose files went bad since they were checked.
+        utterances: the evaluated utterances in manifest order.
+        missing: rows that could not be read.
     """
 
     utterances: list[ScoredUtterance]
@@ -50,10 +55,11 @@ class Evaluation:
 
     @property
     def errors(self) -> ErrorCounts:
-        """The counts of all utterances together; their rates are micro-averages in percent."""
+        """The summed errors of all utterances; their rates are micro-averages in percent."""
         return sum((u.errors for u in self.utterances), ErrorCounts())
 
     def summary(self) -> str:
+        """The document's line with both error rates in percent."""
         wer, cer = self.errors.wer_percent, self.errors.cer_percent
         return f"Test Summary \tAverage WER {wer:.3f}\tAverage CER {cer:.3f}\t"
 
@@ -65,7 +71,14 @@ def evaluate(
     rows: np.ndarray | None = None,
     keep_probs: bool = False,
 ) -> Evaluation:
-    """Decode every utterance, or those of `rows`, greedily and count its errors.
+    """Decode utterances greedily and count their errors.
+
+    Args:
+        model: the model to evaluate.
+        manifest: the data set.
+        config: batch size and number of loading threads.
+        rows: (rows,) row numbers to evaluate; None for all.
+        keep_probs: whether to keep the class probabilities.
 
     Raises:
         RunError: when there are utterances but none can be read.
@@ -95,7 +108,7 @@ def evaluate(
 
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
-    """One line an utterance: path, texts, word and character errors and totals, seconds."""
+    """Write a CSV line per utterance: path, texts, word and character counts, seconds."""
     rows = [
         {"audio_path": u.audio_path, "reference": u.reference, "hypothesis": u.hypothesis}
         | asdict(u.errors)
@@ -107,7 +120,7 @@ def write_csv(evaluation: Evaluation, path: str | Path) -> None:
 
 
 def write_outputs(evaluation: Evaluation, manifest_rows: int, path: str | Path) -> None:
-    """The (T', C) matrix of manifest row i as `arr_i` of a NumPy archive; (0, 0) where missing."""
+    """Write a NumPy archive: `arr_i` is the (T', C) array of row i, or (0, 0) if it is missing."""
     matrices = [np.zeros((0, 0), np.float32)] * manifest_rows
     for utterance in evaluation.utterances:
         matrices[utterance.row] = utterance.probs

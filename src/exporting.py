@@ -1,4 +1,4 @@
-"""Write a trained network as MindIR or ONNX, and prove that the file says what the network says."""
+"""Export a trained network as MindIR or ONNX, and compare the file's outputs with the network's."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from src.config import Config
 from src.DeepSpeech import PredictCell, dynamic_inputs
 from src.stored_models import cell_model, load_mindir, load_network
 
-TOLERANCE = 1e-5    # of a probability, between the network and the file
-INT8_TOLERANCE = 0.5    # rounding costs far less; this finds a file that says something else
-CHECK_SIZES = (1, 3)    # utterances of the batches in the comparison
-CHECK_FRAMES = 61    # of the longest of them
+TOLERANCE = 1e-5  # largest difference of a probability between the network and the file
+INT8_TOLERANCE = 0.5  # 8-bit rounding costs far less; this finds a file of another network
+CHECK_SIZES = (1, 3)  # batch sizes in the comparison
+CHECK_FRAMES = 61  # spectrogram frames of the longest utterance in the comparison
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A written model.
+    """An exported model.
 
     Attributes:
-        path: of the model.
-        info_path: of the JSON file beside it, with settings and labels.
-        num_classes: C.
-        difference: the largest between its probabilities and the network's, for noise.
+        path: path of the model.
+        info_path: path of the JSON file beside it, with settings and labels.
+        num_classes: C, number of classes.
+        difference: largest difference between its probabilities and the network's, for noise.
     """
 
     path: Path
@@ -41,23 +41,26 @@ class Exported:
 
 
 def export_mindir(checkpoint: str, config: Config, path: Path, batch_size: int = 0) -> Exported:
-    """Export a checkpoint in evaluation mode, softmax included, with a JSON file beside it.
+    """Export a checkpoint as MindIR with a JSON file beside it.
+
+    The model is in evaluation mode, ends with a softmax, and takes any number of frames.
 
     Args:
-        batch_size: 0 for any batch size, else the only one that the model takes. Any number of
-            frames is taken.
-        path: the final name of the model.
+        checkpoint: path of the checkpoint.
+        config: explicit settings must not contradict the checkpoint.
+        path: path of the model to write.
+        batch_size: the only batch size that the model takes; 0 for any.
 
     Raises:
         InputError: for a checkpoint that cannot be used.
-        RunError: when the file differs from the network.
+        RunError: when the outputs of the file differ from the network's.
     """
     ensure_writable(path.parent)
     network, config, labels = load_network(checkpoint, config)
     num_bins = config.DataConfig.SpectConfig.num_bins
     cell = PredictCell(network)
     cell.set_inputs(*dynamic_inputs(num_bins))
-    cell.set_train(False)    # export would keep the training mode of the batch norm
+    cell.set_train(False)  # ms.export keeps the mode of the batch norm
     inputs = dynamic_inputs(num_bins)
     if batch_size:
         inputs = (
@@ -74,11 +77,21 @@ def export_mindir(checkpoint: str, config: Config, path: Path, batch_size: int =
 
 
 def export_onnx(checkpoint: str, config: Config, path: Path, quantize: str = "") -> Exported:
-    """Export a checkpoint as ONNX for batches of any size and length; else as `export_mindir`.
+    """Export a checkpoint as ONNX for batches of any size and length, with a JSON file beside it.
 
     Args:
-        quantize: `int8` for LSTMs that compute in 8 bits, or '' for float32. Before a model is
-            quantized, it must equal the network too; the difference is the quantized one's.
+        checkpoint: path of the checkpoint.
+        config: explicit settings must not contradict the checkpoint.
+        path: path of the model to write.
+        quantize: `int8` for LSTMs that compute in 8 bits, '' for float32.
+
+    Returns:
+        The exported model; for `int8`, its `difference` is that of the quantized model.
+
+    Raises:
+        InputError: for a checkpoint that cannot be used.
+        RunError: when the outputs of the file, before or after quantization, differ from the
+            network's.
     """
     from src.onnx_graph import fix_quantization_ranges, quantize_onnx, write_onnx
 
@@ -113,10 +126,18 @@ def _compare(
     tolerance: float,
     sizes: Iterable[int],
 ) -> float:
-    """The largest difference of probabilities over batches of noise of `sizes` utterances.
+    """The largest difference of probabilities for noise.
+
+    Args:
+        network: computes the expected probabilities.
+        exported: computes the probabilities to check.
+        num_bins: F.
+        path: path of the model, for the message.
+        tolerance: largest difference allowed.
+        sizes: batch sizes.
 
     Raises:
-        RunError: naming `path` when it is more than the tolerance.
+        RunError: naming `path`, when the difference exceeds the tolerance.
     """
     rng = np.random.default_rng(0)
     worst = 0.0
@@ -131,7 +152,7 @@ def _compare(
             break
         valid = np.arange(expected.shape[1]) < expected_lengths[:, None]
         largest = np.abs(expected - found)[valid].max()
-        worst = float(np.maximum(worst, largest))    # keeps NaN, unlike Python's max
+        worst = float(np.maximum(worst, largest))  # unlike Python's max, keeps NaN
     if not worst <= tolerance:
         raise RunError(
             f"{path}: the exported model differs from the network by {worst:.2e}, not written"
@@ -140,7 +161,7 @@ def _compare(
 
 
 def _finish(path: Path, info: ModelInfo, difference: float) -> Exported:
-    """Write the JSON file, without which nobody knows what the model reads and writes."""
+    """Write the JSON file that describes the model's inputs and classes."""
     info_path = path.with_suffix(".json")
     with atomic_path(info_path) as temporary:
         temporary.write_text(info.to_json(), encoding="utf-8")

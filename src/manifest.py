@@ -1,9 +1,9 @@
-"""Which recordings and transcripts make a data set: the manifest, its checks, and the index kept beside it.
+"""Manifests: the recordings and transcripts of a data set, with checks and an index.
 
-A manifest is a CSV without header: `audio_path,transcript_path` a line, absolute or relative to the
-manifest. Its index (`NAME.index.npz`) keeps what sorting by length and checking need, one row an
-utterance, so that nothing is decoded twice: a row is believed as long as both files have the size
-and time of change that it recorded.
+A manifest is a CSV without header. Each line is `audio_path,transcript_path`, absolute or relative
+to the manifest. The index beside it (`NAME.index.npz`) stores the metadata of each utterance for
+sorting and checking, so that no recording is decoded twice. An entry is valid while both files'
+size and mtime are unchanged.
 """
 
 import csv
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -29,14 +30,15 @@ from deepspeech2.labels import Labels
 logger = logging.getLogger(__name__)
 
 INDEX_VERSION = 1
-_PENDING = 10_000  # files that wait to be checked
+_UTTERANCES_AT_ONCE = 10_000  # handed to the threads that check files
 _LONGEST_LINE = 20_000  # characters; a path has 4096 bytes at most
 
 
 class ManifestError(InputError):
-    """A manifest that cannot be used; `problems` lists everything that is wrong as `file:line.
+    """A manifest that cannot be used.
 
-    Message`.
+    Attributes:
+        problems: everything that is wrong, each as `file:line: message`.
     """
 
     def __init__(self, problems: Sequence[str]):
@@ -44,20 +46,26 @@ class ManifestError(InputError):
         self.problems = list(problems)
 
 
+class UtteranceInfo(NamedTuple):
+    """Metadata of one utterance."""
+
+    samples: int  # per channel, at the file's own rate
+    sample_rate: int  # Hz
+    labels: int  # characters of the transcript
+    repeats: int  # characters that equal the one before
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """The utterances of a data set, in the order of the file.
-
-    Line i + 1 is row i of every member.
-    """
+    """The utterances of a data set in the order of the file: row i is line i + 1."""
 
     path: Path
     audio_paths: list[str]
     transcript_paths: list[str]
-    samples: np.ndarray  # (rows,) int64, per channel at the file's own rate
-    sample_rates: np.ndarray  # (rows,) int64, Hz
-    label_counts: np.ndarray  # (rows,) int64, characters of the transcript
-    repeats: np.ndarray  # (rows,) int64, characters equal to the one before
+    samples: np.ndarray  # (rows,) int64, see UtteranceInfo
+    sample_rates: np.ndarray  # (rows,) int64
+    label_counts: np.ndarray  # (rows,) int64
+    repeats: np.ndarray  # (rows,) int64
 
     def __len__(self) -> int:
         return len(self.audio_paths)
@@ -69,16 +77,16 @@ class Manifest:
 
     @property
     def required_frames(self) -> np.ndarray:
-        """(rows,) output frames that CTC needs: one a label and a blank between equal ones."""
+        """(rows,) int64: output frames that CTC needs, one per label and one between equals."""
         return self.label_counts + self.repeats
 
 
 def read_transcript(path: str | Path, labels: Labels) -> str:
-    """The text of a transcript as `labels` write it: upper case, single spaces.
+    """Read a transcript and normalise it to upper case and single spaces.
 
     Raises:
-        InputError: naming the file when it is missing, not UTF-8, empty, or has characters without
-            a class.
+        InputError: naming the file, when it is missing, empty or not UTF-8, or has characters
+            without a class.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -97,15 +105,20 @@ def read_transcript(path: str | Path, labels: Labels) -> str:
 
 
 def count_repeats(indices: Sequence[int]) -> int:
-    """How many of (U,) class indices equal the one before."""
+    """The number of (U,) class indices that equal the index before them."""
     return sum(a == b for a, b in zip(indices, indices[1:], strict=False))
 
 
 def read_manifest(path: str | Path, labels: Labels, jobs: int | None = None) -> Manifest:
-    """Read a manifest and make sure that every file in it can be used, decoding only what the index does not know.
+    """Read a manifest, and check all files that are new or changed since the index was written.
+
+    Args:
+        path: the manifest.
+        labels: the alphabet of the transcripts.
+        jobs: number of threads; None for one per core.
 
     Raises:
-        ManifestError: with every problem of the manifest and its files.
+        ManifestError: with all problems of the manifest and its files.
     """
     manifest, problems = inspect_manifest(path, labels, jobs, trust_index=True)
     if problems:
@@ -119,12 +132,21 @@ def write_manifest(
     rows: Sequence[tuple[str | Path, str | Path]],
     labels: Labels,
     jobs: int | None = None,
-    facts: Sequence[tuple[int, int, int, int]] | None = None,
+    metadata: Sequence[UtteranceInfo] | None = None,
 ) -> tuple[Manifest | None, list[str]]:
-    """Write (audio, transcript) rows as a manifest of absolute paths, and its index; returns as `inspect_manifest`.
+    """Write a manifest with absolute paths, and its index.
 
-    `facts` are (samples, sample rate, labels, repeats) of each row: who has just written the files
-    knows them, and then nothing is decoded. What has these contents already is left alone.
+    An existing file with the same content is not written again.
+
+    Args:
+        path: the manifest.
+        rows: (audio path, transcript path) of each utterance.
+        labels: the alphabet of the transcripts.
+        jobs: number of threads; None for one per core.
+        metadata: known metadata of each row; then only missing files are checked.
+
+    Returns:
+        As `inspect_manifest`.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(
@@ -134,7 +156,7 @@ def write_manifest(
     if not Path(path).is_file() or Path(path).read_bytes() != content:
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
-    return inspect_manifest(path, labels, jobs, trust_index=True, facts=facts)
+    return inspect_manifest(path, labels, jobs, trust_index=True, metadata=metadata)
 
 
 def inspect_manifest(
@@ -142,55 +164,49 @@ def inspect_manifest(
     labels: Labels,
     jobs: int | None = None,
     trust_index: bool = False,
-    facts: Sequence[tuple[int, int, int, int]] | None = None,
+    metadata: Sequence[UtteranceInfo] | None = None,
 ) -> tuple[Manifest | None, list[str]]:
-    """Check every line and file of a manifest in one pass with `jobs` threads (None: one a core).
+    """Check every line and file of a manifest in one pass, and write its index.
 
-    Returns the manifest (None if it has problems) and the list of problems as `file:line: message`.
-    With `trust_index`, files that have not changed since the index was written are not read again;
-    with `facts`, as of `write_manifest`, only those are that cannot be found.
+    Args:
+        path: the manifest.
+        labels: the alphabet of the transcripts.
+        jobs: number of threads; None for one per core.
+        trust_index: whether to skip files that have not changed since the index was written.
+        metadata: known metadata of each row; then only missing files are checked.
+
+    Returns:
+        The manifest, None if it has problems, and the problems, each as `file:line: message`.
     """
     path = Path(path)
     lines = _parse(path)
     rows, problems = len(lines.audio_paths), lines.problems
     if not rows:
         return None, problems or [f"{path}: the manifest is empty"]
-    stamps = np.fromiter(
-        (
-            number
-            for audio, transcript in zip(lines.audio_paths, lines.transcript_paths, strict=True)
-            for number in _stamp(audio) + _stamp(transcript)
-        ),
-        np.int64,
-        4 * rows,
-    ).reshape(rows, 4)
-    known = (
-        _load_index(index_path(path), lines.digest, labels)
-        if trust_index and not problems
-        else None
-    )
-    if known is not None and len(known["stamps"]) != rows:
-        known = None
-    if facts is not None:
-        facts, stale = np.array(facts, np.int64), (stamps < 0).any(axis=1)
+    file_states = _file_states(lines)
+    known = None
+    if trust_index and not problems:
+        known = _load_index(index_path(path), lines.digest, labels)
+        if known is not None and len(known.file_states) != rows:
+            known = None
+    if metadata is not None:
+        infos, unchecked = np.array(metadata, np.int64), (file_states < 0).any(axis=1)
     elif known is not None:
-        facts, stale = known["facts"], (known["stamps"] != stamps).any(axis=1)
+        infos, unchecked = known.metadata.copy(), (known.file_states != file_states).any(axis=1)
     else:
-        facts, stale = np.zeros((rows, 4), np.int64), np.ones(rows, bool)
-    if stale.any():
-        facts = facts.copy()
-        problems += _check_files(lines, np.flatnonzero(stale), facts, labels, jobs)
+        infos, unchecked = np.zeros((rows, 4), np.int64), np.ones(rows, bool)
+    problems += _check_files(lines, np.flatnonzero(unchecked), infos, labels, jobs)
     if problems:
         return None, problems
     if known is None or not (
-        np.array_equal(known["facts"], facts) and np.array_equal(known["stamps"], stamps)
+        np.array_equal(known.metadata, infos) and np.array_equal(known.file_states, file_states)
     ):
-        _save_index(index_path(path), lines.digest, labels, facts, stamps)
-    return Manifest(path, lines.audio_paths, lines.transcript_paths, *facts.T), []
+        _save_index(index_path(path), lines.digest, labels, _Index(infos, file_states))
+    return Manifest(path, lines.audio_paths, lines.transcript_paths, *infos.T), []
 
 
 def index_path(manifest: str | Path) -> Path:
-    """Where the index of a manifest is kept."""
+    """The path of a manifest's index."""
     return Path(manifest).with_suffix(".index.npz")
 
 
@@ -207,6 +223,7 @@ class _Lines:
 
 
 def _parse(path: Path) -> _Lines:
+    """Read the lines of a manifest, without looking at the files that they name."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -234,39 +251,61 @@ def _parse(path: Path) -> _Lines:
 
 
 def _check_files(
-    lines: _Lines, rows: np.ndarray, facts: np.ndarray, labels: Labels, jobs: int | None
+    lines: _Lines, rows: np.ndarray, metadata: np.ndarray, labels: Labels, jobs: int | None
 ) -> list[str]:
-    """Read the files of `rows` completely, put into `facts` what they are, and return what is wrong with them."""
+    """Read the files of some rows completely.
+
+    Args:
+        lines: the manifest.
+        rows: row numbers to check.
+        metadata: (all rows, 4) int64; the checked rows are set.
+        labels: the alphabet of the transcripts.
+        jobs: number of threads; None for one per core.
+
+    Returns:
+        The problems, each as `file:line: message`.
+    """
+    if not len(rows):
+        return []
     problems = []
     quiet = len(rows) < 2000 or None  # None: shown on a terminal only
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, \
-            tqdm(desc=f"checking {lines.path.name}", total=len(rows), disable=quiet) as bar:
-        # the pool would make a million tasks before the first is done
-        for start in range(0, len(rows), _PENDING):
-            part = rows[start:start + _PENDING]
-            checked = pool.map(_inspect, (lines.audio_paths[i] for i in part),
-                               (lines.transcript_paths[i] for i in part), repeat(labels))
-            for i, (fact, wrong) in zip(part, checked, strict=True):
-                facts[i] = fact
-                problems += [f"{lines.path}:{lines.numbers[i]}: {message}" for message in wrong]
-                bar.update()
+    progress_bar = tqdm(desc=f"checking {lines.path.name}", total=len(rows), disable=quiet)
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, progress_bar:
+        # in parts, because pool.map makes all tasks before it starts
+        for start in range(0, len(rows), _UTTERANCES_AT_ONCE):
+            part = rows[start : start + _UTTERANCES_AT_ONCE]
+            audio_paths = (lines.audio_paths[i] for i in part)
+            transcript_paths = (lines.transcript_paths[i] for i in part)
+            checked = pool.map(_inspect, audio_paths, transcript_paths, repeat(labels))
+            for i, (info, messages) in zip(part, checked, strict=True):
+                metadata[i] = info
+                problems += [f"{lines.path}:{lines.numbers[i]}: {text}" for text in messages]
+                progress_bar.update()
     return problems
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of one line, read by itself: an open quote must not swallow the lines after it."""
+    """The cells of one line. Each line is parsed alone, so an open quote affects no other line."""
     if len(line) > _LONGEST_LINE:
         return []
-    # csv takes five times as long
+    # the csv module takes five times as long as split
     cells = line.split(",") if '"' not in line else next(csv.reader([line]), [])
     return [cell.strip() for cell in cells]
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Size in bytes and time of change in ns.
+def _file_states(lines: _Lines) -> np.ndarray:
+    """(rows, 4) int64: size and mtime of each recording, size and mtime of each transcript."""
+    numbers = (
+        number
+        for audio, transcript in zip(lines.audio_paths, lines.transcript_paths, strict=True)
+        for number in _size_and_mtime(audio) + _size_and_mtime(transcript)
+    )
+    rows = len(lines.audio_paths)
+    return np.fromiter(numbers, np.int64, 4 * rows).reshape(rows, 4)
 
-    (-1, -1) for a missing file, which no index ever holds.
-    """
+
+def _size_and_mtime(path: str) -> tuple[int, int]:
+    """Size in bytes and mtime in ns; (-1, -1) for a missing file, which no index contains."""
     try:
         status = os.stat(path)
     except OSError:
@@ -274,10 +313,8 @@ def _stamp(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _inspect(
-    audio: str, transcript: str, labels: Labels
-) -> tuple[tuple[int, int, int, int], list[str]]:
-    """(samples, sample rate, labels, repeats) of one utterance, and what is wrong with it."""
+def _inspect(audio: str, transcript: str, labels: Labels) -> tuple[UtteranceInfo, list[str]]:
+    """The metadata of one utterance, and the problems with its files."""
     samples, rate, indices, problems = np.zeros(0), 0, [], []
     try:
         samples, rate = read_audio(audio)
@@ -287,28 +324,35 @@ def _inspect(
         indices = labels.encode(read_transcript(transcript, labels))
     except ValueError as error:
         problems.append(str(error))
-    return (len(samples), rate, len(indices), count_repeats(indices)), problems
+    info = UtteranceInfo(len(samples), rate, len(indices), count_repeats(indices))
+    return info, problems
 
 
-def _load_index(path: Path, digest: str, labels: Labels) -> dict[str, np.ndarray] | None:
-    """The index, or None when it is missing, unreadable, or of another manifest, alphabet or version."""
+@dataclass(frozen=True)
+class _Index:
+    """The index of a manifest."""
+
+    metadata: np.ndarray  # (rows, 4) int64, the fields of UtteranceInfo
+    file_states: np.ndarray  # (rows, 4) int64, see _file_states
+
+
+def _load_index(path: Path, digest: str, labels: Labels) -> _Index | None:
+    """Read an index; None if it is missing, unreadable, or of another manifest or alphabet."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as index:
-            if str(index["key"]) == f"{INDEX_VERSION} {digest} {labels}":
-                return {name: index[name] for name in ("facts", "stamps")}
-    except Exception as error:  # whatever is wrong with it, it can be made again
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if str(arrays["key"]) == f"{INDEX_VERSION} {digest} {labels}":
+                return _Index(arrays["facts"], arrays["stamps"])
+    except Exception as error:  # a damaged index is simply made again
         logger.debug("%s: ignored: %s", path, error)
     return None
 
 
-def _save_index(
-    path: Path, digest: str, labels: Labels, facts: np.ndarray, stamps: np.ndarray
-) -> None:
+def _save_index(path: Path, digest: str, labels: Labels, index: _Index) -> None:
+    key = f"{INDEX_VERSION} {digest} {labels}"
     try:
+        # the arrays in the file keep the names of version 1
         with atomic_path(path) as temporary:
-            np.savez(
-                temporary, key=f"{INDEX_VERSION} {digest} {labels}", facts=facts, stamps=stamps
-            )
+            np.savez(temporary, key=key, facts=index.metadata, stamps=index.file_states)
     except OSError as error:
         logger.warning(
             "%s: the index could not be kept (%s); the files will be checked again next time",

@@ -1,12 +1,13 @@
-"""The network as an ONNX graph, operator by operator: MindSpore exports no dynamic shapes to ONNX.
+"""Build the network as an ONNX graph, because MindSpore exports no dynamic shapes to ONNX.
+
+Batch norms are folded into the weights beside them. The graph has only the masks that change a
+result: Hardtanh(0, 20) keeps zeros, and ONNX's LSTM neither reads nor writes past the lengths.
+
+`onnx` is imported inside functions: MindSpore cannot be imported after the protobuf that onnx
+loads.
 
 Axes: N batch, T spectrogram frame, T' output frame, F frequency bin, C channel or class, H hidden
 unit, D direction.
-Batch norms are folded into the weights beside them. Only those masks of the network are here that
-change a result: Hardtanh(0, 20) leaves zeros zero, and ONNX's LSTM neither reads nor writes past
-the lengths.
-
-`onnx` is imported within functions: MindSpore cannot be imported after the protobuf that it loads.
 """
 
 import logging
@@ -22,24 +23,25 @@ from src.DeepSpeech import HARDTANH_MAX
 if TYPE_CHECKING:
     import onnx
 
-OPSET, IR_VERSION = 17, 8    # of 2022: ONNX Runtime 1.12 and newer
-BATCH_NORM_EPSILON = 1e-5    # MindSpore's default
-GATES = [0, 3, 1, 2]    # ONNX's order i, o, f, c of the gates, in MindSpore's and PyTorch's i, f, c, o
-CELL = 3    # the place of c in ONNX's order
-ANCHORS = 2    # further units of an LSTM, see `fix_quantization_ranges`
+OPSET, IR_VERSION = 17, 8  # for ONNX Runtime 1.12 (2022) and newer
+BATCH_NORM_EPSILON = 1e-5  # MindSpore's default
+# ONNX orders the gates of an LSTM i, o, f, c; MindSpore and PyTorch i, f, c, o
+GATES = [0, 3, 1, 2]
+CELL = 3  # index of c in ONNX's order
+ANCHORS = 2  # units added to an LSTM, see `fix_quantization_ranges`
 
 Parameters = dict[str, np.ndarray]
 
 
 class GraphBuilder:
-    """Nodes and constants under construction. A value has the name of the node that computes it."""
+    """Collects nodes and constants; the output of a node has the name of the node."""
 
     def __init__(self):
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        """Store an array; returns its name."""
+        """Add an array; returns its name."""
         from onnx import numpy_helper
 
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
@@ -60,14 +62,16 @@ class GraphBuilder:
 
 
 def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins: int) -> None:
-    """Write what `PredictCell` computes as an ONNX file for any batch size and number of frames.
+    """Write an ONNX model that computes what `PredictCell` does.
 
-    The graph has the inputs `inputs` (N, 1, F, T) float32, zero past the lengths, and
-    `input_length` (N,) int32, and the outputs `probs` (N, T', C) float32 and `output_lengths` (N,)
-    int32.
+    Batch size and number of frames are dynamic. The inputs are `inputs` (N, 1, F, T) float32, zero
+    past the lengths, and `input_length` (N,) int32; the outputs are `probs` (N, T', C) float32 and
+    `output_lengths` (N,) int32.
 
     Args:
-        parameters: those of `DeepSpeech` by name.
+        path: the file to write.
+        parameters: float32 arrays of `DeepSpeech` by name.
+        model: sizes and kinds of the layers.
         num_bins: F.
     """
     import onnx
@@ -79,11 +83,11 @@ def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins:
     for layer in range(model.hidden_layers):
         x = _lstm(graph, parameters, model, layer, x, lengths)
     if model.bidirectional:
-        x = graph.node("batch_first", "Transpose", x, perm=[1, 0, 2])    # (T', N, H) -> (N, T', H)
+        x = graph.node("batch_first", "Transpose", x, perm=[1, 0, 2])  # (T', N, H) -> (N, T', H)
     else:
         x = _lookahead(graph, parameters["lookahead.conv.weight"], x)
     scale, shift = _scale_and_shift(parameters, "fc_norm.cell")
-    weight = parameters["fc.weight"].astype(np.float64)    # (C, H)
+    weight = parameters["fc.weight"].astype(np.float64)  # (C, H)
     x = graph.node(
         "fc.product", "MatMul", x, graph.constant("fc.weight", np.float32((weight * scale).T))
     )
@@ -99,15 +103,13 @@ def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins:
             (lengths, TensorProto.INT32, ["N"]),
         )
     ]
-    content = helper.make_graph(
-        graph.nodes, "DeepSpeech2", values[:2], values[2:], graph.constants
-    )
+    content = helper.make_graph(graph.nodes, "DeepSpeech2", values[:2], values[2:], graph.constants)
     opset = helper.make_opsetid("", OPSET)
     onnx.save(helper.make_model(content, opset_imports=[opset], ir_version=IR_VERSION), path)
 
 
 def _strided_lengths(graph: GraphBuilder, stride: int, name: str) -> str:
-    """(N,) spectrogram frames -> (N,) frames after a stride, see `strided_size`."""
+    """The graph's (N,) frame counts divided by a stride, as in `strided_size`: (N,) int32."""
     more = graph.constant(f"{name}.more", np.array([stride - 1], np.int32))
     total = graph.node(f"{name}.sum", "Add", ONNX_INPUTS[1], more)
     return graph.node(
@@ -118,7 +120,7 @@ def _strided_lengths(graph: GraphBuilder, stride: int, name: str) -> str:
 def _convolutions(
     graph: GraphBuilder, parameters: Parameters, model: ModelConfig, lengths: str
 ) -> str:
-    """(N, 1, F, T) -> (T', N, C * F')."""
+    """Both convolutions with batch norm, Hardtanh and mask: (N, 1, F, T) -> (T', N, C * F')."""
     x = ONNX_INPUTS[0]
     first = _strided_lengths(graph, model.time_strides[0], "conv1.lengths")
     layers = zip(model.conv_kernels, model.conv_strides, (first, lengths), strict=True)
@@ -138,13 +140,13 @@ def _convolutions(
         )
         x = graph.clip(f"conv{i}.clip", x, 0, HARDTANH_MAX)
         x = graph.node(f"conv{i}.masked", "Mul", x, _mask(graph, x, ends, f"conv{i}.mask"))
-    x = graph.node("time_first", "Transpose", x, perm=[3, 0, 1, 2])    # -> (T', N, C, F')
+    x = graph.node("time_first", "Transpose", x, perm=[3, 0, 1, 2])  # -> (T', N, C, F')
     shape = graph.constant("features.shape", np.array([0, 0, -1]))
     return graph.node("features", "Reshape", x, shape)
 
 
 def _mask(graph: GraphBuilder, x: str, lengths: str, name: str) -> str:
-    """(N, C, F', T') features, (N,) lengths -> (N, 1, 1, T') float32: one at valid positions."""
+    """(N, C, F', T') features, (N,) lengths -> (N, 1, 1, T') float32 mask: one where valid."""
     from onnx import TensorProto
 
     size = graph.node(f"{name}.shape", "Shape", x, start=3, end=4)
@@ -167,15 +169,15 @@ def _lstm(
     x: str,
     lengths: str,
 ) -> str:
-    """(T', N, features) -> (T', N, H): a layer with the batch norm before it, directions summed.
+    """A recurrent layer and the batch norm before it: (T', N, features) -> (T', N, H).
 
-    The output is zero past the lengths.
+    Directions are summed; the output is zero past the lengths.
     """
     directions = ["forward_lstm", "backward_lstm"] if model.bidirectional else ["forward_lstm"]
     count, size = len(directions), model.hidden_size
 
     def stacked(name: str) -> np.ndarray:
-        """(D, 4, H, …) float64: a parameter of all directions, its gates in ONNX's order."""
+        """A parameter of all directions with the gates in ONNX's order, (D, 4, H, …) float64."""
         values = np.stack([parameters[f"rnns.{layer}.{way}.{name}"] for way in directions])
         gates = values.reshape(count, 4, size, *values.shape[2:])
         return gates[:, GATES].astype(np.float64)
@@ -185,7 +187,7 @@ def _lstm(
     if layer:
         scale, shift = _scale_and_shift(parameters, f"norms.{layer - 1}.cell")
         weight, bias = weight * scale, bias + weight @ shift
-    # the second half of ONNX's bias adds nothing
+    # ONNX adds two biases; the second one is zero here
     both_halves = np.pad(bias.reshape(count, 4 * size), [(0, 0), (0, 4 * size)])
     arrays = {
         "weight": weight.reshape(count, 4 * size, -1),
@@ -196,28 +198,27 @@ def _lstm(
         graph.constant(f"lstm{layer}.{name}", np.float32(array)) for name, array in arrays.items()
     ]
     direction = "bidirectional" if model.bidirectional else "forward"
+    # (T', D, N, H)
     x = graph.node(
         f"lstm{layer}", "LSTM", x, *constants, lengths, hidden_size=size, direction=direction
-    )    # (T', D, N, H)
+    )
     axis = graph.constant(f"lstm{layer}.axis", np.array([1]))
     return graph.node(f"lstm{layer}.sum", "ReduceSum", x, axis, keepdims=0)
 
 
 def _lookahead(graph: GraphBuilder, weight: np.ndarray, x: str) -> str:
-    """(T', N, H) -> (N, T', H): each feature's weighted sum over the next frames, clipped."""
+    """The lookahead convolution and Hardtanh: (T', N, H) -> (N, T', H)."""
     hidden, context = weight.shape[0], weight.shape[-1]
-    x = graph.node("lookahead.time_last", "Transpose", x, perm=[1, 2, 0])    # -> (N, H, T')
+    x = graph.node("lookahead.time_last", "Transpose", x, perm=[1, 2, 0])  # -> (N, H, T')
     kernel = graph.constant("lookahead.weight", weight.reshape(hidden, 1, context))
     pads = [0, context - 1]
-    x = graph.node(
-        "lookahead", "Conv", x, kernel, kernel_shape=[context], pads=pads, group=hidden
-    )
+    x = graph.node("lookahead", "Conv", x, kernel, kernel_shape=[context], pads=pads, group=hidden)
     x = graph.clip("lookahead.clip", x, 0, HARDTANH_MAX)
     return graph.node("batch_first", "Transpose", x, perm=[0, 2, 1])
 
 
 def _scale_and_shift(parameters: Parameters, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A batch norm in evaluation as x * scale + shift, both (features,) float64."""
+    """A batch norm in evaluation mode as x * scale + shift: two (features,) float64 arrays."""
     mean, variance, gamma, beta = (
         parameters[f"{name}.{part}"].astype(np.float64)
         for part in ("moving_mean", "moving_variance", "gamma", "beta")
@@ -227,13 +228,17 @@ def _scale_and_shift(parameters: Parameters, name: str) -> tuple[np.ndarray, np.
 
 
 def fix_quantization_ranges(path: Path) -> None:
-    """Rewrite a model of `write_onnx` so that 8-bit LSTMs round every utterance in equal steps.
+    """Rewrite a model of `write_onnx` so that 8-bit LSTMs always quantize with the same step.
 
-    ONNX Runtime divides the range of all values that an LSTM reads at once into 256 steps, so an
-    utterance's output would depend on what it is batched with. But the values are bounded: by 0 and
-    20 after Hardtanh, by -1 and 1 as the output of an LSTM, by twice that for two directions. Here
-    every frame gets further features that hold the bounds (the anchors) and that nothing else
-    reads, so the steps are always the same and no result changes.
+    ONNX Runtime divides the range of all values that an LSTM reads in a batch into 256 steps, so
+    the output of an utterance would depend on the other utterances of the batch. But the range is
+    bounded: by 0 and 20 after Hardtanh, by -1 and 1 after an LSTM, by -2 and 2 after the sum of two
+    directions. This function adds features with the values of these bounds, the anchors, to every
+    frame. The range is then always the same. The weights of the anchors are zero, so they change no
+    result.
+
+    Args:
+        path: the model, which is overwritten.
     """
     import onnx
     from onnx import numpy_helper
@@ -241,7 +246,7 @@ def fix_quantization_ranges(path: Path) -> None:
     model = onnx.load(path)
     arrays = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer}
     added = GraphBuilder()
-    anchored: dict[str, str] = {}    # values that were replaced by values with anchors
+    anchored: dict[str, str] = {}  # name of a value -> name of the same value with anchors
     for node in model.graph.node:
         node.input[:] = [anchored.get(name, name) for name in node.input]
         if node.op_type == "LSTM":
@@ -265,14 +270,20 @@ def fix_quantization_ranges(path: Path) -> None:
 
 
 def _add_lstm_anchors(arrays: Parameters, node: "onnx.NodeProto") -> None:
-    """Give an LSTM two more units: one with the largest possible output, one with the smallest."""
+    """Add two units to an LSTM: one with the largest possible output, one with the smallest.
+
+    Args:
+        arrays: constants of the model by name; those of the LSTM are replaced.
+        node: the LSTM.
+    """
     weight, recurrent, bias = (arrays[f"{node.name}.{n}"] for n in ("weight", "recurrent", "bias"))
     count, size = len(weight), recurrent.shape[2]
-    read = 1 if node.name == "lstm0" else ANCHORS    # anchors that this layer reads; they count for nothing
+    # anchors among the inputs; the lower bound of the convolutions' features, 0, needs none
+    read = 1 if node.name == "lstm0" else ANCHORS
     weight = _pad_axes(weight.reshape(count, 4, size, -1), {2: ANCHORS, 3: read})
     recurrent = _pad_axes(recurrent.reshape(count, 4, size, size), {2: ANCHORS, 3: ANCHORS})
     bias = bias[:, : 4 * size].reshape(count, 4, size)
-    # open gates: the cell counts its steps, upwards and downwards
+    # gates wide open: the cell of the first unit counts the steps upwards, of the second downwards
     bias = np.pad(bias, [(0, 0), (0, 0), (0, ANCHORS)], constant_values=100)
     bias[:, CELL, -1] *= -1
     size += ANCHORS
@@ -284,7 +295,11 @@ def _add_lstm_anchors(arrays: Parameters, node: "onnx.NodeProto") -> None:
 
 
 def _reach_bounds(graph: GraphBuilder, arrays: Parameters, name: str) -> str:
-    """Bring the anchors of an LSTM's sum to its bounds, in the first steps and in padding too."""
+    """Set the anchors in an LSTM's sum to its bounds in all frames.
+
+    The cells need some steps to reach the bounds, and the output is zero in padding: an offset
+    beyond the bounds and a clip correct both.
+    """
     count, _, size = arrays[f"{name}.recurrent"].shape
     offset = np.zeros(size, np.float32)
     offset[-ANCHORS:] = 2.0 * count, -2.0 * count
@@ -297,21 +312,25 @@ def _attribute(node: "onnx.NodeProto", name: str) -> "onnx.AttributeProto":
 
 
 def _pad_axes(array: np.ndarray, more: dict[int, int]) -> np.ndarray:
-    """`array` with zeros at the end of some axes: {axis: how many}."""
+    """`array` with zeros at the end of some axes: {axis: number of zeros}."""
     return np.pad(array, [(0, more.get(axis, 0)) for axis in range(array.ndim)])
 
 
 def quantize_onnx(source: Path, target: Path) -> None:
-    """Write a model with fixed ranges with its LSTM weights in 8 bits, a scale for each matrix row.
+    """Quantize the LSTM weights of a model to 8 bits, with a scale for each matrix row.
 
-    What the LSTMs read is rounded to 8 bits when the model runs. Measured: convolutions in 8 bits
-    are ten times slower in ONNX Runtime than in float32, and the projection takes no time. Weights
-    use 7 of the 8 bits, so that sums of two products fit in 16 bits, in which CPUs without VNNI add
-    them.
+    The model quantizes the inputs of its LSTMs when it runs. Convolutions and projection stay in
+    float32: ONNX Runtime's 8-bit convolutions are ten times slower (measured), and the projection
+    takes no time. Weights use 7 of the 8 bits, because CPUs without VNNI add two products in 16
+    bits.
+
+    Args:
+        source: the model, after `fix_quantization_ranges`.
+        target: the file to write.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable()    # it recommends a preparation that is for other networks
+    logging.disable()  # quantize_dynamic recommends a preparation that is for other networks
     try:
         quantize_dynamic(
             source,

@@ -1,4 +1,4 @@
-"""One training step: gradients, their checks and clipping, and the update of the weights."""
+"""One training step: compute gradients, check and clip them, update the weights."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,23 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from src.config import OptimConfig
 
-STATE_PREFIX = "optimizer."    # of the names of all optimizer state in a checkpoint
+STATE_PREFIX = "optimizer."  # of the names of optimizer state in checkpoints
 
 
 class AdamW(nn.Cell):
-    """Adam with bias correction and decoupled weight decay (Loshchilov & Hutter 2019), as PyTorch's AdamW.
+    """Adam with bias correction and decoupled weight decay; the updates equal PyTorch's AdamW.
 
-    MindSpore's `nn.AdamWeightDecay` corrects no bias. The fused `ops.Adam` does, but adds eps before it takes the
-    correction of the second moment out of the root; handing it eps times that correction gives PyTorch's formula.
+    MindSpore's `nn.AdamWeightDecay` corrects no bias. The fused `ops.Adam` does, but it adds eps to
+    the root of the uncorrected second moment; eps times the root of the correction makes both
+    formulas equal. Source: Loshchilov & Hutter 2019.
 
-    Inputs: gradients in the order of `parameters`, () learning rate.
+    Args:
+        parameters: the parameters to update.
+        optim: betas, eps and weight decay.
+
+    Inputs:
+        gradients: float32, in the order of `parameters`.
+        learning_rate: () float32.
     """
 
     def __init__(self, parameters: Sequence[Parameter], optim: OptimConfig):
@@ -38,17 +45,34 @@ class AdamW(nn.Cell):
         for i, parameter in enumerate(self.parameters):
             if self.weight_decay > 0:
                 ops.assign(parameter, parameter * shrink)
-            self.adam(parameter, self.moment1[i], self.moment2[i], power1, power2, learning_rate,
-                      self.beta1, self.beta2, eps, gradients[i])
+            self.adam(
+                parameter,
+                self.moment1[i],
+                self.moment2[i],
+                power1,
+                power2,
+                learning_rate,
+                self.beta1,
+                self.beta2,
+                eps,
+                gradients[i],
+            )
         return True
 
 
 class SGD(nn.Cell):
     """Stochastic gradient descent with Nesterov momentum and L2 decay, as in deepspeech.pytorch.
 
-    Written out, because `ops.ApplyMomentum` ignores `use_nesterov` on CPU (MindSpore 2.8.0).
+    The update is written out, because `ops.ApplyMomentum` ignores `use_nesterov` on CPU (MindSpore
+    2.8.0).
 
-    Inputs: gradients in the order of `parameters`, () learning rate.
+    Args:
+        parameters: the parameters to update.
+        optim: momentum and weight decay.
+
+    Inputs:
+        gradients: float32, in the order of `parameters`.
+        learning_rate: () float32.
     """
 
     def __init__(self, parameters: Sequence[Parameter], optim: OptimConfig):
@@ -67,30 +91,35 @@ class SGD(nn.Cell):
 
 
 def create_optimizer(parameters: Sequence[Parameter], optim: OptimConfig) -> AdamW | SGD:
-    """The optimizer that the configuration names."""
+    """Make the configured optimizer."""
     return {"adam": AdamW, "sgd": SGD}[optim.optimizer](parameters, optim)
 
 
 class TrainStep(nn.Cell):
-    """Forward, backward and update in one graph.
+    """Forward pass, backward pass and update in one graph.
 
-    The loss is multiplied by `loss_scale` before the backward pass and the gradients divided by it,
-    then their global norm is clipped to `max_grad_norm`. A step whose loss or gradients are not
-    finite changes nothing: no weight, and no statistic that the forward pass has already updated.
-
-    With `distributed`, loss and gradients are summed over the processes before anything is decided
-    about them, so that all processes make the same update.
+    The loss is multiplied by `loss_scale` before the backward pass, and the gradients are divided
+    by it; then their global norm is clipped. A step with a loss or a gradient that is not finite
+    changes nothing: it updates no weight, and restores the statistics that its forward pass
+    changed.
 
     Args:
-        loss_cell: gives the loss, see `LossCell`.
+        loss_cell: computes the loss, see `LossCell`.
         optimizer: updates the weights.
-        buffers: the parameters that the forward pass changes: batch-norm statistics.
+        buffers: parameters that the forward pass changes, the batch-norm statistics.
+        loss_scale: factor of the loss in the backward pass.
+        max_grad_norm: largest global L2 norm of the gradients.
+        distributed: whether to sum loss and gradients over the processes before they are checked,
+            so that all processes make the same update.
 
     Inputs:
-        Those of the loss cell, the dropout seeds last; before these the () float32 learning rate.
+        inputs, input_length, targets, target_length, normalizer: as `LossCell`.
+        learning_rate: () float32.
+        dropout_seeds: as `LossCell`.
 
     Outputs:
-        () loss; () global gradient norm before clipping; () bool whether the step was made.
+        () float32 loss; () float32 global gradient norm before clipping; () bool, whether the
+        weights were updated.
     """
 
     def __init__(
@@ -111,9 +140,9 @@ class TrainStep(nn.Cell):
         self.value_and_grad = ms.value_and_grad(self._scaled_loss, None, optimizer.parameters)
 
     def stored_parameters(self) -> list[Parameter]:
-        """What a checkpoint holds: network and optimizer state."""
-        passing = {p.name for p in self.before}
-        return [p for p in self.get_parameters() if p.name not in passing]
+        """The parameters that a checkpoint stores: network and optimizer state."""
+        temporary = {p.name for p in self.before}
+        return [p for p in self.get_parameters() if p.name not in temporary]
 
     def _scaled_loss(self, *inputs):
         return self.loss_cell(*inputs) * self.loss_scale
@@ -141,7 +170,7 @@ class TrainStep(nn.Cell):
             gradients = summed
         squares = ops.zeros((), ms.float32)
         for gradient in gradients:
-            # a sum over all axes at once uses no vector instructions
+            # in two sums: a sum over all axes at once uses no vector instructions on CPU
             squares = squares + ops.square(gradient).sum(-1).sum()
         norm = ops.sqrt(squares) / self.loss_scale
         finite = ops.logical_and(ops.isfinite(loss), ops.isfinite(norm))
@@ -159,5 +188,11 @@ class TrainStep(nn.Cell):
 
 
 def _state(parameters: Sequence[Parameter], kind: str) -> ParameterTuple:
-    return ParameterTuple([Parameter(ops.zeros_like(p), f"{STATE_PREFIX}{kind}.{p.name}", requires_grad=False)
-                           for p in parameters])
+    """Zeros in the shapes of `parameters`, named after these and `kind`."""
+    names = [f"{STATE_PREFIX}{kind}.{p.name}" for p in parameters]
+    return ParameterTuple(
+        [
+            Parameter(ops.zeros_like(p), name, requires_grad=False)
+            for p, name in zip(parameters, names, strict=True)
+        ]
+    )

@@ -1,4 +1,4 @@
-"""Stored models of every kind as a `Model`: checkpoints and MindIR by MindSpore, ONNX without it."""
+"""Load stored models as a `Model`: checkpoints and MindIR with MindSpore, ONNX without it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 
 def load_model(path: str | Path, config: Config | None = None) -> Model:
-    """A stored model by its suffix: `.ckpt`, `.mindir` or `.onnx`.
+    """Load a model.
 
     Args:
-        config: settings that somebody wrote explicitly must not contradict the model's.
+        path: a `.ckpt`, `.mindir` or `.onnx` file.
+        config: explicit settings must not contradict the model; None for the defaults.
 
     Raises:
-        InputError: as `load_network`, for other suffixes, and for an exported model that is
-            damaged, has no JSON file, or not its own.
+        InputError: as `load_network`, for another suffix, and for an exported model that is damaged
+            or whose JSON file is missing or another model's.
     """
     path, config = Path(path), config or load_config()
     if path.suffix == ".ckpt":
@@ -42,10 +43,13 @@ def load_model(path: str | Path, config: Config | None = None) -> Model:
 
 
 def load_network(path: str | Path, config: Config) -> tuple["DeepSpeech", Config, Labels]:
-    """The network of a checkpoint, the configuration that it settles, and its labels.
+    """Load the network of a checkpoint.
+
+    Returns:
+        The network, `config` with the settings of the checkpoint, and the labels.
 
     Raises:
-        InputError: for a bad file, one that contradicts explicit settings, or one that does not
+        InputError: for a checkpoint that cannot be read, contradicts explicit settings, or does not
             fit the network.
     """
     from src.checkpoint import load_checkpoint, load_parameters
@@ -60,7 +64,7 @@ def load_network(path: str | Path, config: Config) -> tuple["DeepSpeech", Config
 
 
 def network_model(network: "DeepSpeech", config: Config, labels: Labels) -> Model:
-    """A `Model` that computes with the network's weights as they are at the time of each call."""
+    """A `Model` that uses the current weights of the network at each call."""
     from src.DeepSpeech import PredictCell, dynamic_inputs
 
     cell = PredictCell(network)
@@ -69,7 +73,7 @@ def network_model(network: "DeepSpeech", config: Config, labels: Labels) -> Mode
 
 
 def cell_model(cell: "nn.Cell") -> AcousticModel:
-    """An `AcousticModel` around a MindSpore cell that takes and gives tensors."""
+    """An `AcousticModel` that runs a MindSpore cell in evaluation mode."""
     from mindspore import Tensor
 
     def predict(inputs: np.ndarray, input_length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +85,7 @@ def cell_model(cell: "nn.Cell") -> AcousticModel:
 
 
 def load_mindir(path: Path) -> AcousticModel:
-    """An exported MindIR. Raises InputError when it cannot be loaded."""
+    """Load an exported MindIR. Raises InputError when MindSpore cannot load it."""
     import mindspore as ms
 
     try:

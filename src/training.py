@@ -1,7 +1,4 @@
-"""A training run from its first step to its last.
-
-Epochs, evaluations, checkpoints, resume, stop.
-"""
+"""A training run: epochs, evaluations, checkpoints, resume and stop."""
 
 import logging
 import signal
@@ -42,12 +39,16 @@ from src.word_cuts import find_word_cuts, read_word_cuts, write_word_cuts
 
 logger = logging.getLogger(__name__)
 
-EXAMPLES = 5  # transcripts of the val set that are logged
+EXAMPLES = 5  # transcripts of the val set to log
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 class Interrupted(RunError):
-    """SIGINT or SIGTERM arrived; the state was saved. `signal_number` says which."""
+    """A signal stopped the run, after its state was saved.
+
+    Attributes:
+        signal_number: SIGINT or SIGTERM.
+    """
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -56,15 +57,16 @@ class Interrupted(RunError):
 
 @dataclass
 class Progress:
-    """How far a run is; the same in all processes.
+    """The progress of a run, equal in all processes.
 
     Attributes:
         epoch: whole epochs done.
-        batch: global batches of the unfinished epoch that are done.
-        batch_size: utterances per process and batch of the unfinished epoch.
-        ranks: processes of the unfinished epoch; an epoch ends with what it began with.
+        batch: global batches done in the unfinished epoch.
+        batch_size: utterances per process and batch in the unfinished epoch.
+        ranks: number of processes that the batches of the unfinished epoch are planned for; it
+            stays the same until the epoch ends, also after a resume with other processes.
         step: optimizer steps done.
-        best: WER and CER in percent of the best evaluation.
+        best: (WER, CER) in percent of the best evaluation.
         evals_since_best: evaluations after the best one.
     """
 
@@ -80,18 +82,23 @@ class Progress:
 def train(
     config: Config, resume: str = "", pretrained: str = "", group: Group | None = None
 ) -> TrainingMonitor:
-    """Train as configured and return the monitor with the history of the run.
+    """Train as configured.
 
     Args:
-        resume: '' to begin; a checkpoint to go on from; `auto` for this run's last one, if any.
-        pretrained: a checkpoint whose weights to begin with, '' for random ones.
-        group: the processes that train together; each gets its share of every batch, and the first
-            one writes.
+        config: all settings of the run.
+        resume: path of a checkpoint to resume; `auto` for the last checkpoint of this run, if there
+            is one; '' to begin a new run.
+        pretrained: path of a checkpoint with initial weights; '' for random weights.
+        group: the processes that train together; each trains on its share of every batch, and the
+            first one writes the files. None for this process alone.
+
+    Returns:
+        The monitor with the history of the run.
 
     Raises:
-        InputError: for settings, manifests or checkpoints that cannot be used, before any training.
-        RunError: when the run fails; Interrupted when it was asked to stop. Checkpoints stay usable
-            in both cases.
+        InputError: before any training, for settings, manifests or checkpoints that cannot be used.
+        RunError: when the run fails. Saved checkpoints stay usable.
+        Interrupted: when SIGINT or SIGTERM stopped the run. Saved checkpoints stay usable.
     """
     group = group or Group()
     folder = CheckpointFolder(config.CheckpointConfig)
@@ -108,21 +115,22 @@ def train(
     if checkpoint and pretrained:
         logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
     start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
-    labels = None
     if start:
-        config, labels = start.settle(config)
-    run = _Run(config, labels or Labels.load(config.DataConfig.labels_path), folder, group)
+        config, labels = start.settle(config, new_labels=not checkpoint)
+    else:
+        labels = Labels.load(config.DataConfig.labels_path)
+    run = _Run(config, labels, folder, group)
     if checkpoint:
         run.restore(checkpoint)
     elif start:
-        own = run.network.get_parameters()
-        load_parameters(own, start.network_parameters(), start.path, strict=False)
+        parameters = start.with_labels(labels, run.network.fc.weight)
+        load_parameters(run.network.get_parameters(), parameters, start.path, strict=False)
     group.broadcast(run.step_cell.stored_parameters())
     return run.run()
 
 
 class _Run:
-    """The parts of one run. Its methods are the stages that `train` goes through."""
+    """The parts and stages of one run; see `train`."""
 
     def __init__(self, config: Config, labels: Labels, folder: CheckpointFolder, group: Group):
         self.config, self.labels = config, labels
@@ -155,7 +163,7 @@ class _Run:
         logger.info("network: %.1f M parameters", size / 1e6)
 
     def _read_manifests(self) -> tuple[Manifest, Manifest | None]:
-        """The training and the val set; the first process alone writes their indexes."""
+        """The training and the val set. The first process reads first and writes the indexes."""
         data = self.config.DataConfig
         if not self.group.is_first:
             self.group.wait()
@@ -166,7 +174,7 @@ class _Run:
         return train_set, val_set
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Weights, optimizer state, place in the data and history of an earlier run."""
+        """Restore weights, optimizer state, progress and history of an earlier run."""
         if not checkpoint.progress:
             raise InputError(
                 f"{checkpoint.path}: holds weights only, nothing to resume: "
@@ -176,9 +184,15 @@ class _Run:
         load_parameters(own, checkpoint.parameters, checkpoint.path)
         known = {f.name for f in fields(Progress)}
         saved = {name: value for name, value in checkpoint.progress.items() if name in known}
-        self.progress = Progress(**saved)
+        try:
+            self.progress = Progress(**saved)
+            self.monitor.restore(checkpoint.progress)
+        except (TypeError, KeyError):
+            raise InputError(
+                f"{checkpoint.path}: written by an earlier version, whose runs cannot be resumed: "
+                "begin with its weights by --pre_trained_model_path"
+            ) from None
         self.progress.best = tuple(self.progress.best)
-        self.monitor.restore(checkpoint.progress)
         self._check_order(checkpoint)
         if self._shuffles_words():
             self._shuffle_words()
@@ -186,7 +200,7 @@ class _Run:
         logger.info("resuming %s: epoch %d, step %d", checkpoint.path, epoch, step)
 
     def run(self) -> TrainingMonitor:
-        """Train from where the run stands to its end."""
+        """Train until the end of the run."""
         progress = self.progress
         if self._finished():
             done = progress.epoch, progress.step
@@ -203,6 +217,11 @@ class _Run:
         return self.monitor
 
     def _train_epoch(self, stop_requested: Callable[[], int]) -> None:
+        """Train the rest of the present epoch.
+
+        Raises:
+            Interrupted: when a signal was received, after the state was saved.
+        """
         config, progress = self.config, self.progress
         if not progress.batch:
             progress.batch_size, progress.ranks = config.DataConfig.batch_size, self.group.size
@@ -228,7 +247,13 @@ class _Run:
         self._finish_epoch()
 
     def _step(self, batch: Batch, planned: int, rate: float) -> None:
-        """One step on this process's share of a global batch of `planned` utterances."""
+        """Train one step.
+
+        Args:
+            batch: this process's share of the global batch.
+            planned: utterances of the global batch, readable or not.
+            rate: learning rate.
+        """
         progress = self.progress
         seeds = None
         if self.config.TrainingConfig.dropout:
@@ -253,16 +278,17 @@ class _Run:
         utterances, missing, audio_seconds = self.group.sum(counts)
         sums = self.monitor.sums
         sums.missing += int(missing)
-        sums.add(loss, norm, updated, int(utterances), audio_seconds)
+        # the step divides the loss by the planned utterances, whatever could be read
+        sums.add(loss * planned, norm, updated, int(utterances), audio_seconds)
         self.monitor.end_step(progress.step, loss, norm, updated, rate)
 
     def _requested_stop(self, own: int) -> int:
-        """The signal that any process got, 0 for none, so that all stop after the same step."""
+        """The signal that any process received, 0 for none; all then stop after the same step."""
         counts = self.group.sum([own == number for number in STOP_SIGNALS])
         return next((number for number, n in zip(STOP_SIGNALS, counts, strict=True) if n), 0)
 
     def _finish_epoch(self) -> None:
-        """Evaluate, record and save what is due at the end of an epoch."""
+        """End an epoch: align words, evaluate, log, and save, each if due."""
         config, progress = self.config.TrainingConfig, self.progress
         if not self.monitor.sums.updates:
             raise RunError(
@@ -291,7 +317,7 @@ class _Run:
             logger.info(message, progress.evals_since_best)
 
     def _shuffles_words(self) -> bool:
-        """Whether this run shuffles the words of utterances, from this epoch on."""
+        """Whether the words of utterances are shuffled in the present epoch."""
         config = self.config.DataConfig.AugmentationConfig
         return config.shuffle_words > 0 and self.progress.epoch >= config.shuffle_start_epoch
 
@@ -299,7 +325,7 @@ class _Run:
         """Shuffle the words of utterances from now on.
 
         Args:
-            anew: find the cuts between words again, which a run otherwise reads from its file.
+            anew: whether to find the cuts between words again, even if the run's file has them.
         """
         path = self.folder.word_cuts
         if self.group.is_first and (anew or not path.exists()):
@@ -310,9 +336,11 @@ class _Run:
         self.data.shuffle_words(read_word_cuts(path, self.train_set))
 
     def _evaluate(self) -> tuple[ErrorCounts | None, list[tuple[str, str]]]:
-        """The errors on the val set, and some pairs of reference and hypothesis.
+        """Evaluate on the val set; each process decodes its share.
 
-        Each process decodes its share.
+        Returns:
+            The errors over all processes, None without a val set, and some pairs of reference and
+            hypothesis from this process.
         """
         if not self.val_set:
             return None, []
@@ -341,6 +369,7 @@ class _Run:
             logger.info(message, self.folder.average, len(paths), rates)
 
     def _save(self, best: bool) -> None:
+        """Save a checkpoint; inside an epoch, first average the statistics over the processes."""
         if self.progress.batch:
             self.group.average(self.buffers)
         progress = asdict(self.progress) | self.monitor.progress() | {"order": self.data.order()}
@@ -362,7 +391,7 @@ class _Run:
         return 0 < limit <= self.progress.step
 
     def _check_order(self, checkpoint: Checkpoint) -> None:
-        """Inside an epoch, a place in the data has a meaning only in the same order."""
+        """Refuse to resume inside an epoch when the order of its utterances has changed."""
         before, now = checkpoint.progress["order"], self.data.order()
         if self.progress.batch and before != now:
             changed = [f"{k} was {before[k]}, is {now[k]}" for k in now if before[k] != now[k]]
@@ -374,10 +403,10 @@ class _Run:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Yield a function that gives the number of the SIGINT or SIGTERM that arrived, 0 so far.
+    """Yield a function that returns the number of a received SIGINT or SIGTERM, or 0.
 
-    The same signal once more ends the program at once. MindSpore puts in a handler of its own for
-    SIGINT while it compiles and loads data, which sends a SIGTERM: Ctrl-C arrives here as either.
+    The second signal of the same kind ends the program at once. Ctrl-C can arrive as either signal:
+    while MindSpore compiles or loads data, its own handler turns SIGINT into SIGTERM.
     """
     received = [0]
 
@@ -395,10 +424,10 @@ def stop_requests() -> Iterator[Callable[[], int]]:
 
 
 def _ensure_shared(folder: Path, group: Group) -> None:
-    """Make sure that all processes see the first one's files.
+    """Make sure that all processes see the files that the first process writes to `folder`.
 
     Raises:
-        InputError: in every process, when one of them does not.
+        InputError: in every process, when any process does not see them.
     """
     own = np.random.default_rng().integers(2**24) if group.is_first else 0
     (token,) = group.sum([own])
@@ -412,12 +441,14 @@ def _ensure_shared(folder: Path, group: Group) -> None:
         marker.unlink()
     if hidden:
         raise InputError(
-            f"CheckpointConfig.ckpt_path (={str(folder)!r}): {hidden:.0f} of {group.size} processes "
-            "do not see the first one's files there: hosts must share this folder (NFS, for example)"
+            f"CheckpointConfig.ckpt_path (={str(folder)!r}): {hidden:.0f} of {group.size} "
+            "processes do not see the first one's files there: hosts must share this folder (NFS, "
+            "for example)"
         )
 
 
 def _checkpoint_to_resume(resume: str, folder: CheckpointFolder) -> Checkpoint | None:
+    """The checkpoint that `train`'s argument `resume` names; None to begin a new run."""
     if resume == "auto":
         if not folder.last.exists():
             logger.info("%s does not exist yet: starting anew", folder.last)

@@ -1,6 +1,6 @@
-"""What a run learns from, epoch by epoch: which utterances, in which batches, how they are changed.
+"""The training data of each epoch: its utterances, batches and augmentation.
 
-All depends on settings, epoch and row only, so that a resumed run goes on as if it had never
+All of it is a function of settings, epoch and row, so that a resumed run equals one that was never
 stopped.
 """
 
@@ -26,8 +26,8 @@ class TrainingData:
 
     Args:
         manifest: the training set.
-        labels: to encode its transcripts.
-        config: data, augmentation and seed.
+        labels: the alphabet of its transcripts.
+        config: settings of data, augmentation and seed.
 
     Raises:
         InputError: when no utterance is long enough, or `noise_dir` cannot be used.
@@ -49,33 +49,43 @@ class TrainingData:
         logger.info("%s: %d utterances, %.2f hours", manifest.path, len(self.rows), hours)
 
     def shuffle_words(self, word_cuts: Sequence[WordCuts | None]) -> None:
-        """Let the words of utterances change their order from now on."""
+        """Shuffle the words of utterances from now on, by the cuts of each row."""
         self.augmenter = self.augmenter.with_word_cuts(word_cuts)
 
     def batches(self, epoch: int, batch_size: int, ranks: int) -> list[np.ndarray]:
-        """The rows of each global batch of an epoch (from 0): `batch_size` for each of `ranks`."""
+        """The rows of each global batch of an epoch.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            batch_size: utterances per rank and batch.
+            ranks: number of processes.
+        """
         lengths = self.manifest.seconds[self.rows]
         batches = epoch_batches(lengths, batch_size, epoch, self.seed, ranks)
         return [self.rows[batch] for batch in batches]
 
     def source(self, epoch: int, batches: list[np.ndarray]) -> BatchSource:
-        """Loads `batches` as they are in that epoch."""
+        """A source that loads `batches` with the augmentation of an epoch (from 0)."""
         spect = self.config.DataConfig.SpectConfig
         augmenter = self.augmenter.for_epoch(epoch)
         return BatchSource(self.manifest, batches, self.labels, spect, augmenter)
 
     def dropout_seeds(self, epoch: int, rows: Sequence[int]) -> np.ndarray:
-        """(N,) int32: what the dropout of each utterance is drawn from; one seed for no utterance."""
+        """(N,) int32 seeds of `DropoutMasks`; one seed for a batch of silence, see `NO_ROW`."""
         seeds = [self.augmenter.generator(epoch, row, DROPOUT).integers(2**31) for row in rows]
         return np.array(seeds or [0], np.int32)
 
     def order(self) -> dict[str, int]:
-        """What the order of the utterances depends on, beside the size of a batch."""
+        """The values, except the batch size, that determine the order of the utterances."""
         return {"utterances": len(self.rows), "seed": self.seed}
 
 
 def trainable_rows(manifest: Manifest, config: Config) -> np.ndarray:
-    """Rows whose transcript CTC can align: a frame per label and one between equal labels."""
+    """Rows whose transcripts CTC can align: a frame per label and one between equal labels.
+
+    Raises:
+        InputError: when there is no such row.
+    """
     spect = config.DataConfig.SpectConfig
     frames = config.ModelConfig.output_lengths(
         num_frames(manifest.samples, manifest.sample_rates, spect)

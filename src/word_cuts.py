@@ -1,4 +1,4 @@
-"""Where utterances can be cut between their words: found by a network, kept as CSV."""
+"""Cuts between the words of utterances: found by forced alignment, stored as CSV."""
 
 import logging
 from collections.abc import Sequence
@@ -19,13 +19,23 @@ from src.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ["audio_path", "word", "start", "end"]    # seconds
-_ENERGY_SECONDS, _STEP_SECONDS = 0.02, 0.005    # of the window of the energy, and of its steps
-_MARGIN = 0.25    # share of a gap at either end without a cut: a label lies anywhere in its sound
+COLUMNS = ["audio_path", "word", "start", "end"]  # times in seconds
+_ENERGY_SECONDS, _STEP_SECONDS = 0.02, 0.005  # length and step of the window that measures energy
+# share of a gap at both ends that is not cut, because CTC places a label anywhere in its sound
+_MARGIN = 0.25
 
 
 def find_word_cuts(model: Model, manifest: Manifest, config: Config) -> list[WordCuts | None]:
-    """The cuts of each row; None where CTC cannot align the transcript, or the audio cannot be read."""
+    """Find the cuts of all utterances of a manifest.
+
+    Args:
+        model: aligns the transcripts.
+        manifest: the data set.
+        config: batch size and number of loading threads.
+
+    Returns:
+        The cuts of each row; None if CTC cannot align its transcript, or its audio is unreadable.
+    """
     found: list[WordCuts | None] = [None] * len(manifest)
     shortest_first = np.argsort(manifest.seconds, kind="stable")
     for batch, probs in emissions(model, manifest, shortest_first, config):
@@ -39,6 +49,7 @@ def find_word_cuts(model: Model, manifest: Manifest, config: Config) -> list[Wor
 
 
 def _cuts(model: Model, probs: np.ndarray, text: str, audio_path: str) -> WordCuts:
+    """The cuts of one utterance from its (T', C) class probabilities. Raises ValueError."""
     targets = model.labels.encode(text)
     log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
     frames = ctc_align(log_probs, targets, model.labels.blank_index)
@@ -50,23 +61,40 @@ def _cuts(model: Model, probs: np.ndarray, text: str, audio_path: str) -> WordCu
 
 
 def word_gaps(frames: np.ndarray, targets: Sequence[int], space_index: int) -> np.ndarray:
-    """(U, 2) frames of labels -> (words - 1, 2): last frame of a word, first frame of the next."""
+    """The gaps between words.
+
+    Args:
+        frames: (U, 2) first and last frame of each label.
+        targets: (U,) class indices of the labels, with single spaces between words.
+        space_index: class of the space.
+
+    Returns:
+        (words - 1, 2) last frame of a word, first frame of the next word.
+    """
     spaces = np.flatnonzero(np.asarray(targets) == space_index)
     return np.stack([frames[spaces - 1, 1], frames[spaces + 1, 0]], 1)
 
 
 def quietest_cut(samples: np.ndarray, start: int, end: int, sample_rate: int) -> int:
-    """The sample in the middle half of `start` to `end` around which 20 ms have the least energy."""
+    """The sample in the middle half of a gap around which 20 ms have the least energy.
+
+    Args:
+        samples: (n,) float32.
+        start: first sample of the gap.
+        end: last sample of the gap.
+        sample_rate: Hz.
+    """
     half = round(_ENERGY_SECONDS * sample_rate) // 2
+    step = max(1, round(_STEP_SECONDS * sample_rate))
     margin = round(_MARGIN * (end - start))
-    centres = np.arange(start + margin, end - margin + 1, max(1, round(_STEP_SECONDS * sample_rate)))
+    centres = np.arange(start + margin, end - margin + 1, step)
     sums = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     low, high = np.clip(centres - half, 0, len(samples)), np.clip(centres + half, 0, len(samples))
     return int(centres[np.argmin((sums[high] - sums[low]) / np.maximum(1, high - low))])
 
 
 def write_word_cuts(path: str | Path, manifest: Manifest, cuts: Sequence[WordCuts | None]) -> None:
-    """Write the cuts of the rows of a manifest as a CSV file, one line a word: `COLUMNS`."""
+    """Write the cuts of a manifest's rows as CSV with `COLUMNS`, a line for each word."""
     lines = []
     for audio_path, found in zip(manifest.audio_paths, cuts, strict=True):
         if found is not None:
@@ -78,10 +106,13 @@ def write_word_cuts(path: str | Path, manifest: Manifest, cuts: Sequence[WordCut
 
 
 def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None]:
-    """What `write_word_cuts` wrote for the rows of a manifest; None for rows that are not there.
+    """Read what `write_word_cuts` wrote.
+
+    Returns:
+        The cuts of each row of the manifest; None for rows that the file does not name.
 
     Raises:
-        InputError: naming the file when it cannot be read.
+        InputError: naming the file, when it cannot be read.
     """
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype={"audio_path": str, "word": str})
@@ -94,9 +125,10 @@ def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None
             for name, lines in table.groupby("audio_path", sort=False)
         }
     except KeyError as error:
-        columns = ", ".join(COLUMNS)
-        raise InputError(f"{path}: no column {error}: word cuts have the columns {columns}") from None
-    except (OSError, ValueError) as error:    # pandas' own errors are ValueErrors
+        raise InputError(
+            f"{path}: no column {error}: word cuts have the columns {', '.join(COLUMNS)}"
+        ) from None
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: cannot read the word cuts: {reason}") from None
     return [known.get(name) for name in manifest.audio_paths]

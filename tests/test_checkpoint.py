@@ -16,7 +16,7 @@ from src.checkpoint import (
     load_parameters,
     save_checkpoint,
 )
-from src.config import CheckpointConfig, Config
+from src.config import CheckpointConfig, Config, load_config
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 INFO = Config().model_info(Labels("AB _"))
@@ -114,3 +114,29 @@ def test_the_folder_keeps_the_newest_and_last_and_best_outlive_them(tmp_path):
                                             "DeepSpeech-last.ckpt"]
     assert load_checkpoint(folder.best).progress["epoch"] == 9
     assert load_checkpoint(folder.last).progress["epoch"] == 11
+
+
+def test_other_labels_keep_the_rows_of_those_that_both_have(tmp_path, caplog):
+    projection = np.arange(8, dtype=np.float32).reshape(4, 2)
+    stored = [Parameter(Tensor(projection), "fc.weight"), *Two(fill=5).get_parameters()]
+    save_checkpoint(tmp_path / "a.ckpt", stored, INFO)    # labels: A B space _
+    checkpoint = load_checkpoint(tmp_path / "a.ckpt")
+    initial = Parameter(Tensor(np.full((5, 2), -1, np.float32)), "fc.weight")
+    with caplog.at_level("INFO"):
+        found = checkpoint.with_labels(Labels("BÄ _C"), initial)
+    expected = [projection[1], [-1, -1], projection[2], projection[3], [-1, -1]]
+    np.testing.assert_array_equal(found["fc.weight"].asnumpy(), expected)
+    assert (found["first"].asnumpy() == 5).all()
+    assert "3 of 5 labels are taken over, 2 begin anew: 'Ä' 'C'" in caplog.text
+    assert checkpoint.with_labels(INFO.labels, initial) == checkpoint.network_parameters()
+
+
+def test_only_a_new_run_may_ask_for_other_labels(tmp_path):
+    save_checkpoint(tmp_path / "a.ckpt", Two().get_parameters(), INFO)
+    (tmp_path / "own.json").write_text('["C", " ", "_"]')
+    config = load_config(None, [f"DataConfig.labels_path={tmp_path}/own.json"])
+    checkpoint = load_checkpoint(tmp_path / "a.ckpt")
+    assert checkpoint.settle(config, new_labels=True)[1] == Labels("C _")
+    assert checkpoint.settle(load_config(), new_labels=True)[1] == INFO.labels
+    with pytest.raises(InputError, match=r"the labels are 'AB _' in the model but 'C _' in"):
+        checkpoint.settle(config)

@@ -2,10 +2,12 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -55,6 +57,46 @@ def test_layout_manifests_and_format(made):
 def test_no_voice_is_in_two_splits():
     voices = [voice.lower() for split in demo.VOICES.values() for voice in split]
     assert len(voices) == len(set(voices))
+
+
+def timbre(voice: str) -> np.ndarray:
+    """(40, 120) mel spectrogram in dB, of mean 0, of two sentences by `voice`, stretched to one length."""
+    sentences = []
+    for text in ("H E L P", "FIVE SIX SEVEN EIGHT NINE"):
+        speech = espeak.Speech(text, f"en-us+{voice}", rate=140, pitch=50, pitch_range=50, volume=70,
+                               seed=1)
+        samples = espeak.synthesize(speech).astype(np.float32)
+        mel = librosa.feature.melspectrogram(y=samples, sr=espeak.SAMPLE_RATE, n_mels=40)
+        frames = np.linspace(0, mel.shape[1] - 1, 60).round().astype(int)
+        sentences.append(librosa.power_to_db(mel)[:, frames])
+    both = np.concatenate(sentences, axis=1)
+    return both - both.mean()
+
+
+def test_no_voice_has_a_near_copy_in_another_split():
+    """The root mean square of the difference in dB, which is below 5.6 for near copies."""
+    timbres = {voice: timbre(voice) for voices in demo.VOICES.values() for voice in voices}
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((a - b) ** 2)))
+
+    for one, other in (("steph", "steph2"), ("m1", "grandpa"), ("f5", "f2")):
+        assert distance(timbre(one), timbre(other)) < 5.6
+    for one, other in itertools.combinations(demo.VOICES, 2):
+        for a, b in itertools.product(demo.VOICES[one], demo.VOICES[other]):
+            assert distance(timbres[a], timbres[b]) > 6.5, (a, b)
+
+
+def is_female(voice: str) -> bool:
+    variant = Path(espeak.find_library()[1], "voices", "!v", voice)
+    return "gender female" in variant.read_text()
+
+
+def test_every_split_has_women_and_men_and_a_small_one_too():
+    for split, voices in demo.VOICES.items():
+        assert len(voices) >= 8
+        assert sum(map(is_female, voices)) >= 3
+        assert {is_female(voice) for voice in voices[:COUNTS[split]]} == {True, False}
 
 
 def test_the_plan_uses_all_voices_and_no_pair_twice(plan):

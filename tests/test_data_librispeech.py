@@ -512,7 +512,6 @@ def test_the_published_sums():
 
 @pytest.mark.parametrize("arguments, words", [
     (("--subsets", "dev2"), "'dev2' is none of dev-clean"),
-    (("--min_seconds", "20"), "more than --max_seconds 15"),
     (("--max_seconds", "-1"), "0 or more"),
     (("--jobs", "0"), "at least 1"),
 ])
@@ -520,6 +519,11 @@ def test_wrong_options(tmp_path, arguments, words, capsys):
     with pytest.raises(SystemExit) as caught:
         prepare(tmp_path / "target", tmp_path, arguments=arguments)
     assert caught.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_limits_that_leave_out_everything(corpus, tmp_path, capsys):
+    assert prepare(tmp_path / "target", corpus, arguments=("--min_seconds", "20")) == 2
+    assert "--min_seconds 20.0 is more than --max_seconds 15" in capsys.readouterr().err
 
 
 def test_wrong_sources(corpus, tmp_path, capsys):

@@ -133,12 +133,12 @@ def test_written_manifest_reports_bad_rows(corpus, labels):
     assert len(problems) == 1 and problems[0].startswith(f"{corpus / 'new.csv'}:1: {corpus / '9.wav'}: ")
 
 
-FACTS = [(1600, 16000, 5, 1), (3200, 16000, 10, 0), (2400, 8000, 1, 0)]     # of `corpus`
+METADATA = [(1600, 16000, 5, 1), (3200, 16000, 10, 0), (2400, 8000, 1, 0)]     # of `corpus`
 
 
 def test_facts_at_hand_save_decoding(corpus, labels, decoded):
     rows = [(corpus / f"{i}.wav", corpus / f"{i}.txt") for i in range(3)]
-    written, problems = write_manifest(corpus / "new.csv", rows, labels, facts=FACTS)
+    written, problems = write_manifest(corpus / "new.csv", rows, labels, metadata=METADATA)
     assert problems == [] and len(read_manifest(corpus / "new.csv", labels)) == 3 and decoded == []
     inspected, _ = inspect_manifest(corpus / "new.csv", labels)
     assert sorted(decoded) == ["0.wav", "1.wav", "2.wav"]
@@ -148,13 +148,13 @@ def test_facts_at_hand_save_decoding(corpus, labels, decoded):
 
 def test_what_is_written_already_is_left_alone(corpus, labels):
     rows = [(corpus / f"{i}.wav", corpus / f"{i}.txt") for i in range(3)]
-    write_manifest(corpus / "new.csv", rows, labels, facts=FACTS)
+    write_manifest(corpus / "new.csv", rows, labels, metadata=METADATA)
     paths = corpus / "new.csv", index_path(corpus / "new.csv")
     before = [path.stat().st_ino for path in paths]
-    write_manifest(corpus / "new.csv", rows, labels, facts=FACTS)
+    write_manifest(corpus / "new.csv", rows, labels, metadata=METADATA)
     write_manifest(corpus / "new.csv", rows, labels)
     assert [path.stat().st_ino for path in paths] == before
-    write_manifest(corpus / "new.csv", rows, labels, facts=[(800, *FACTS[0][1:]), *FACTS[1:]])     # of a new file
+    write_manifest(corpus / "new.csv", rows, labels, metadata=[(800, *METADATA[0][1:]), *METADATA[1:]])     # of a new file
     assert [path.stat().st_ino == inode for path, inode in zip(paths, before, strict=True)] == [True, False]
     assert read_manifest(corpus / "new.csv", labels).samples.tolist() == [800, 3200, 2400]
 
@@ -162,7 +162,7 @@ def test_what_is_written_already_is_left_alone(corpus, labels):
 def test_facts_do_not_hide_a_missing_file(corpus, labels):
     (corpus / "1.txt").unlink()
     rows = [(corpus / f"{i}.wav", corpus / f"{i}.txt") for i in range(3)]
-    manifest, problems = write_manifest(corpus / "new.csv", rows, labels, facts=FACTS)
+    manifest, problems = write_manifest(corpus / "new.csv", rows, labels, metadata=METADATA)
     assert manifest is None and not index_path(corpus / "new.csv").exists()
     assert len(problems) == 1 and problems[0].startswith(f"{corpus / 'new.csv'}:2: {corpus / '1.txt'}: ")
 

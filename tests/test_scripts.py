@@ -437,6 +437,14 @@ def test_quick_start(project):
     assert "test/wav/4.wav\n  said:  WORD 4\n  heard: \n" in output
     assert re.search(r"^ +\d\S*  demo/run/deepspeech2\.mindir +model for inference with MindSpore$", output, re.M)
     assert "WER 15.000 %, CER 4.000 %" in output
+    advice = output.partition(f"== what to do next, in {project}:\n")[2]
+    commands = [line.strip() for line in advice.splitlines() if line.startswith("    ")]
+    assert [command.replace("pretend ", "python ", 1) for command in commands] == [
+        "python transcribe.py --pretrain_ckpt pretrained/an4.ckpt a.wav b.flac",
+        "python -m data.verify_manifest mine/train.csv mine/dev.csv",
+        "bash scripts/train_an4.sh",
+        "python -m data.librispeech --subsets train-clean-100 dev-clean test-clean",
+        "bash scripts/run_standalone_train_gpu.sh --config configs/librispeech.yaml"]
     made = {path.name for path in project.iterdir()}
     assert made - {path.name for path in ROOT.iterdir()} <= {"demo", "pretend", "ran.txt"}
 
@@ -444,13 +452,13 @@ def test_quick_start(project):
 def test_quick_start_judges_the_error_rate(project):
     code, output, _ = quick_start(project, WER="15.001")
     assert code == 1
-    assert output.endswith("failed: the WER is above 15 %\n")
+    assert output.endswith("failed: the WER is above 15 %; please report it, with demo/run/logs\n")
 
 
 def test_quick_start_with_settings_has_a_folder_of_its_own_and_is_not_judged(project):
     code, output, ran = quick_start(project, "TrainingConfig.epochs=1", WER="99.000")
     assert code == 0
-    assert output.endswith("== settings were changed, so the error rate is not judged\n")
+    assert "== settings were changed, so the error rate is not judged\n" in output
     assert re.search(r"train\.py .*ckpt_path=demo/run-\d+/checkpoints TrainingConfig\.epochs=1\n", ran)
     assert not (project / "demo/run").exists()
 

@@ -1,1 +1,1 @@
-"""Commands for looking at runs, models and augmentations: `python -m tools.NAME`."""
+"""Commands that convert models, and show runs, errors and augmentations: `python -m tools.NAME`."""

@@ -1,6 +1,6 @@
-"""What a model mistakes for what.
+"""List the most frequent errors of a model, from the table that eval.py writes.
 
-`python -m tools.confusions logs/test_manifest_eval.csv`, from the table of eval.py.
+Usage: `python -m tools.confusions logs/test_manifest_eval.csv`
 """
 
 import argparse
@@ -15,7 +15,7 @@ from deepspeech2 import commands
 from deepspeech2.errors import InputError
 from deepspeech2.metrics import edit_operations, units
 
-GAP = "-"  # on the other side of an insertion or a deletion
+GAP = "-"  # in place of the missing unit of an insertion or a deletion
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,10 +34,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def count(pairs: Iterable[tuple[str, str]], unit: str = "word") -> Counter[tuple[str, str]]:
-    """{(reference, hypothesis): times} of the units that differ, along one shortest alignment each.
+    """Count the errors in pairs of reference and hypothesis.
 
-    A deletion is (reference, '-'), an insertion ('-', hypothesis). Characters are compared without
-    spaces, as the error rate is.
+    Args:
+        pairs: (reference, hypothesis) of each utterance.
+        unit: `word`, or `character` for characters without spaces.
+
+    Returns:
+        {(reference unit, hypothesis unit): number}, along one shortest alignment of each pair. A
+        deletion is (reference unit, '-'), an insertion ('-', hypothesis unit).
     """
     counts: Counter[tuple[str, str]] = Counter()
     for texts in pairs:
@@ -49,7 +54,11 @@ def count(pairs: Iterable[tuple[str, str]], unit: str = "word") -> Counter[tuple
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """References and hypotheses of a table. Raises InputError naming the file."""
+    """Read (reference, hypothesis) of each utterance in a table of eval.py.
+
+    Raises:
+        InputError: naming the file, when it cannot be read or is no such table.
+    """
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype=str)
         return list(zip(table["reference"], table["hypothesis"], strict=True))
@@ -62,19 +71,19 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """List as the command line says; returns the exit code."""
+    """List errors as the command line says; returns the exit code."""
     args = parser().parse_args(argv)
+    return commands.run(lambda: confusions(args))
 
-    def command() -> int:
-        counts = count(read_pairs(args.table), args.unit)
-        # equal counts in the order of the alphabet, so that the list is the same every time
-        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        print(f"{counts.total()} errors of {len(counts)} kinds; times, reference, hypothesis:")
-        for (reference, hypothesis), times in ordered[: args.top]:
-            print(f"{times:5d}  {reference}  {hypothesis}")
-        return 0
 
-    return commands.run(command)
+def confusions(args: argparse.Namespace) -> int:
+    counts = count(read_pairs(args.table), args.unit)
+    # equal counts in alphabetical order, so that the list is always the same
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    print(f"{counts.total()} errors of {len(counts)} kinds; times, reference, hypothesis:")
+    for (reference, hypothesis), times in ordered[: args.top]:
+        print(f"{times:5d}  {reference}  {hypothesis}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Turn models of deepspeech.pytorch into checkpoints of this project: `python -m tools.convert_torch INPUT OUTPUT.ckpt`.
+"""Convert models of deepspeech.pytorch into checkpoints of this project.
 
-INPUT is a `.pth` of V2, or of V1 where its network is the same, a `.ckpt` of V3 (PyTorch
-Lightning), or an `.npz` with arrays `state/NAME`. Weights, labels and spectrogram settings are
-taken over, the optimizer's state is not. Nothing that stands in a file is executed or imported.
+Usage: `python -m tools.convert_torch INPUT OUTPUT.ckpt`
+
+INPUT is a `.pth` of V2, a `.pth` of V1 with the same network, a `.ckpt` of V3 (PyTorch Lightning),
+or an `.npz` with arrays `state/NAME`. Weights, labels and spectrogram settings are converted; the
+optimizer's state is dropped. No code from a file is executed or imported.
+
 Sources: deepspeech.pytorch, `deepspeech_pytorch/model.py` and `configs/train_config.py`; V1,
 `model.py`.
 """
@@ -29,10 +32,10 @@ from src.config import Config
 from src.device import set_device
 
 ORIGINAL_LABELS = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "  # its labels.json: the blank is class 0
-# how files of torch.save begin
+# first bytes of files of torch.save
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
-# layers of deepspeech.pytorch and ours, {} being the layer's number
+# names of layers in deepspeech.pytorch and here, with {} for the number of the layer
 _LAYERS = (
     (r"conv\.seq_module\.0", "conv.conv1"),
     (r"conv\.seq_module\.1", "conv.norm1"),
@@ -40,7 +43,7 @@ _LAYERS = (
     (r"conv\.seq_module\.4", "conv.norm2"),
     (r"rnns\.(\d+)\.rnn", "rnns.{}.forward_lstm"),
     (r"rnns\.([1-9]\d*)\.batch_norm\.module", "norms.{}.cell"),
-    (r"lookahead\.0(?:\.conv)?", "lookahead.conv"),  # in V1 the weight was the layer's own
+    (r"lookahead\.0(?:\.conv)?", "lookahead.conv"),  # V1 has no .conv
     (r"fc\.0\.module\.0", "fc_norm.cell"),
     (r"fc\.0\.module\.1", "fc"),
 )
@@ -53,10 +56,7 @@ _NORM = {
 
 
 def our_name(name: str) -> str | None:
-    """deepspeech.pytorch's name of a tensor -> ours.
-
-    None for a layer or statistic that its network does not have.
-    """
+    """Our name for a tensor of deepspeech.pytorch; None if the network has no such tensor."""
     layer, _, leaf = name.rpartition(".")
     for pattern, ours in _LAYERS:
         if match := re.fullmatch(pattern, layer):
@@ -71,9 +71,12 @@ def our_name(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Original:
-    """What a file says.
+    """The content of a file of deepspeech.pytorch.
 
-    Tensors by deepspeech.pytorch's names, labels in its class order, spectrogram settings.
+    Attributes:
+        tensors: float32 arrays by deepspeech.pytorch's names.
+        labels: the classes in deepspeech.pytorch's order; None if the file has no labels.
+        spect: settings of the spectrogram; empty if the file has none.
     """
 
     tensors: dict[str, np.ndarray]
@@ -82,9 +85,10 @@ class Original:
 
 
 def read_original(path: Path) -> Original:
-    """Read a file of any of the kinds.
+    """Read a file of any supported format.
 
-    Raises InputError when it is missing, broken or of no kind.
+    Raises:
+        InputError: when the file is missing, damaged, or of another format.
     """
     if not path.is_file():
         raise InputError("no such file")
@@ -92,26 +96,34 @@ def read_original(path: Path) -> Original:
         original = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
     except (InputError, MemoryError):
         raise
-    # the readers answer a broken or hostile file with errors of every kind
+    # a damaged or hostile file can raise any error
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"not a whole checkpoint of deepspeech.pytorch: {reason[0]}") from None
     # torch.nn.DataParallel puts `module.` before all names
-    return Original({name.removeprefix("module."): value for name, value in original.tensors.items()
-                     if not name.endswith("num_batches_tracked")}, original.labels, original.spect)
+    tensors = {
+        name.removeprefix("module."): value
+        for name, value in original.tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    return Original(tensors, original.labels, original.spect)
 
 
 def _read_npz(path: Path) -> Original:
     with np.load(path, allow_pickle=False) as arrays:
-        return Original({name.removeprefix("state/"): arrays[name].astype(np.float32)
-                         for name in arrays.files if name.startswith("state/")}, None, {})
+        tensors = {
+            name.removeprefix("state/"): arrays[name].astype(np.float32)
+            for name in arrays.files
+            if name.startswith("state/")
+        }
+    return Original(tensors, None, {})
 
 
 def _read_torch(path: Path) -> Original:
     package = _load_package(path)
     if not isinstance(package, dict) or not isinstance(package.get("state_dict"), dict):
         raise InputError("not a checkpoint of deepspeech.pytorch: no state_dict in it")
-    # V3; in V1 and V2 all stands at the top
+    # V3 has hyper_parameters; V1 and V2 have labels and settings at the top level
     parameters = _plain(package.get("hyper_parameters", {}))
     labels = parameters.get("labels", _plain(package.get("labels")))
     spect = parameters.get("spect_cfg", _plain(package.get("audio_conf")))
@@ -126,14 +138,15 @@ def _read_torch(path: Path) -> Original:
 
 
 def _load_package(path: Path) -> Any:
-    """What torch.save wrote, with `_Foreign` in place of all but tensors and plain values."""
+    """Read a file of torch.save; `_Foreign` replaces all objects but tensors and plain values."""
     with open(path, "rb") as file:
         if not file.read(len(LEGACY)).startswith((ZIP, LEGACY)):
             raise InputError("not a file that PyTorch wrote")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(b"constants.pkl") >= 0:  # torch.load would hand it to torch.jit.load
+            if content.find(b"constants.pkl") >= 0:  # torch.load would run torch.jit.load
                 raise InputError(
-                    "a TorchScript archive, which is a program: convert the checkpoint that it is from"
+                    "a TorchScript archive, which is a program: convert the checkpoint that it is "
+                    "from"
                 )
         try:
             torch = importlib.import_module("torch")  # on purpose not in requirements.txt
@@ -147,10 +160,7 @@ def _load_package(path: Path) -> Any:
 
 
 class _Foreign:
-    """Stands for an object of any class or function that a file names.
-
-    Keeps what it is given and does nothing.
-    """
+    """Replaces any class, object or function that a file names: it stores arguments and state."""
 
     def __new__(cls, *args, **_):
         self = super().__new__(cls)
@@ -160,7 +170,7 @@ class _Foreign:
     def __init__(self, *_, **__):
         pass
 
-    append = extend = add = __init__  # what else a pickle may ask of an object
+    append = extend = add = __init__  # other methods that pickle calls on objects
 
     def __call__(self, *_, **__):
         return self
@@ -173,12 +183,12 @@ class _Foreign:
 
 
 def _plain(value: Any) -> Any:
-    """The numbers, text, lists and dictionaries within OmegaConf's containers, enumerations and dataclasses."""
+    """Plain values instead of OmegaConf's containers, enumerations and dataclasses."""
     if isinstance(value, _Foreign):
-        for name in ("_content", "_val"):  # omegaconf: DictConfig and ListConfig, and their nodes
+        for name in ("_content", "_val"):  # OmegaConf's containers, and its nodes
             if name in value.state:
                 return _plain(value.state[name])
-        # args: an enumeration's
+        # state of a dataclass, or the argument of an enumeration
         return _plain(value.state or (value.args[0] if len(value.args) == 1 else {}))
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -186,10 +196,11 @@ def _plain(value: Any) -> Any:
 
 
 def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
-    """A stand-in for `pickle` in torch.load.
+    """A module for torch.load's `pickle_module` that builds tensors and ordered dictionaries only.
 
-    It rebuilds tensors and ordered dictionaries, the rest is `_Foreign`.
+    All other objects become `_Foreign`.
     """
+
     def rebuild(storage, offset, size, stride, *_):
         return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
@@ -205,25 +216,35 @@ def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
             return known.get(f"{module}.{name}") or type(name, (_Foreign,), {})
 
         def __setattr__(self, name, value):
-            """torch sets `persistent_load`, which for classes (all but storages) may write a file that they name."""
+            """Restrict `persistent_load`, which torch sets, to storages.
+
+            For other classes it may write a file that the pickle names.
+            """
+
             def storages_only(key):
                 return value(key) if key[0] == "storage" else _Foreign()
+
             super().__setattr__(name, storages_only if name == "persistent_load" else value)
 
     module = types.ModuleType("restricted_pickle")
-    module.Unpickler, module.load = (
-        Unpickler,
-        lambda file, **options: Unpickler(file, **options).load(),
-    )
+    module.Unpickler = Unpickler
+    module.load = lambda file, **options: Unpickler(file, **options).load()
     return module
 
 
 def recognise(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
-    """{field of ModelConfig: value} and the number of classes, from the names and shapes of tensors by our names.
+    """Find the network's settings in its tensors.
+
+    Args:
+        tensors: arrays by our names.
+
+    Returns:
+        {field of ModelConfig: value}, and the number of classes.
 
     Raises:
         InputError: naming a tensor that is missing, of the wrong rank, or not an LSTM's.
     """
+
     def shape(name: str, *ranks: int) -> tuple[int, ...]:
         found = tensors[name].shape if name in tensors else None
         if found is None or len(found) not in ranks:
@@ -236,65 +257,77 @@ def recognise(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], int]:
 
     gates, hidden = shape("rnns.0.forward_lstm.weight_hh_l0", 2)
     if gates != 4 * hidden:
-        kind = (
-            "a GRU"
-            if gates == 3 * hidden
-            else "a plain RNN"
-            if gates == hidden
-            else "of an unknown kind"
-        )
+        kinds = {3 * hidden: "a GRU", hidden: "a plain RNN"}
+        kind = kinds.get(gates, "of an unknown kind")
         raise InputError(
-            f"only LSTMs can be converted, but the recurrent layers are {kind}: weight_hh_l0 has shape "
-            f"{gates, hidden}, an LSTM's is {4 * hidden, hidden}"
+            f"only LSTMs can be converted, but the recurrent layers are {kind}: weight_hh_l0 has "
+            f"shape {gates, hidden}, an LSTM's is {4 * hidden, hidden}"
         )
     channels, _, *kernel = shape("conv.conv2.weight", 4)
     bidirectional = "rnns.0.backward_lstm.weight_hh_l0" in tensors
-    lookahead = (
-        {} if bidirectional else {"lookahead_context": shape("lookahead.conv.weight", 2, 3)[-1]}
-    )
     layers = {name.split(".")[1] for name in tensors if name.startswith("rnns.")}
-    model = {"hidden_size": hidden, "hidden_layers": len(layers), "bidirectional": bidirectional,
-             "conv_channels": channels, "conv2_kernel": kernel}
-    return model | lookahead, shape("fc.weight", 2)[0]
+    model = {
+        "hidden_size": hidden,
+        "hidden_layers": len(layers),
+        "bidirectional": bidirectional,
+        "conv_channels": channels,
+        "conv2_kernel": kernel,
+    }
+    if not bidirectional:
+        model["lookahead_context"] = shape("lookahead.conv.weight", 2, 3)[-1]
+    return model, shape("fc.weight", 2)[0]
 
 
 def choose_labels(
     stored: list[str] | None, asked: Labels | None, classes: int
 ) -> tuple[Labels, str]:
-    """The labels in the original's class order, and where they are from.
+    """Choose the labels in the original's class order.
+
+    Args:
+        stored: labels in the file, None if it has none.
+        asked: labels of `--labels_path`, None without the option.
+        classes: C.
+
+    Returns:
+        The labels, and a phrase that says where they come from.
 
     Raises:
-        InputError: if `stored` (in the file) and `asked` (on the command line) differ or do not fit
-            the classes.
+        InputError: when `stored` and `asked` differ, and when the labels do not fit the classes.
     """
     labels = Labels(stored) if stored is not None else asked or Labels(ORIGINAL_LABELS)
     if asked and asked != labels:
         raise InputError(f"its labels are {str(labels)!r}, those of --labels_path {str(asked)!r}")
     if len(labels) != classes:
-        raise InputError(f"{classes} classes, but {len(labels)} labels: {str(labels)!r}"
-                         + ("" if stored or asked else "; name its own with --labels_path"))
-    # only V3 may have it elsewhere, and V3 stores its labels
+        raise InputError(
+            f"{classes} classes, but {len(labels)} labels: {str(labels)!r}"
+            + ("" if stored or asked else "; name its own with --labels_path")
+        )
+    # only V3 can have another blank, and V3 stores its labels
     if not stored and labels.blank_index != 0:
         raise InputError(
             f"in deepspeech.pytorch the blank {BLANK!r} is class 0, in --labels_path class "
             f"{labels.blank_index}: give the labels in the class order of the file"
         )
-    return (
-        labels,
-        "from the file"
-        if stored
-        else "from --labels_path"
-        if asked
-        else "deepspeech.pytorch's own",
-    )
+    if stored:
+        return labels, "from the file"
+    return labels, "from --labels_path" if asked else "deepspeech.pytorch's own"
 
 
 def convert(
     path: Path, asked: Labels | None
 ) -> tuple[dict[str, np.ndarray], Config, Labels, list[str]]:
-    """Tensors by our names and in our class order, settings, labels, and lines that tell the user about them.
+    """Convert a file.
 
-    Raises InputError for a file that cannot be converted.
+    Args:
+        path: the file of deepspeech.pytorch.
+        asked: labels of `--labels_path`, None without the option.
+
+    Returns:
+        The tensors by our names and in our class order, the settings, the labels, and lines for the
+        user that describe them.
+
+    Raises:
+        InputError: for a file that cannot be converted.
     """
     original = read_original(path)
     if "conv.0.weight" in original.tensors:
@@ -311,11 +344,10 @@ def convert(
     order = [i for i in range(classes) if i != labels.blank_index] + [labels.blank_index]
     labels = Labels([labels.characters[i] for i in order])
     tensors["fc.weight"] = tensors["fc.weight"][order]
-    if not model["bidirectional"]:  # (H, 1, context), in V1 (H, context) -> (H, 1, 1, context)
-        weight = tensors["lookahead.conv.weight"]
-        tensors["lookahead.conv.weight"] = (
-            weight[:, None] if weight.ndim == 3 else weight[:, None, None]
-        )
+    if not model["bidirectional"]:
+        weight = tensors["lookahead.conv.weight"]  # (H, 1, context), in V1 (H, context)
+        weight = weight[:, None] if weight.ndim == 3 else weight[:, None, None]
+        tensors["lookahead.conv.weight"] = weight  # (H, 1, 1, context)
     names = [field.name for field in fields(SpectConfig)]
     spect = {name: original.spect[name] for name in names if original.spect.get(name) is not None}
     config = Config().with_settings(
@@ -323,16 +355,19 @@ def convert(
         | {f"DataConfig.SpectConfig.{name}": value for name, value in spect.items()},
         False,
     )
-    return (
-        tensors,
-        config,
-        labels,
-        report(config, labels, source, [name for name in names if name not in spect]),
-    )
+    defaults = [name for name in names if name not in spect]
+    return tensors, config, labels, report(config, labels, source, defaults)
 
 
 def report(config: Config, labels: Labels, source: str, defaults: list[str]) -> list[str]:
-    """What was recognised, and which spectrogram settings were not in the file."""
+    """Lines about a converted model.
+
+    Args:
+        config: settings of the model.
+        labels: the classes.
+        source: a phrase that says where the labels come from.
+        defaults: fields of SpectConfig that are not in the file.
+    """
     model, spect = config.ModelConfig, config.DataConfig.SpectConfig
     direction = (
         "bidirectional"
@@ -341,9 +376,10 @@ def report(config: Config, labels: Labels, source: str, defaults: list[str]) -> 
     )
     return [
         f"network: {model.hidden_layers} LSTM layers of {model.hidden_size} units, {direction}; "
-        f"{model.conv_channels} channels, second kernel {list(model.conv2_kernel)}; {len(labels)} classes",
-        f"spectrogram: {spect.sample_rate} Hz, {spect.window} windows of {spect.window_size} s every "
-        f"{spect.window_stride} s"
+        f"{model.conv_channels} channels, second kernel {list(model.conv2_kernel)}; "
+        f"{len(labels)} classes",
+        f"spectrogram: {spect.sample_rate} Hz, {spect.window} windows of {spect.window_size} s "
+        f"every {spect.window_stride} s"
         + (f"; by default, not in the file: {', '.join(defaults)}" if defaults else ""),
         f"labels {source}: {str(labels)!r}, the blank last",
     ]
@@ -352,14 +388,24 @@ def report(config: Config, labels: Labels, source: str, defaults: list[str]) -> 
 def write(
     target: Path, tensors: dict[str, np.ndarray], config: Config, labels: Labels, source: Path
 ) -> None:
-    """Save the tensors as a checkpoint.
+    """Write tensors as a checkpoint.
 
-    Raises InputError naming those that do not fit the network, and RunError.
+    Args:
+        target: the checkpoint to write.
+        tensors: arrays by our names.
+        config: settings of the network.
+        labels: the classes.
+        source: the file of deepspeech.pytorch, for messages.
+
+    Raises:
+        InputError: naming the tensors that do not fit the network.
+        RunError: when the checkpoint could not be written.
     """
     from mindspore import Parameter, Tensor
 
     from src.checkpoint import load_parameters, save_checkpoint
     from src.DeepSpeech import DeepSpeech
+
     network = DeepSpeech(config.ModelConfig, config.DataConfig.SpectConfig.num_bins, len(labels))
     own = list(network.get_parameters())
     load_parameters(
@@ -368,39 +414,41 @@ def write(
     save_checkpoint(target, own, config.model_info(labels))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Convert as the command line says; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.convert_torch")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    result = argparse.ArgumentParser(prog="python -m tools.convert_torch")
+    result.add_argument(
         "input", type=Path, metavar="INPUT", help=".pth (V1, V2), .ckpt (V3) or .npz file"
     )
-    parser.add_argument("output", type=Path, metavar="OUTPUT.ckpt", help="checkpoint to write")
-    parser.add_argument(
+    result.add_argument("output", type=Path, metavar="OUTPUT.ckpt", help="checkpoint to write")
+    result.add_argument(
         "--labels_path",
         metavar="FILE",
         help="JSON list of the characters in the class order of INPUT "
         "if that does not hold them, default is deepspeech.pytorch's own",
     )
-    args = parser.parse_args(argv)
+    return result
 
-    def command() -> int:
-        if args.output.suffix != ".ckpt" or args.output.resolve() == args.input.resolve():
-            raise InputError(f"{args.output}: OUTPUT must end in .ckpt and not be INPUT")
-        asked = Labels.load(args.labels_path) if args.labels_path else None
-        try:
-            tensors, config, labels, lines = convert(args.input, asked)
-        except InputError as error:
-            raise InputError(f"{args.input}: {error}") from None
-        set_device("CPU")
-        write(args.output, tensors, config, labels, args.input)
-        print(
-            f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, weights only",
-            *lines,
-            sep="\n",
-        )
-        return 0
 
-    return commands.run(command)
+def main(argv: list[str] | None = None) -> int:
+    """Convert as the command line says; returns the exit code."""
+    args = parser().parse_args(argv)
+    return commands.run(lambda: convert_torch(args))
+
+
+def convert_torch(args: argparse.Namespace) -> int:
+    if args.output.suffix != ".ckpt" or args.output.resolve() == args.input.resolve():
+        raise InputError(f"{args.output}: OUTPUT must end in .ckpt and not be INPUT")
+    asked = Labels.load(args.labels_path) if args.labels_path else None
+    try:
+        tensors, config, labels, lines = convert(args.input, asked)
+    except InputError as error:
+        raise InputError(f"{args.input}: {error}") from None
+    set_device("CPU")
+    write(args.output, tensors, config, labels, args.input)
+    print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, weights only")
+    print(*lines, sep="\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What each augmentation does to a recording, as a PNG.
+"""Draw the effect of each augmentation on a recording.
 
-`python -m tools.plot_augment FILE --output effects.png`.
+Usage: `python -m tools.plot_augment FILE --output effects.png`
 """
 
 import argparse
@@ -29,9 +29,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def effects(samples: np.ndarray, spect: SpectConfig) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{effect.
+    """Apply each augmentation to a recording.
 
-    (n,) samples, (F, T) spectrogram} of a recording, each at the strength of its title.
+    Args:
+        samples: (n,) float32.
+        spect: settings of the spectrogram, and the sample rate of `samples`.
+
+    Returns:
+        {title with the strength of the effect: ((m,) samples, (F, T) spectrogram)}.
     """
     rng, rate = np.random.default_rng(4), spect.sample_rate
     noise = rng.standard_normal(len(samples)).astype(np.float32)
@@ -57,9 +62,9 @@ def effects(samples: np.ndarray, spect: SpectConfig) -> dict[str, tuple[np.ndarr
 
 
 def _quiet_places(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Three of them, one in each of the inner parts of five.
+    """(3,) quietest samples, one in each of the three middle fifths of a recording.
 
-    Training cuts between words, which it knows.
+    They stand in for the cuts between words, which training knows.
     """
     fifth = len(samples) // 5
     return np.array([quietest_cut(samples, i * fifth, (i + 1) * fifth, rate) for i in (1, 2, 3)])
@@ -68,11 +73,15 @@ def _quiet_places(samples: np.ndarray, rate: int) -> np.ndarray:
 def draw(
     pictures: dict[str, tuple[np.ndarray, np.ndarray]], spect: SpectConfig, path: Path
 ) -> None:
-    """Write a spectrogram, and above it the wave, of each effect.
+    """Draw the waveform and the spectrogram of each effect, all on the same scales.
 
-    Time and amplitude have one scale.
+    Args:
+        pictures: as `effects` returns them.
+        spect: settings of the spectrograms.
+        path: the PNG to write.
     """
     import matplotlib
+
     matplotlib.use("agg")  # a file, never a window
     import matplotlib.pyplot as plt
 
@@ -100,16 +109,16 @@ def draw(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw as the command line says; returns the exit code."""
+    """Draw effects as the command line says; returns the exit code."""
     args = parser().parse_args(argv)
+    return commands.run(lambda: plot_augment(args))
 
-    def command() -> int:
-        spect = SpectConfig()
-        draw(effects(load_audio(args.recording, spect.sample_rate), spect), spect, args.output)
-        print(f"Effects in {args.output}")
-        return 0
 
-    return commands.run(command)
+def plot_augment(args: argparse.Namespace) -> int:
+    spect = SpectConfig()
+    draw(effects(load_audio(args.recording, spect.sample_rate), spect), spect, args.output)
+    print(f"Effects in {args.output}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Curves of training runs as a PNG.
+"""Draw the curves of training runs.
 
-`python -m tools.plot_log logs/metrics.csv --output curves.png`.
+Usage: `python -m tools.plot_log logs/metrics.csv --output curves.png`
 """
 
 import argparse
@@ -40,9 +40,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """A metrics.csv with its minutes summed up.
+    """Read a metrics.csv, with cumulative minutes.
 
-    Raises InputError naming the file and what is wrong with it.
+    Raises:
+        InputError: naming the file and the problem.
     """
     try:
         table = pd.read_csv(path)
@@ -52,8 +53,10 @@ def read_metrics(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a table: {' '.join(str(error).split())}") from None
     missing = [name for name in NEEDED if name not in table]
     if missing or table.empty:
-        raise InputError(f"{path}: not the metrics.csv of a training run: "
-                         + (f"no column {', '.join(missing)}" if missing else "no epoch"))
+        raise InputError(
+            f"{path}: not the metrics.csv of a training run: "
+            + (f"no column {', '.join(missing)}" if missing else "no epoch")
+        )
     wrong = [name for name in NEEDED if not pd.api.types.is_numeric_dtype(table[name])]
     if wrong:
         raise InputError(f"{path}: column {wrong[0]} holds something else than numbers")
@@ -61,11 +64,17 @@ def read_metrics(path: Path) -> pd.DataFrame:
 
 
 def draw(runs: dict[str, pd.DataFrame], by: str, path: Path) -> None:
-    """Write training loss, learning rate and dev error rates of each run.
+    """Draw training loss, learning rate, and WER and CER on the val set.
 
-    Epochs without an evaluation are bridged.
+    Lines of error rates skip epochs without an evaluation.
+
+    Args:
+        runs: {name: table of `read_metrics`}.
+        by: column for the horizontal axis, `epoch` or `minutes`.
+        path: the PNG to write.
     """
     import matplotlib
+
     matplotlib.use("agg")  # a file, never a window
     import matplotlib.pyplot as plt
 
@@ -74,7 +83,7 @@ def draw(runs: dict[str, pd.DataFrame], by: str, path: Path) -> None:
         losses.plot(table[by], table["train_loss"], label=name)
         rates.plot(table[by], table["learning_rate"], label=name)
         evaluated = table.dropna(subset=["val_wer"])
-        line, = errors.plot(evaluated[by], evaluated["val_wer"], label=f"{name}, WER")
+        (line,) = errors.plot(evaluated[by], evaluated["val_wer"], label=f"{name}, WER")
         errors.plot(
             evaluated[by], evaluated["val_cer"], "--", color=line.get_color(), label=f"{name}, CER"
         )
@@ -94,7 +103,7 @@ def draw(runs: dict[str, pd.DataFrame], by: str, path: Path) -> None:
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """What to call each run: its log folder, with the file where folders repeat."""
+    """A name for each run: its log folder, or the whole path where folder names repeat."""
     folders = [path.resolve().parent.name for path in paths]
     return [
         folder if folders.count(folder) == 1 else str(path)
@@ -103,20 +112,17 @@ def names(paths: Sequence[Path]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw as the command line says; returns the exit code."""
+    """Draw curves as the command line says; returns the exit code."""
     args = parser().parse_args(argv)
+    return commands.run(lambda: plot_log(args))
 
-    def command() -> int:
-        runs = dict(zip(names(args.metrics), map(read_metrics, args.metrics), strict=True))
-        draw(runs, args.by, args.output)
-        print(
-            f"Curves of {len(runs)} runs in {args.output}"
-            if len(runs) > 1
-            else f"Curves in {args.output}"
-        )
-        return 0
 
-    return commands.run(command)
+def plot_log(args: argparse.Namespace) -> int:
+    runs = dict(zip(names(args.metrics), map(read_metrics, args.metrics), strict=True))
+    draw(runs, args.by, args.output)
+    number = f" of {len(runs)} runs" if len(runs) > 1 else ""
+    print(f"Curves{number} in {args.output}")
+    return 0
 
 
 if __name__ == "__main__":

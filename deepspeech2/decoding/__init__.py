@@ -1,1 +1,1 @@
-"""From class probabilities to text, and from a text to its times."""
+"""Decode class probabilities into text, and align text with frames."""

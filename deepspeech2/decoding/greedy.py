@@ -9,10 +9,13 @@ import numpy as np
 def symbol_starts(
     classes: np.ndarray, sizes: np.ndarray, blank_index: int, merge_repetitions: bool = True
 ) -> np.ndarray:
-    """(N, T') classes of each frame, (N,) frame counts -> (N, T') bool: where a symbol begins.
+    """The frames in which a symbol begins, (N, T') bool.
 
     Args:
-        merge_repetitions: a class equal to that of the frame before begins no symbol.
+        classes: (N, T') class of each frame.
+        sizes: (N,) frame counts; later frames begin no symbol.
+        blank_index: class of the CTC blank.
+        merge_repetitions: a frame with the class of the frame before begins no symbol.
     """
     starts = (classes != blank_index) & (np.arange(classes.shape[1]) < sizes[:, None])
     if merge_repetitions:
@@ -21,13 +24,18 @@ def symbol_starts(
 
 
 def greedy_path(probs: np.ndarray, blank_index: int) -> tuple[np.ndarray, np.ndarray]:
-    """(T', C) probabilities -> (U,) classes of the symbols, (U, 2) first and last frame of each.
+    """The most probable CTC path.
 
-    This is the most probable of all CTC paths, so no other path through the same text is better.
+    Args:
+        probs: (T', C) class probabilities.
+        blank_index: class of the CTC blank.
+
+    Returns:
+        (U,) classes of the symbols, and (U, 2) first and last frame of each symbol.
     """
     classes = probs.argmax(axis=1)
     starts = symbol_starts(classes[None], np.array([len(classes)]), blank_index)[0]
     first = np.flatnonzero(starts)
-    changes = np.flatnonzero(np.diff(classes, append=-1))  # last frame of every run of a class
+    changes = np.flatnonzero(np.diff(classes, append=-1))  # last frame of each run of one class
     last = changes[np.searchsorted(changes, first)]
     return classes[first], np.stack([first, last], axis=1)
