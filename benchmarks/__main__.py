@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.sections import FULL, QUICK, SECTIONS, Bench, prepare_corpora
 from deepspeech2 import commands
-from deepspeech2.errors import InputError, RunError
+from deepspeech2.errors import InputError
 
 logger = logging.getLogger("benchmarks")
 
@@ -71,7 +71,9 @@ def measure(only: list[str], quick: bool) -> dict:
         folder = Path(name)
         bench = Bench(folder, QUICK if quick else FULL, prepare_corpora(folder, quick))
         results["speech"] = [corpus.describe() for corpus in bench.corpora]
-        results["network"] = bench.describe()
+        model = bench.config(bench.sizes.units[0]).ModelConfig
+        results["network"] = {"layers": model.hidden_layers, "channels": model.conv_channels,
+                              "conv2_kernel": list(model.conv2_kernel)}
         for section in only or SECTIONS:
             results[section], began = [], time.monotonic()
             try:
@@ -79,11 +81,10 @@ def measure(only: list[str], quick: bool) -> dict:
                     results[section].append(row)
                     passed = time.monotonic() - started
                     logger.info("%4.0f s: %s %s", passed, section, report.summary(row))
-            except RunError as error:  # the other sections are still worth having
-                logger.error("%s: %s", section, error)
-                # the last line of a traceback, without the folders that it names
-                reason = str(error).strip().splitlines()[-1]
-                results["failed"][section] = re.sub(r"(/[^/\s]+)+/", "", reason)
+            except Exception as error:  # the other sections are still worth having
+                logger.exception("%s failed", section)
+                reason = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+                results["failed"][section] = re.sub(r"(/[^/\s]+)+/", "", reason)  # no folders
             results["section_seconds"][section] = round(time.monotonic() - began, 1)
     return results | {"minutes": round((time.monotonic() - started) / 60, 1)}
 

@@ -17,12 +17,7 @@ from src.training_data import TrainingData
 
 
 class Side(FrameworkSide):
-    """A network with its training step, stored models by their paths, and a batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.models = {}
-        self.step_cell = None
+    """A network with its training step, stored models, and a batch."""
 
     def start(self) -> None:
         """Import MindSpore and select the CPU."""
@@ -39,7 +34,7 @@ class Side(FrameworkSide):
         return min(timed(lambda: product(matrix, matrix).asnumpy())[0])
 
     def build(self, config: Config, weights: str = "") -> None:
-        """Make the network and its training step; weights from an .npz file, '' for random ones."""
+        """The network and its training step; weights from an .npz file, '' for random ones."""
         self.start()
         import mindspore as ms
 
@@ -47,8 +42,8 @@ class Side(FrameworkSide):
         from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
         from src.optimizer import TrainStep, create_optimizer
         ms.set_seed(0)
-        self.config, num_bins = config, config.DataConfig.SpectConfig.num_bins
-        self.network = DeepSpeech(config.ModelConfig, num_bins, len(self.labels))
+        self.config = config
+        self.network = DeepSpeech(config.ModelConfig, self.spect.num_bins, len(self.labels))
         if weights:
             with np.load(weights) as arrays:
                 found = {name: ms.Parameter(ms.Tensor(arrays[name])) for name in arrays.files}
@@ -61,7 +56,7 @@ class Side(FrameworkSide):
             config.TrainingConfig.max_grad_norm,
         )
         rate = ms.Tensor(shape=[], dtype=ms.float32)
-        self.step_cell.set_inputs(*dynamic_loss_inputs(num_bins), rate, None)
+        self.step_cell.set_inputs(*dynamic_loss_inputs(self.spect.num_bins), rate, None)
         self.step_cell.set_train(True)
 
     def step(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
@@ -76,14 +71,13 @@ class Side(FrameworkSide):
         return loss.asnumpy().item(), norm.asnumpy().item()
 
     def gradient_norms(self) -> dict[str, float]:
-        """{name: norm of the clipped gradient}, to be asked for after the very first step.
+        """{name: norm of the clipped gradient} of the very first step.
 
         Adam's first moment is (1 - beta1) times the gradient then.
         """
-        beta1, _ = self.config.OptimConfig.betas
-        moments = zip(self.step_cell.optimizer.parameters, self.step_cell.optimizer.moment1,
-                      strict=True)
-        return {parameter.name: float(np.linalg.norm(moment.asnumpy().astype(np.float64))) / (1 - beta1)
+        optimizer, (beta1, _) = self.step_cell.optimizer, self.config.OptimConfig.betas
+        moments = zip(optimizer.parameters, optimizer.moment1, strict=True)
+        return {parameter.name: np.linalg.norm(moment.asnumpy().astype(float)).item() / (1 - beta1)
                 for parameter, moment in moments}
 
     def save_checkpoint(self, path: str, weights_only: bool = False) -> None:
@@ -98,13 +92,12 @@ class Side(FrameworkSide):
         checkpoint = load_checkpoint(path)
         load_parameters(self.step_cell.stored_parameters(), checkpoint.parameters, checkpoint.path)
 
-    def export(self, checkpoint: str, paths: list[str]) -> None:
-        """Write a checkpoint as MindIR, ONNX and ONNX int8."""
+    def export(self, checkpoint: str, mindir: str, onnx: str, int8: str) -> None:
+        """Write a checkpoint in all other formats."""
         from src.exporting import export_mindir, export_onnx
-        mindir, onnx, int8 = map(Path, paths)
-        export_mindir(checkpoint, load_config(), mindir)
-        export_onnx(checkpoint, load_config(), onnx)
-        export_onnx(checkpoint, load_config(), int8, "int8")
+        export_mindir(checkpoint, load_config(), Path(mindir))
+        export_onnx(checkpoint, load_config(), Path(onnx))
+        export_onnx(checkpoint, load_config(), Path(int8), "int8")
 
     def load_model(self, path: str) -> None:
         """Load a model (.ckpt, .mindir, .onnx) for `predict`."""

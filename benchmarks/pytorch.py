@@ -11,6 +11,7 @@ Axes: N batch, T frame, T' output frame, F bin, C channel or class, H hidden uni
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import librosa
@@ -59,7 +60,7 @@ class SequenceWise(nn.Module):
 
 
 class BatchRNN(nn.Module):
-    """Sequence-wise batch norm, then a bidirectional LSTM over packed sequences, directions summed."""
+    """Sequence-wise batch norm, then a bidirectional LSTM over packed sequences, summed."""
 
     def __init__(self, input_size: int, hidden_size: int, batch_norm: bool):
         super().__init__()
@@ -180,7 +181,8 @@ def features(path: str, spect: SpectConfig) -> torch.Tensor:
     return result
 
 
-def load_batch(rows: list[int], manifest: Manifest, labels: Labels, spect: SpectConfig) -> TorchBatch:
+def load_batch(rows: list[int], manifest: Manifest, labels: Labels, spect: SpectConfig,
+               ) -> TorchBatch:
     """Read utterances and pad their spectrograms with zeros, as the original's `_collate_fn`."""
     utterances = []
     for row in rows:
@@ -200,10 +202,12 @@ def load_batch(rows: list[int], manifest: Manifest, labels: Labels, spect: Spect
 def random_batches(manifest: Manifest, labels: Labels, spect: SpectConfig, batch_size: int,
                    limit: int | None = None) -> Iterator[TorchBatch]:
     """An epoch in random order, whatever the lengths; one process loads ahead."""
-    order = torch.randperm(len(manifest), generator=torch.Generator().manual_seed(1)).tolist()
-    batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)][:limit]
+    rows = range(len(manifest))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1)).tolist()
+    batches = [order[i:i + batch_size] for i in rows[::batch_size]][:limit]
     load = partial(load_batch, manifest=manifest, labels=labels, spect=spect)
-    return iter(DataLoader(range(len(order)), batch_sampler=batches, num_workers=1, collate_fn=load))
+    return iter(DataLoader(rows, batch_sampler=batches, num_workers=1, collate_fn=load,
+                           multiprocessing_context="fork"))
 
 
 def greedy_decode(probs: torch.Tensor, sizes: torch.Tensor, labels: Labels):
@@ -226,11 +230,7 @@ def greedy_decode(probs: torch.Tensor, sizes: torch.Tensor, labels: Labels):
 
 
 class Side(FrameworkSide):
-    """A network with its training step, stored models by their paths, and a batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.models, self.step, self.order = {}, None, None
+    """A network with its training step, stored networks, and a batch."""
 
     def multiply(self, size: int, library: str) -> float:
         """The best seconds of a float32 product of two (size, size) matrices."""
@@ -241,24 +241,23 @@ class Side(FrameworkSide):
     def build(self, config: Config) -> None:
         """The network with random weights, and its training step."""
         torch.manual_seed(0)
-        self.config, num_bins = config, config.DataConfig.SpectConfig.num_bins
-        self.network = TorchDeepSpeech(config.ModelConfig, num_bins, len(self.labels))
+        self.config = config
+        self.network = TorchDeepSpeech(config.ModelConfig, self.spect.num_bins, len(self.labels))
         self.step = TorchTrainStep(self.network, config.OptimConfig,
                                    config.TrainingConfig.max_grad_norm, self.labels.blank_index)
 
-    def save_weights(self, path: str, model_path: str) -> None:
-        """Give the network the batch's statistics and decided outputs; write its arrays by our names.
+    def save_weights(self, path: str) -> None:
+        """Write the weights by our names (.npz), and beside them the file that `load_model` reads.
 
-        Args:
-            model_path: for the file that `load_model` reads.
+        The batch norms get the statistics of the batch, and the projection large weights. Otherwise
+        all probabilities would lie near 1/C, and a wrong network could pass the comparison.
         """
-        with torch.no_grad():
-            # otherwise all probabilities lie near 1/C, and a wrong network could pass the comparison
-            deviation = 2 / self.config.ModelConfig.hidden_size ** 0.5
-            self.network.fc[0].module[1].weight.normal_(0, deviation)
+        deviation = 2 / self.config.ModelConfig.hidden_size ** 0.5
+        nn.init.normal_(self.network.fc[0].module[1].weight, 0, deviation)
         self.network.measure_statistics(self.batch.inputs, self.batch.input_length)
         np.savez(path, **self.network.as_ours())
-        torch.save((self.config.ModelConfig, self.network.state_dict()), model_path)
+        stored = self.config.ModelConfig, self.network.state_dict()
+        torch.save(stored, Path(path).with_suffix(".pt"))
 
     def set_batch(self, batch: Batch) -> None:
         """As for our side, but longest utterance first and without padding between the labels."""

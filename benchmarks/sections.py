@@ -1,7 +1,6 @@
-"""What is measured: each section yields one row of figures for each case.
+"""What is measured: each section yields a row of figures for each case.
 
-The outputs of the two sides are compared before either is timed: `Bench.compare` times no side
-whose outputs differ from PyTorch's.
+Outputs are compared before anything is timed: `Bench.compare` times no side whose outputs differ.
 """
 
 import os
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,13 +25,12 @@ from src.dataset import Batch, BatchSource
 from src.manifest import Manifest, read_manifest
 
 CHECKPOINT, MINDIR, ONNX, INT8 = "checkpoint", "MindIR", "ONNX", "ONNX int8"
-FILES = {CHECKPOINT: "model.ckpt", MINDIR: "model.mindir", ONNX: "model.onnx", INT8: "int8.onnx",
-         TORCH: "model.pt"}
 PROBABILITY_TOLERANCE = 1e-4  # absolute
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 1e-3  # relative
 SAME_BEST_CLASS = 0.9  # of the frames, for weights that are rounded to int8
-FEATURE_TOLERANCE = 1e-3  # the deviation is 1; full scale is 32767 in the original, 32768 in ours
+FEATURE_TOLERANCE = 1e-3  # their deviation is 1; full scale is 32767 in the original, ours 32768
 UTTERANCE_SECONDS = 4.0
+MAX_WORK = 1024 * 8  # units times batch
 MIN_ROUNDS, MAX_ROUNDS = 3, 9
 
 
@@ -43,21 +42,17 @@ class Sizes:
     layers: int = 5
     channels: int = 32
     batches: tuple[int, ...] = (8, 1, 20)
-    max_work: int = 1024 * 8  # units times batch
     round_seconds: float = 12.0  # no further round begins after them
-    epoch_units: int = 256
     epoch_batches: int | None = None  # None: the whole epoch
     feature_files: int = 60
     matrix: int = 2048
 
 
 FULL = Sizes()
-QUICK = Sizes(units=(32,), layers=2, channels=16, batches=(2, 1), round_seconds=1.0, epoch_units=32,
-              epoch_batches=4, feature_files=8, matrix=512)
+QUICK = Sizes((32,), 2, 16, (2, 1), round_seconds=1.0, epoch_batches=4, feature_files=8, matrix=512)
 
 
-@dataclass(frozen=True)
-class Corpus:
+class Corpus(NamedTuple):
     """The training set of a prepared corpus."""
 
     name: str
@@ -65,16 +60,21 @@ class Corpus:
 
     def describe(self) -> dict:
         """What a report says about the corpus."""
-        seconds = self.manifest.seconds
-        return {"name": self.name, "utterances": len(seconds),
-                "minutes": round(float(seconds.sum()) / 60, 1),
-                "shortest": round(float(seconds.min()), 1), "longest": round(float(seconds.max()), 1)}
+        lengths = self.manifest.seconds
+        numbers = {"minutes": lengths.sum() / 60, "shortest": lengths.min(),
+                   "longest": lengths.max()}
+        return {"name": self.name, "utterances": len(lengths)} | rounded(numbers, 1)
 
     def rows_near(self, seconds: float, count: int) -> np.ndarray:
         """The `count` rows nearest in length to `seconds`, from short to long."""
         lengths = self.manifest.seconds
         nearest = np.argsort(np.abs(lengths - seconds), kind="stable")[:count]
         return nearest[np.argsort(lengths[nearest], kind="stable")]
+
+
+def rounded(numbers: dict[str, float], digits: int) -> dict[str, float]:
+    """Plain floats, for JSON."""
+    return {name: round(float(number), digits) for name, number in numbers.items()}
 
 
 def prepare_corpora(folder: Path, quick: bool) -> list[Corpus]:
@@ -84,25 +84,31 @@ def prepare_corpora(folder: Path, quick: bool) -> list[Corpus]:
         RunError: when a preparation command fails.
     """
     shared = Path(os.environ.get("DS2_SHARED", ROOT.parent / "shared")) / "data"
-    found = [("AN4", "an4", "an4_train", ["--source", str(shared / "an4")]),
-             ("LibriSpeech", "librispeech", "libri_train", ["--source", str(shared / "LibriSpeech")])]
-    found = [corpus for corpus in found[:1 if quick else 2] if Path(corpus[3][1]).is_dir()]
-    if not found:
-        small = ["--train", "48", "--val", "8", "--test", "8"] if quick else []
-        found = [("the demo corpus (synthetic speech)", "demo", "demo_train", small)]
+    real = [("AN4", "an4", "an4_train", shared / "an4"),
+            ("LibriSpeech", "librispeech", "libri_train", shared / "LibriSpeech")]
+    found = [(*names, ["--source", str(source)])
+             for *names, source in real[:1 if quick else 2] if source.is_dir()]
+    small = ["--train", "48", "--val", "8", "--test", "8"] if quick else []
+    demo = "the demo corpus (synthetic speech)", "demo", "demo_train", small
     corpora = []
-    for name, module, manifest, options in found:
-        _run([sys.executable, "-m", f"data.{module}", "--target", str(folder), *options])
+    for name, module, manifest, options in found or [demo]:
+        run([sys.executable, "-m", f"data.{module}", "--target", str(folder), *options])
         labels = Labels.load(ROOT / "labels.json")
         corpora.append(Corpus(name, read_manifest(folder / f"{manifest}_manifest.csv", labels)))
     return corpora
 
 
-class Bench:
-    """One run: its sizes, its corpora, and its models in `folder`.
+def run(command: list[str]) -> float:
+    """Run a command in the repository and return its seconds. Raises RunError."""
+    started = time.perf_counter()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RunError(f"{' '.join(command)} failed:\n{result.stderr}")
+    return time.perf_counter() - started
 
-    Batches are taken from the first corpus.
-    """
+
+class Bench:
+    """One run: its sizes, its corpora (batches come from the first one), and a folder for files."""
 
     def __init__(self, folder: Path, sizes: Sizes, corpora: list[Corpus]):
         self.folder, self.sizes, self.corpora = folder, sizes, corpora
@@ -112,50 +118,50 @@ class Bench:
         """The network that is measured, with `units` units in a layer."""
         return load_config(None, [
             f"ModelConfig.hidden_size={units}", f"ModelConfig.hidden_layers={self.sizes.layers}",
-            f"ModelConfig.conv_channels={self.sizes.channels}", "ModelConfig.conv2_kernel=[21, 11]"])
+            f"ModelConfig.conv_channels={self.sizes.channels}",
+            "ModelConfig.conv2_kernel=[21, 11]"])
 
-    def describe(self) -> dict:
-        """What all measured networks have in common."""
-        model = self.config(1).ModelConfig
-        return {"layers": model.hidden_layers, "channels": model.conv_channels,
-                "conv2_kernel": list(model.conv2_kernel)}
-
-    def batches_for(self, units: int) -> list[int]:
-        """The batch sizes that are measured with `units`."""
-        return [size for size in self.sizes.batches if size * units <= self.sizes.max_work]
+    def cases(self, units: int) -> Iterator[tuple[Batch, dict]]:
+        """The batches that are measured with `units`, each with the beginning of its row."""
+        for size in self.sizes.batches:
+            if size * units <= MAX_WORK:
+                batch, row = self.batch(size)
+                yield batch, {"units": units} | row
 
     def batch(self, size: int) -> tuple[Batch, dict]:
         """A batch of utterances of about 4 s, and what a report says about the batch."""
         manifest, rows = self.corpus.manifest, self.corpus.rows_near(UTTERANCE_SECONDS, size)
-        seconds = manifest.seconds[rows]
-        return BatchSource(manifest, [rows], self.labels, SpectConfig()).batch(0), {
-            "batch": size, "audio_seconds": round(float(seconds.sum()), 2),
-            "shortest": round(float(seconds.min()), 2), "longest": round(float(seconds.max()), 2)}
+        lengths = manifest.seconds[rows]
+        row = {"audio_seconds": lengths.sum(), "shortest": lengths[0], "longest": lengths[-1]}
+        batch = BatchSource(manifest, [rows], self.labels, SpectConfig()).batch(0)
+        return batch, {"batch": size} | rounded(row, 2)
 
-    def build(self, config: Config, sides: Mapping[str, Worker], model: str = "") -> None:
-        """The same network in both workers: PyTorch makes the weights, and writes them to `model`."""
-        weights, model = str(self.folder / "weights.npz"), model or str(self.folder / FILES[TORCH])
+    def build(self, config: Config, sides: Mapping[str, Worker], folder: str = "") -> None:
+        """The same network in both workers; PyTorch makes the weights and writes them."""
+        weights = str(self.folder / folder / "weights.npz")
         sides[TORCH].call("build", config=config)
         sides[TORCH].call("set_batch", batch=self.batch(self.sizes.batches[0])[0])
-        sides[TORCH].call("save_weights", path=weights, model_path=model)
+        sides[TORCH].call("save_weights", path=weights)
         sides[OURS].call("build", config=config, weights=weights)
 
     def models(self, units: int) -> dict[str, str]:
         """{side: path}: the same weights in every format; the files are made once."""
         folder = self.folder / f"models_{units}"
-        paths = {side: str(folder / name) for side, name in FILES.items()}
+        names = {CHECKPOINT: "model.ckpt", MINDIR: "model.mindir", ONNX: "model.onnx",
+                 INT8: "int8.onnx", TORCH: "weights.pt"}
+        paths = {side: str(folder / name) for side, name in names.items()}
         if not folder.exists():
             folder.mkdir()
-            with workers(TORCH, OURS) as sides:
-                self.build(self.config(units), sides, paths[TORCH])
-                checkpoint, *exports = list(paths.values())[:4]
-                sides[OURS].call("save_checkpoint", path=checkpoint, weights_only=True)
-                sides[OURS].call("export", checkpoint=checkpoint, paths=exports)
+            with workers(OURS, TORCH) as sides:
+                self.build(self.config(units), sides, folder.name)
+                sides[OURS].call("save_checkpoint", path=paths[CHECKPOINT], weights_only=True)
+                sides[OURS].call("export", checkpoint=paths[CHECKPOINT], mindir=paths[MINDIR],
+                                 onnx=paths[ONNX], int8=paths[INT8])
         return paths
 
     def compare(self, turns: Mapping[str, Callable[[], float]],
                 comparisons: Mapping[str, dict] | None = None, rounds: int = 0) -> dict:
-        """Seconds of the sides in alternation, medians, and how much faster each is than PyTorch.
+        """Seconds of the sides in turns, medians, and how much faster each is than PyTorch.
 
         Args:
             turns: {side: a function that returns its seconds}.
@@ -165,8 +171,9 @@ class Bench:
         Returns:
             The part of a row; empty when no side is left to compare with PyTorch.
         """
-        differing = {side for side, found in (comparisons or {}).items() if not found["same"]}
-        turns = {side: turn for side, turn in turns.items() if side not in differing}
+        comparisons = comparisons or {}
+        turns = {side: turn for side, turn in turns.items()
+                 if side not in comparisons or comparisons[side]["same"]}
         if turns.keys() == {TORCH}:
             return {}
         limits = (rounds, rounds) if rounds else (MIN_ROUNDS, MAX_ROUNDS)
@@ -180,17 +187,15 @@ class Bench:
 
 
 def alternate(turns: Mapping[str, Callable[[], float]], seconds: float, least: int, most: int,
-              clock: Callable[[], float] = time.monotonic) -> dict[str, list[float]]:
+              ) -> dict[str, list[float]]:
     """Call every side's function once a round, A B A B, and collect what they return.
 
-    Args:
-        seconds: no round begins after them, once `least` rounds are done.
-        most: rounds.
+    No round begins after `seconds`, once `least` rounds are done, nor after `most` rounds.
     """
     results = {side: [] for side in turns}
-    started = clock()
+    ends = time.monotonic() + seconds
     for done in range(most):
-        if done >= least and clock() - started >= seconds:
+        if done >= least and time.monotonic() >= ends:
             break
         for side, turn in turns.items():
             results[side].append(turn())
@@ -212,7 +217,8 @@ def compare_training(ours: tuple[float, float], theirs: tuple[float, float],
     against all gradients.
     """
     loss, norm = (abs(a / b - 1) for a, b in zip(ours, theirs, strict=True))
-    result = {"loss": theirs[0], "loss_difference": loss, "norm": theirs[1], "norm_difference": norm}
+    result = {"loss": theirs[0], "loss_difference": loss,
+              "norm": theirs[1], "norm_difference": norm}
     same = loss <= LOSS_TOLERANCE and norm <= NORM_TOLERANCE
     if gradients:
         own, other = gradients
@@ -226,7 +232,7 @@ def compare_training(ours: tuple[float, float], theirs: tuple[float, float],
 
 def compare_probabilities(ours: tuple[np.ndarray, np.ndarray],
                           theirs: tuple[np.ndarray, np.ndarray], rounded: bool = False) -> dict:
-    """The largest difference of a probability within the utterances, as (N, T', C) and (N,) lengths.
+    """The largest difference between (N, T', C) probabilities within the (N,) lengths.
 
     For weights that are `rounded`, the same best class in nearly all frames is enough.
     """
@@ -246,21 +252,21 @@ def layer_flops(model: ModelConfig, frames, num_bins: int = 161, classes: int = 
     A multiplication and an addition count as two. The matrix products of convolutions, LSTMs and
     projection are counted, for the frames of each utterance and not for its padding.
     """
-    frames, flops, channels = np.asarray(frames, float), {}, 1
-    bins = model.conv_bins(num_bins)
+    frames, flops, inputs = np.asarray(frames, float), {}, 1
+    bins, hidden = model.conv_bins(num_bins), model.hidden_size
     for i, (f, t) in enumerate(model.conv_kernels):
         outputs = bins[i] * strided_size(frames, model.time_strides[i]).sum()
-        flops[f"conv {i + 1}"] = 2 * f * t * channels * model.conv_channels * outputs
-        channels = model.conv_channels
-    hidden, steps = model.hidden_size, model.output_lengths(frames).sum()
-    widths = [channels * bins[1]] + [hidden] * (model.hidden_layers - 1)
+        flops[f"conv {i + 1}"] = 2 * f * t * inputs * model.conv_channels * outputs
+        inputs = model.conv_channels
+    steps = model.output_lengths(frames).sum()
+    widths = [inputs * bins[1]] + [hidden] * (model.hidden_layers - 1)
     directions = 2 if model.bidirectional else 1
     flops["LSTMs"] = sum(2 * 4 * hidden * (w + hidden) * directions * steps for w in widths)
     return flops | {"projection": 2 * hidden * classes * steps}
 
 
 def train_flops(layers: dict[str, float]) -> float:
-    """Operations of forward and backward pass: a product has two gradients, conv 1 only one."""
+    """Operations of both passes: a product has two gradients, that of conv 1 has only one."""
     return 3 * sum(layers.values()) - layers["conv 1"]
 
 
@@ -282,16 +288,14 @@ def train(bench: Bench) -> Iterator[dict]:
         with workers(OURS, TORCH) as sides:
             bench.build(config, sides)
             gradients = None
-            for size in bench.batches_for(units):
-                batch, row = bench.batch(size)
+            for batch, row in bench.cases(units):
                 first, outputs = first_call(sides, batch)
-                if size == bench.sizes.batches[0]:
+                if gradients is None:  # known after the very first step only
                     gradients = [sides[side].call("gradient_norms") for side in (OURS, TORCH)]
                 comparison = compare_training(outputs[OURS], outputs[TORCH], gradients)
-                gradients = None
+                gradients = []
                 gflop = train_flops(layer_flops(config.ModelConfig, batch.input_length)) / 1e9
-                row = {"units": units} | row | {"first_call": first, "comparison": comparison,
-                                                "gflop": gflop}
+                row |= {"first_call": first, "comparison": comparison, "gflop": gflop}
                 turns = {side: worker.turn("train") for side, worker in sides.items()}
                 yield row | bench.compare(turns, {OURS: comparison})
 
@@ -306,15 +310,14 @@ def inference(bench: Bench) -> Iterator[dict]:
             sides = {side: processes[process.get(side, side)] for side in models}
             load = {side: worker.time("load_model", least=0.0, path=models[side])[0][0]
                     for side, worker in sides.items()}
-            for size in bench.batches_for(units):
-                batch, row = bench.batch(size)
+            for batch, row in bench.cases(units):
                 first, outputs = first_call(sides, batch, models)
                 theirs = outputs.pop(TORCH)
                 comparison = {side: compare_probabilities(output, theirs, rounded=side == INT8)
                               for side, output in outputs.items()}
                 gflop = sum(layer_flops(config.ModelConfig, batch.input_length).values()) / 1e9
-                row = {"units": units} | row | {"load": load, "first_call": first,
-                                                "comparison": comparison, "gflop": gflop}
+                row |= {"load": load, "first_call": first, "comparison": comparison,
+                        "gflop": gflop}
                 turns = {side: worker.turn("predict", path=models[side])
                          for side, worker in sides.items()}
                 yield row | bench.compare(turns, comparison)
@@ -336,42 +339,40 @@ def first_call(sides: Mapping[str, Worker], batch: Batch, models: Mapping[str, s
 
 
 def epoch(bench: Bench) -> Iterator[dict]:
-    """One epoch of the AN4 recipe, loading included: our batches of similar lengths, or random ones."""
+    """An epoch of the AN4 recipe with its loading: batches of similar lengths, or random ones."""
     config = load_config(ROOT / "configs" / "an4.yaml", [
         f"DataConfig.train_manifest={bench.corpus.manifest.path}", "DataConfig.batch_size=16",
-        f"ModelConfig.hidden_size={bench.sizes.epoch_units}",
+        f"ModelConfig.hidden_size={bench.sizes.units[0]}",
         "ModelConfig.conv2_time_stride=1"])  # the original's
     model, runs = config.ModelConfig, {}
     with workers(OURS, TORCH) as sides:
         bench.build(config, sides)
-        batch, _ = bench.batch(bench.sizes.batches[0])
-        first_call(sides, batch)
+        first_call(sides, bench.batch(bench.sizes.batches[0])[0])
 
-        def run(side: str) -> float:
+        def turn(side: str) -> float:
             runs[side] = sides[side].call("epoch", limit=bench.sizes.epoch_batches)
             return runs[side]["seconds"]
 
-        turns = {side: lambda side=side: run(side) for side in sides}
-        yield {"corpus": bench.corpus.name, "units": model.hidden_size,
-               "layers": model.hidden_layers, "channels": model.conv_channels,
-               "batch": config.DataConfig.batch_size} | bench.compare(turns, rounds=1) | {"runs": runs}
+        row = bench.compare({side: partial(turn, side) for side in sides}, rounds=1)
+    yield {"corpus": bench.corpus.name, "units": model.hidden_size, "layers": model.hidden_layers,
+           "channels": model.conv_channels, "batch": config.DataConfig.batch_size} | row | {
+               "runs": runs}
 
 
 def features(bench: Bench) -> Iterator[dict]:
     """CPU seconds of one thread from WAV files to normalised spectrograms. One row a corpus."""
-    for corpus in bench.corpora:
-        manifest = corpus.manifest
+    for name, manifest in bench.corpora:
         order = np.argsort(manifest.seconds, kind="stable")
         rows = order[np.linspace(0, len(order) - 1, bench.sizes.feature_files).astype(int)]
         paths = [manifest.audio_paths[row] for row in rows]
         with workers(OURS, TORCH) as sides:
-            difference = max(
-                float(np.abs(np.subtract(*(w.call("feature", path=path) for w in sides.values()))).max())
-                for path in paths[::10])
+            found = [[worker.call("feature", path=path) for path in paths[::10]]
+                     for worker in sides.values()]
+            difference = max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=True))
             comparison = {"difference": difference, "same": difference <= FEATURE_TOLERANCE}
             turns = {side: partial(worker.call, "features", paths=paths)
                      for side, worker in sides.items()}
-            yield {"corpus": corpus.name, "files": len(paths),
+            yield {"corpus": name, "files": len(paths),
                    "audio_seconds": round(float(manifest.seconds[rows].sum()), 1),
                    "comparison": comparison} | bench.compare(turns, {OURS: comparison}, rounds=5)
 
@@ -380,17 +381,17 @@ def decoding(bench: Bench) -> Iterator[dict]:
     """Greedy decoding of 64 utterances of 500 frames, against a Python loop over the frames."""
     probs = peaky_probabilities(64, 500, bench.labels)
     sizes = np.random.default_rng(1).integers(400, 501, len(probs)).astype(np.int32)
-    arrays = {"probs": probs, "sizes": sizes}
     with workers(OURS, TORCH) as sides:
-        ours, theirs = (worker.call("decode", **arrays) for worker in sides.values())
+        ours, theirs = (w.call("decode", probs=probs, sizes=sizes) for w in sides.values())
         comparison = {"same": ours == theirs}
-        turns = {side: worker.turn("decode", **arrays) for side, worker in sides.items()}
-        yield {"shape": list(probs.shape), "comparison": comparison} | bench.compare(
-            turns, {OURS: comparison}, rounds=5)
+        turns = {side: worker.turn("decode", probs=probs, sizes=sizes)
+                 for side, worker in sides.items()}
+        row = bench.compare(turns, {OURS: comparison}, rounds=5)
+    yield {"shape": list(probs.shape), "comparison": comparison} | row
 
 
 def peaky_probabilities(utterances: int, frames: int, labels: Labels) -> np.ndarray:
-    """(N, T, C) softmax outputs like a trained network's: blanks, and characters for 1 or 2 frames."""
+    """(N, T, C) softmax outputs like a trained network's: characters of 1 or 2 frames, blanks."""
     rng = np.random.default_rng(0)
     best = np.full((utterances, frames), labels.blank_index)
     for row in best:
@@ -409,29 +410,19 @@ def start(bench: Bench) -> Iterator[dict]:
     """Wall seconds of fresh processes: transcribing one short file, importing the frameworks."""
     units, (row,) = bench.sizes.units[0], bench.corpus.rows_near(2.0, 1)
     recording, models = bench.corpus.manifest.audio_paths[row], bench.models(units)
-    commands = {f"transcribe.py with {side}": ["transcribe.py", "--pretrain_ckpt", str(models[side]),
+    commands = {f"transcribe.py with {side}": ["transcribe.py", "--pretrain_ckpt", models[side],
                                                recording] for side in (CHECKPOINT, ONNX)}
     commands |= {f"import {name}": ["-c", f"import {name}"] for name in ("mindspore", "torch")}
-    turns = {name: lambda options=options: _run([sys.executable, *options])
-             for name, options in commands.items()}
+    turns = {name: partial(run, [sys.executable, *options]) for name, options in commands.items()}
     for turn in turns.values():
         turn()  # reads what the disk has to give, and writes the byte code
     yield {"units": units} | bench.compare(turns, rounds=MIN_ROUNDS)
 
 
-def _run(command: list[str]) -> float:
-    """Run a command in the repository and return its seconds. Raises RunError."""
-    started = time.perf_counter()
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RunError(f"{' '.join(command)} failed:\n{result.stderr}")
-    return time.perf_counter() - started
-
-
 def checkpoints(bench: Bench) -> Iterator[dict]:
     """Writing and reading the weights and the optimizer's moments of the largest network."""
-    units = bench.sizes.units[-1]
-    paths = {OURS: bench.folder / "saved.ckpt", TORCH: bench.folder / "saved.pt"}
+    units, files = bench.sizes.units[-1], {OURS: "saved.ckpt", TORCH: "saved.pt"}
+    paths = {side: bench.folder / name for side, name in files.items()}
     with workers(OURS, TORCH) as sides:
         bench.build(bench.config(units), sides)
         sides[TORCH].call("train")  # PyTorch makes the moments at the first step
@@ -443,22 +434,20 @@ def checkpoints(bench: Bench) -> Iterator[dict]:
 
 
 def memory(bench: Bench) -> Iterator[dict]:
-    """Peak memory of fresh processes: two training steps, two predictions by the largest network."""
-    units = bench.sizes.units[-1]
-    batch, row = bench.batch(bench.sizes.batches[0])
+    """Peak memory of fresh processes: two training steps, or two predictions, at the full size."""
+    units, (batch, row) = bench.sizes.units[-1], bench.batch(bench.sizes.batches[0])
     models = bench.models(units)
     for what, sides in (("training step", (OURS, TORCH)), ("inference", models)):
         gib = {}
         for side in sides:
             with workers(side) as processes:
                 worker = processes[side]
-                worker.call("set_batch", batch=batch)
                 if what == "training step":
                     worker.call("build", config=bench.config(units))
-                    worker.call("train"), worker.call("train")
                 else:
                     worker.call("load_model", path=models[side])
-                    calls = [worker.call("predict", path=models[side]) for _ in range(2)]
+                for _ in range(2):
+                    first_call(processes, batch, models if what == "inference" else None)
                 gib[side] = worker.call("peak_memory")
         yield {"units": units} | row | {"what": what, "gib": gib}
 
