@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from benchmarks.workers import TORCH, FrameworkSide, timed
 from deepspeech2.features import SpectConfig
 from deepspeech2.labels import Labels
-from src.config import Config, ModelConfig, OptimConfig
+from src.config import Config, ModelConfig
 from src.dataset import Batch
 from src.manifest import Manifest, read_manifest
 from tools.convert_torch import our_name
@@ -108,29 +108,6 @@ class TorchDeepSpeech(nn.Module):
             x = rnn(x, lengths)
         return self.fc(x), lengths
 
-    @torch.inference_mode()
-    def predict(self, inputs, input_length):
-        """(N, 1, F, T), (N,) -> (N, T', C) probabilities, (N,) lengths."""
-        self.eval()
-        logits, lengths = self(inputs, input_length)
-        return logits.transpose(0, 1).softmax(-1), lengths
-
-    @torch.no_grad()
-    def measure_statistics(self, inputs, input_length) -> None:
-        """Set the running statistics of all batch norms to those of a batch."""
-        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-        for norm in norms:
-            norm.momentum = 1.0
-        self.train()
-        self(inputs, input_length)
-        for norm in norms:
-            norm.momentum = BATCH_NORM_MOMENTUM
-
-    def as_ours(self) -> dict[str, np.ndarray]:
-        """{our name: array} of all parameters and statistics."""
-        return {our_name(name): tensor.numpy() for name, tensor in self.state_dict().items()
-                if not name.endswith("num_batches_tracked")}
-
 
 class TorchBatch(NamedTuple):
     """The original's batch: `src.dataset.Batch` in tensors, longest first, all labels in a row."""
@@ -139,33 +116,6 @@ class TorchBatch(NamedTuple):
     input_length: torch.Tensor
     targets: torch.Tensor
     target_length: torch.Tensor
-
-
-class TorchTrainStep:
-    """One step: CTC loss summed over the batch and divided by N, gradient clipping, AdamW."""
-
-    def __init__(self, network: TorchDeepSpeech, optim: OptimConfig, max_grad_norm: float,
-                 blank_index: int):
-        self.network, self.max_grad_norm = network, max_grad_norm
-        self.criterion = nn.CTCLoss(blank=blank_index, reduction="sum", zero_infinity=True)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=optim.learning_rate, betas=optim.betas, eps=optim.eps,
-            weight_decay=optim.weight_decay)
-
-    def __call__(self, batch: TorchBatch, learning_rate: float) -> tuple[float, float]:
-        """The loss, and the gradient norm before clipping."""
-        self.network.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        logits, lengths = self.network(batch.inputs, batch.input_length)
-        log_probs = logits.log_softmax(-1)
-        loss = self.criterion(log_probs, batch.targets, lengths, batch.target_length)
-        loss = loss / len(batch.inputs)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-        self.optimizer.step()
-        return loss.item(), norm.item()
 
 
 def features(path: str, spect: SpectConfig) -> torch.Tensor:
@@ -239,25 +189,54 @@ class Side(FrameworkSide):
         return min(timed(lambda: factor @ factor)[0])
 
     def build(self, config: Config) -> None:
-        """The network with random weights, and its training step."""
+        """The network with random weights, the loss and the optimizer."""
         torch.manual_seed(0)
-        self.config = config
+        self.config, optim = config, config.OptimConfig
         self.network = TorchDeepSpeech(config.ModelConfig, self.spect.num_bins, len(self.labels))
-        self.step = TorchTrainStep(self.network, config.OptimConfig,
-                                   config.TrainingConfig.max_grad_norm, self.labels.blank_index)
+        self.loss = nn.CTCLoss(self.labels.blank_index, reduction="sum", zero_infinity=True)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=optim.learning_rate, betas=optim.betas, eps=optim.eps,
+            weight_decay=optim.weight_decay)
 
+    def step(self, batch: TorchBatch, learning_rate: float) -> tuple[float, float]:
+        """One training step: the loss, and the gradient norm before clipping."""
+        self.network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        logits, lengths = self.network(batch.inputs, batch.input_length)
+        log_probs = logits.log_softmax(-1)
+        loss = self.loss(log_probs, batch.targets, lengths, batch.target_length)
+        loss = loss / len(batch.inputs)
+        self.optimizer.zero_grad()
+        loss.backward()
+        max_norm = self.config.TrainingConfig.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)
+        self.optimizer.step()
+        return loss.item(), norm.item()
+
+    def gradient_norms(self) -> dict[str, float]:
+        """{our name: norm of the clipped gradient} of the last step."""
+        return {our_name(name): p.grad.norm().item() for name, p in self.network.named_parameters()}
+
+    @torch.no_grad()
     def save_weights(self, path: str) -> None:
         """Write the weights by our names (.npz), and beside them the file that `load_model` reads.
 
         The batch norms get the statistics of the batch, and the projection large weights. Otherwise
         all probabilities would lie near 1/C, and a wrong network could pass the comparison.
         """
-        deviation = 2 / self.config.ModelConfig.hidden_size ** 0.5
-        nn.init.normal_(self.network.fc[0].module[1].weight, 0, deviation)
-        self.network.measure_statistics(self.batch.inputs, self.batch.input_length)
-        np.savez(path, **self.network.as_ours())
-        stored = self.config.ModelConfig, self.network.state_dict()
-        torch.save(stored, Path(path).with_suffix(".pt"))
+        self.network.fc[0].module[1].weight.normal_(0, 2 / self.config.ModelConfig.hidden_size**0.5)
+        kinds = nn.BatchNorm1d, nn.BatchNorm2d
+        norms = [module for module in self.network.modules() if isinstance(module, kinds)]
+        for norm in norms:
+            norm.momentum = 1.0
+        self.network(self.batch.inputs, self.batch.input_length)
+        for norm in norms:
+            norm.momentum = BATCH_NORM_MOMENTUM
+        tensors = self.network.state_dict()
+        torch.save((self.config.ModelConfig, tensors), Path(path).with_suffix(".pt"))
+        np.savez(path, **{our_name(name): tensor.numpy() for name, tensor in tensors.items()
+                          if not name.endswith("num_batches_tracked")})
 
     def set_batch(self, batch: Batch) -> None:
         """As for our side, but longest utterance first and without padding between the labels."""
@@ -267,32 +246,30 @@ class Side(FrameworkSide):
         arrays = batch.inputs[self.order], batch.input_length[self.order]
         self.batch = TorchBatch(*map(torch.from_numpy, (*arrays, np.concatenate(targets), counts)))
 
-    def gradient_norms(self) -> dict[str, float]:
-        """{our name: norm of the clipped gradient} of the last step."""
-        return {our_name(name): p.grad.norm().item() for name, p in self.network.named_parameters()}
-
     def load_model(self, path: str) -> None:
         """Load a network that `save_weights` wrote, for `predict`."""
         model, tensors = torch.load(path, weights_only=False)
-        self.models[path] = TorchDeepSpeech(model, self.spect.num_bins, len(self.labels))
-        self.models[path].load_state_dict(tensors)
+        network = TorchDeepSpeech(model, self.spect.num_bins, len(self.labels))
+        network.load_state_dict(tensors)
+        self.models[path] = network.eval()
 
+    @torch.inference_mode()
     def predict(self, path: str) -> tuple[np.ndarray, np.ndarray]:
         """(N, T', C) probabilities and (N,) lengths in the order of the batch that was given."""
-        outputs = self.models[path].predict(self.batch.inputs, self.batch.input_length)
+        logits, lengths = self.models[path](self.batch.inputs, self.batch.input_length)
         back = np.argsort(self.order)
-        return tuple(tensor.numpy()[back] for tensor in outputs)
+        return logits.transpose(0, 1).softmax(-1).numpy()[back], lengths.numpy()[back]
 
     def save_checkpoint(self, path: str) -> None:
         """Write the network and the optimizer's state, which PyTorch makes at the first step."""
-        optimizer = self.step.optimizer.state_dict()
+        optimizer = self.optimizer.state_dict()
         torch.save({"state_dict": self.network.state_dict(), "optimizer": optimizer}, path)
 
     def load_checkpoint(self, path: str) -> None:
         """Read what `save_checkpoint` wrote into the network and the optimizer's state."""
         content = torch.load(path)
         self.network.load_state_dict(content["state_dict"])
-        self.step.optimizer.load_state_dict(content["optimizer"])
+        self.optimizer.load_state_dict(content["optimizer"])
 
     def epoch_batches(self, limit: int | None) -> Iterator[TorchBatch]:
         """The batches of an epoch in random order."""

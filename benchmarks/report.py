@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.workers import OURS, ROOT, TORCH
@@ -45,41 +46,21 @@ def times(side: str = OURS) -> Callable[[dict], str]:
     return cell
 
 
-def share(side: str, best: float | None) -> Callable[[dict], str]:
-    """The share of the `best` GFLOP/s that a side reaches."""
+def share(side: str) -> Callable[[dict], str]:
+    """The share of the machine's best matrix product that a side reaches."""
     def cell(row: dict) -> str:
-        median = row.get("median", {}).get(side)
+        median, best = row.get("median", {}).get(side), row["best"]
         return f"{row['gflop'] / median / best:.0%}" if best and median else "–"
     return cell
 
 
-NETWORK = {"units": "{units}", "batch": "{batch}"}
-BATCH = NETWORK | {"utterances": "{shortest:.1f}–{longest:.1f} s"}
-OURS_AND_TORCH = {"ours": took("median", OURS), TORCH: took("median", TORCH)}
-
-
-def _peak(rows: list[dict], best: float) -> str:
+def _peak(rows: list[dict]) -> str:
     found = ", ".join(f"{library} {value:.0f}" for library, value in rows[0]["gflops"].items())
     return ("Product of two {size}×{size} float32 matrices with all cores, best of several, "
             "GFLOP/s: {found}.").format(size=rows[0]["size"], found=found)
 
 
-def _train(rows: list[dict], best: float | None) -> str:
-    return (
-        "Forward, backward, clipping and AdamW, from arrays to the loss as a number. The share is "
-        "that of the machine's best matrix product, where every layer counts with the operations "
-        "of its formula, convolutions done directly, and padding counts nothing: a method that "
-        "needs fewer operations has a greater share.\n\n"
-    ) + table(rows, BATCH | OURS_AND_TORCH | {
-        "times as fast": times(),
-        "share of best, ours": share(OURS, best),
-        f"share, {TORCH}": share(TORCH, best),
-        "first call of ours (compiles)": took("first_call", OURS),
-        "loss differs by": "{comparison[loss_difference]:.0e}",
-        "gradient norm by": "{comparison[norm_difference]:.0e}"})
-
-
-def _inference(rows: list[dict], best: float | None) -> str:
+def _inference(rows: list[dict]) -> str:
     def difference(row: dict) -> str:
         if row["difference"] is None:
             return "another shape"
@@ -91,22 +72,19 @@ def _inference(rows: list[dict], best: float | None) -> str:
     loaded = [row | row["comparison"][model] | {"model": model}
               for row in rows if row["batch"] == rows[0]["batch"] for model in models]
     return "\n\n".join((
-        "From arrays of spectrograms to arrays of probabilities.",
         table(rows, BATCH | {side: took("median", side) for side in [*models, TORCH]} | {
-            f"share of best, {models[0]}": share(models[0], best)}),
+            f"share of best, {models[0]}": share(models[0])}),
         table(rows, NETWORK | {f"{model}, times as fast": times(model) for model in models}),
         table(loaded, NETWORK | {
             "model": "{model}", "probabilities differ from PyTorch's by": difference,
-            "loading": lambda row: took("load", row["model"])(row),
-            "first call": lambda row: took("first_call", row["model"])(row)})))
+            "loading": lambda row: seconds(row["load"][row["model"]]),
+            "first call": lambda row: seconds(row["first_call"][row["model"]])})))
 
 
-def _epoch(rows: list[dict], best: float | None) -> str:
-    text = (
-        "{corpus} with the network of configs/an4.yaml ({units} units × {layers}, {channels} "
-        "channels), batches of {batch}, reading and features included, compilation not. Ours takes "
-        "the batches of its second epoch, of similar lengths; the original draws them at random. "
-        "Ours is **{speedup[ours][value]:.2f} times as fast** (one epoch each).\n\n")
+def _epoch(rows: list[dict]) -> str:
+    text = ("{corpus} with the network of configs/an4.yaml ({units} units × {layers}, {channels} "
+            "channels), batches of {batch}. Ours is **{speedup[ours][value]:.2f} times as fast** "
+            "(one epoch each).\n\n")
     runs = [run | {"side": side} for side, run in rows[0]["runs"].items()]
     return text.format(**rows[0]) + table(runs, {
         "": "{side}", "seconds": lambda run: seconds(run["seconds"]), "batches": "{batches}",
@@ -115,51 +93,47 @@ def _epoch(rows: list[dict], best: float | None) -> str:
         "mean loss": "{mean_loss:.1f}"})
 
 
-def _features(rows: list[dict], best: float | None) -> str:
-    def rate(row: dict, side: str) -> str:
-        return f"{row['audio_seconds'] / row['median'][side]:,.0f}" if "median" in row else "–"
-
-    text = "From a WAV file to a normalised spectrogram, one thread, audio seconds per CPU second."
-    return text + "\n\n" + table(rows, {
-        "corpus": "{corpus}", "files": "{files}", "audio": "{audio_seconds:.0f} s",
-        "ours": lambda row: rate(row, OURS), "the original's code": lambda row: rate(row, TORCH),
-        "times as fast": times(), "values differ by": "{comparison[difference]:.0e}"})
+def _rate(side: str) -> Callable[[dict], str]:
+    return lambda row: (
+        f"{row['audio_seconds'] / row['median'][side]:,.0f}" if "median" in row else "–")
 
 
-def _decoding(rows: list[dict], best: float | None) -> str:
-    return "The texts are compared first.\n\n" + table(rows, {
-        "shape": lambda row: "×".join(map(str, row["shape"])), "ours": took("median", OURS),
-        "the original's loop": took("median", TORCH), "times as fast": times()})
+def _start(rows: list[dict]) -> str:
+    runs = [{"command": f"`{name}`" if name.startswith("import") else name,
+             "median": seconds(rows[0]["median"][name]), "low": seconds(min(found)),
+             "high": seconds(max(found))} for name, found in rows[0]["seconds"].items()]
+    return table(runs, {"command": "{command}", "median": "{median}", "range": "{low} to {high}"})
 
 
-def _start(rows: list[dict], best: float | None) -> str:
-    runs = [{"command": f"`{name}`" if name.startswith("import") else name, "name": name,
-             "median": rows[0]["median"], "low": seconds(min(runs)), "high": seconds(max(runs))}
-            for name, runs in rows[0]["seconds"].items()]
-    text = "Wall time of fresh processes; transcription of one file of 2 s, {units} units.\n\n"
-    return text.format(**rows[0]) + table(runs, {
-        "command": "{command}", "median": lambda run: took("median", run["name"])(run),
-        "range": "{low} to {high}"})
-
-
-def _checkpoints(rows: list[dict], best: float | None) -> str:
-    text = ("Weights and both moments. Ours adds a checksum, waits for the disk and renames the "
-            "file when it is whole.\n\n")
-    return text + table(rows, {"": "{what}", "units": "{units}"} | OURS_AND_TORCH | {
-        "times as fast": times(), "file of ours": "{mib[ours]:,.0f} MiB"})
-
-
-def _memory(rows: list[dict], best: float | None) -> str:
+def _memory(rows: list[dict]) -> str:
     peaks = [row | {"side": side, "gib": gib} for row in rows for side, gib in row["gib"].items()]
-    return "Largest resident size of a fresh process.\n\n" + table(
-        peaks, {"": "{what}"} | NETWORK | {"process": "{side}", "GiB": "{gib:.2f}"})
+    return table(peaks, {"": "{what}"} | NETWORK | {"process": "{side}", "GiB": "{gib:.2f}"})
 
 
+NETWORK = {"units": "{units}", "batch": "{batch}"}
+BATCH = NETWORK | {"utterances": "{shortest:.1f}–{longest:.1f} s"}
+SIDES = {"ours": took("median", OURS), TORCH: took("median", TORCH), "times as fast": times()}
+TRAIN = BATCH | SIDES | {
+    "share of best, ours": share(OURS), f"share, {TORCH}": share(TORCH),
+    "first call of ours (compiles)": took("first_call", OURS),
+    "loss differs by": "{comparison[loss_difference]:.0e}",
+    "gradient norm by": "{comparison[norm_difference]:.0e}"}
+FEATURES = {
+    "corpus": "{corpus}", "files": "{files}", "audio": "{audio_seconds:.0f} s",
+    "ours": _rate(OURS), "the original's code": _rate(TORCH), "times as fast": times(),
+    "values differ by": "{comparison[difference]:.0e}"}
+DECODING = {
+    "shape": lambda row: "×".join(map(str, row["shape"])), "ours": took("median", OURS),
+    "the original's loop": took("median", TORCH), "times as fast": times()}
+CHECKPOINTS = {"": "{what}", "units": "{units}"} | SIDES | {"file of ours": "{mib[ours]:,.0f} MiB"}
 RENDERERS = {
-    "peak": ("The machine's best", _peak), "train": ("Training step", _train),
+    "peak": ("The machine's best", _peak),
+    "train": ("Training step", partial(table, columns=TRAIN)),
     "inference": ("Inference", _inference), "epoch": ("A training epoch", _epoch),
-    "features": ("Features", _features), "decoding": ("Greedy decoding", _decoding),
-    "start": ("Start", _start), "checkpoints": ("Checkpoints", _checkpoints),
+    "features": ("Features", partial(table, columns=FEATURES)),
+    "decoding": ("Greedy decoding", partial(table, columns=DECODING)),
+    "start": ("Start", _start),
+    "checkpoints": ("Checkpoints", partial(table, columns=CHECKPOINTS)),
     "memory": ("Memory", _memory)}
 
 
@@ -167,8 +141,10 @@ def markdown(results: dict) -> str:
     """All sections that were measured, as text between the markers."""
     best = max(results["peak"][0]["gflops"].values()) if results.get("peak") else None
     parts = [_setting(results)]
-    parts += [f"### {title}\n\n{render(results[name], best)}"
-              for name, (title, render) in RENDERERS.items() if results.get(name)]
+    for name, (title, render) in RENDERERS.items():
+        if results.get(name):
+            rows = [row | {"best": best} for row in results[name]]
+            parts.append(f"### {title}\n\n{render(rows)}")
     parts += [f"**{name} failed:** {reason}" for name, reason in results["failed"].items()]
     return "\n\n".join(parts)
 
@@ -185,10 +161,7 @@ def _setting(results: dict) -> str:
         f"Speech: {corpora}",
         "Network, where nothing else is said: {layers} bidirectional LSTM layers, {channels} "
         "channels, kernel {conv2_kernel} in conv 2, 29 classes".format(**network),
-        f"Measured on {machine['date']} in {results['minutes']} minutes",
-        "Times are medians of runs in turns. \"Times as fast\" is PyTorch's time over ours: above "
-        "1 this project is the faster one. In brackets: the least and the greatest ratio of two "
-        "runs that followed each other"]
+        f"Measured on {machine['date']} in {results['minutes']} minutes"]
     if disturbed(results):
         lines.insert(0, "**Other programs were running: these figures are not to be relied on**")
     if results["quick"]:

@@ -161,7 +161,7 @@ class Bench:
 
     def compare(self, turns: Mapping[str, Callable[[], float]],
                 comparisons: Mapping[str, dict] | None = None, rounds: int = 0) -> dict:
-        """Seconds of the sides in turns, medians, and how much faster each is than PyTorch.
+        """Seconds of the sides in turns A B A B, medians, and each speedup against PyTorch.
 
         Args:
             turns: {side: a function that returns its seconds}.
@@ -171,35 +171,23 @@ class Bench:
         Returns:
             The part of a row; empty when no side is left to compare with PyTorch.
         """
-        comparisons = comparisons or {}
-        turns = {side: turn for side, turn in turns.items()
-                 if side not in comparisons or comparisons[side]["same"]}
-        if turns.keys() == {TORCH}:
+        differing = {side for side, found in (comparisons or {}).items() if not found["same"]}
+        if turns.keys() - differing == {TORCH}:
             return {}
-        limits = (rounds, rounds) if rounds else (MIN_ROUNDS, MAX_ROUNDS)
-        seconds = alternate(turns, self.sizes.round_seconds, *limits)
-        result = {"seconds": seconds,
-                  "median": {side: statistics.median(runs) for side, runs in seconds.items()}}
+        seconds = {side: [] for side in turns if side not in differing}
+        ends = time.monotonic() + self.sizes.round_seconds
+        least, most = (rounds, rounds) if rounds else (MIN_ROUNDS, MAX_ROUNDS)
+        for done in range(most):
+            if done >= least and time.monotonic() >= ends:
+                break
+            for side, runs in seconds.items():
+                runs.append(turns[side]())
+        medians = {side: statistics.median(runs) for side, runs in seconds.items()}
+        row = {"seconds": seconds, "median": medians}
         if TORCH in seconds:
-            result["speedup"] = {side: speedup(seconds[TORCH], runs)
-                                 for side, runs in seconds.items() if side != TORCH}
-        return result
-
-
-def alternate(turns: Mapping[str, Callable[[], float]], seconds: float, least: int, most: int,
-              ) -> dict[str, list[float]]:
-    """Call every side's function once a round, A B A B, and collect what they return.
-
-    No round begins after `seconds`, once `least` rounds are done, nor after `most` rounds.
-    """
-    results = {side: [] for side in turns}
-    ends = time.monotonic() + seconds
-    for done in range(most):
-        if done >= least and time.monotonic() >= ends:
-            break
-        for side, turn in turns.items():
-            results[side].append(turn())
-    return results
+            row["speedup"] = {side: speedup(seconds[TORCH], runs)
+                              for side, runs in seconds.items() if side != TORCH}
+        return row
 
 
 def speedup(theirs: list[float], ours: list[float]) -> dict[str, float]:
