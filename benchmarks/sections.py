@@ -275,13 +275,11 @@ def train(bench: Bench) -> Iterator[dict]:
         config = bench.config(units)
         with workers(OURS, TORCH) as sides:
             bench.build(config, sides)
-            gradients = None
-            for batch, row in bench.cases(units):
+            for i, (batch, row) in enumerate(bench.cases(units)):
                 first, outputs = first_call(sides, batch)
-                if gradients is None:  # known after the very first step only
-                    gradients = [sides[side].call("gradient_norms") for side in (OURS, TORCH)]
+                # ours knows the norms after its very first step only
+                gradients = None if i else [w.call("gradient_norms") for w in sides.values()]
                 comparison = compare_training(outputs[OURS], outputs[TORCH], gradients)
-                gradients = []
                 gflop = train_flops(layer_flops(config.ModelConfig, batch.input_length)) / 1e9
                 row |= {"first_call": first, "comparison": comparison, "gflop": gflop}
                 turns = {side: worker.turn("train") for side, worker in sides.items()}

@@ -9,11 +9,12 @@ import importlib
 import os
 import re
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,15 @@ def workers(*sides: str) -> Iterator[dict[str, Worker]]:
 
 def _start(module: str) -> None:
     global _side
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a framework prints is no result
     _side = importlib.import_module(f"benchmarks.{module}").Side()
+
+
+def _end_with_parent() -> None:
+    """An executor's process would outlive a benchmark that was killed."""
+    parent_process().join()
+    os._exit(1)
 
 
 def _time(method: str, least: float, arguments: dict) -> tuple[list[float], Any]:
