@@ -354,7 +354,8 @@ def features(bench: Bench) -> Iterator[dict]:
         with workers(OURS, TORCH) as sides:
             found = [[worker.call("feature", path=path) for path in paths[::10]]
                      for worker in sides.values()]
-            difference = max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=True))
+            # NumPy's maximum keeps NaN, unlike Python's
+            difference = np.max([np.abs(a - b).max() for a, b in zip(*found, strict=True)]).item()
             comparison = {"difference": difference, "same": difference <= FEATURE_TOLERANCE}
             turns = {side: partial(worker.call, "features", paths=paths)
                      for side, worker in sides.items()}
