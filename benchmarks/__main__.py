@@ -1,109 +1,121 @@
 """This project against PyTorch, in one run on one machine: `python -m benchmarks`.
 
-Compares the outputs, then measures in turns, and writes performance.md (the part between its markers),
-performance.json and performance.png into `docs`. A run of a part only writes where --output says.
+Compares the outputs, measures in turns, and writes performance.md (the part between its markers),
+performance.json and performance.png into `docs`. A partial or quick run writes with --output only.
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import logging
+import os
+import platform
+import re
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
-from deepspeech2.errors import InputError
+from benchmarks import report
+from benchmarks.sections import FULL, QUICK, SECTIONS, Bench, prepare_corpora
 from deepspeech2 import commands
+from deepspeech2.errors import InputError
 
 logger = logging.getLogger("benchmarks")
 
-SECTIONS = ("peak", "train", "inference", "epoch", "features", "decoding", "start", "checkpoints", "memory")
+PACKAGES = ("mindspore", "torch", "onnxruntime", "numpy", "scipy", "librosa", "soundfile")
+# what the frameworks choose their kernels by
+EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the benchmark."""
-    result = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure this project against PyTorch.")
-    result.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="SECTION,…",
-                        help=f"measure only these: {', '.join(SECTIONS)}")
-    result.add_argument("--quick", action="store_true", help="tiny networks, to try the benchmark itself")
-    result.add_argument("--profile", action="store_true", help="also where a training step of ours spends its time")
-    result.add_argument("--output", type=Path, metavar="DIR", help="folder for the report, default is docs")
+    result = argparse.ArgumentParser(prog="python -m benchmarks",
+                                     description="Measure this project against PyTorch.")
+    result.add_argument("--only", type=lambda text: text.split(","), default=[],
+                        metavar="SECTION,…", help=f"measure only these: {', '.join(SECTIONS)}")
+    result.add_argument("--quick", action="store_true",
+                        help="tiny networks, to try the benchmark itself")
+    result.add_argument("--output", type=Path, metavar="DIR",
+                        help="folder for the report, default is docs")
     result.add_argument("--from", dest="source", type=Path, metavar="FILE.json",
                         help="measure nothing, write the report of an earlier run again")
     return result
 
 
-def measure(args: argparse.Namespace) -> dict:
+def describe_machine() -> dict:
+    """Processor, memory, versions and load; nothing that names the machine or its folders."""
+    def first(pattern: str, path: str) -> str:
+        return re.search(pattern, Path(path).read_text(encoding="utf-8"))[1].strip()
+
+    flags = first(r"flags\s*: (.*)", "/proc/cpuinfo").split()
+    memory = int(first(r"MemTotal:\s*(\d+) kB", "/proc/meminfo"))
+    return {"processor": first(r"model name\s*: (.*)", "/proc/cpuinfo"),
+            "extensions": [name for name in EXTENSIONS if name in flags],
+            "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**20, 1),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "date": date.today().isoformat(), "load_before": round(os.getloadavg()[0], 2)}
+
+
+def measure(only: list[str], quick: bool) -> dict:
     """Run the sections that are asked for; returns what performance.json holds."""
-    from benchmarks import data_sections, machine, network_sections, profile, report, speech
-    from benchmarks.bench import FULL, QUICK, Bench
-    from benchmarks.workers import WorkerError
-    functions = {"peak": network_sections.peak, "train": network_sections.train,
-                 "inference": network_sections.inference, "memory": network_sections.memory,
-                 "epoch": data_sections.epoch, "features": data_sections.features, "start": data_sections.start,
-                 "decoding": data_sections.decoding, "checkpoints": data_sections.checkpoints,
-                 "profile": profile.profile}
-    names = [name for name in SECTIONS if not args.only or name in args.only] + ["profile"] * args.profile
     started = time.monotonic()
-    results = {"machine": machine.describe(), "quick": args.quick, "failed": {}, "section_seconds": {}}
-    load = machine.ForeignLoad()
-    with tempfile.TemporaryDirectory(prefix="ds2_benchmark_") as folder:
-        bench = Bench(Path(folder), speech.prepare(Path(folder), args.quick), QUICK if args.quick else FULL)
-        if load.share() > report.FOREIGN_SHARE:
-            logger.warning("other programs use %.0f%% of the cores: this may take ten times as long, and its figures "
-                           "will not be reliable", 100 * load.share())
-        results["speech"] = [corpus.describe() for corpus in bench.speech.values()]
-        results["network"] = bench.describe()
-        for name in names:
-            rows, began = [], time.monotonic()
-            results[name] = rows
+    results = {"machine": describe_machine(), "quick": quick, "failed": {}, "section_seconds": {}}
+    if report.disturbed(results):
+        logger.warning("other programs are running: the figures will not be reliable")
+    with tempfile.TemporaryDirectory(prefix="ds2_benchmark_") as name:
+        folder = Path(name)
+        bench = Bench(folder, QUICK if quick else FULL, prepare_corpora(folder, quick))
+        results["speech"] = [corpus.describe() for corpus in bench.corpora]
+        model = bench.config(bench.sizes.units[0]).ModelConfig
+        results["network"] = {"layers": model.hidden_layers, "channels": model.conv_channels,
+                              "conv2_kernel": list(model.conv2_kernel)}
+        for section in only or SECTIONS:
+            results[section], began = [], time.monotonic()
             try:
-                for row in functions[name](bench):
-                    rows.append(row)
-                    logger.info("%4.0f s: %s %s", time.monotonic() - started, name, _brief(row))
-            except WorkerError as error:      # the other sections are still worth having
-                logger.error("%s: %s", name, error)
-                results["failed"][name] = error.reason()
-            results["section_seconds"][name] = round(time.monotonic() - began, 1)
+                for row in SECTIONS[section](bench):
+                    results[section].append(row)
+                    passed = time.monotonic() - started
+                    logger.info("%4.0f s: %s %s", passed, section, report.summary(row))
+            except Exception as error:  # the other sections are still worth having
+                logger.exception("%s failed", section)
+                reason = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+                results["failed"][section] = re.sub(r"(/[^/\s]+)+/", "", reason)  # no folders
+            results["section_seconds"][section] = round(time.monotonic() - began, 1)
     return results | {"minutes": round((time.monotonic() - started) / 60, 1)}
 
 
-def _brief(row: dict) -> str:
-    """What a row says, and how much faster than PyTorch, in one line."""
-    from benchmarks import report
-    words = [report.values(row)]
-    words += [f"{side} {value:.3g} s" for side, value in row.get("median", {}).items()]
-    words += [f"{side} is {ratio['value']:.2f} times as fast" for side, ratio in row.get("speedup", {}).items()]
-    return ", ".join(words)
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Measure and report; returns the exit code, 1 when a section failed or outputs differed from PyTorch's."""
+    """Measure and report; returns 1 when a section failed or outputs differ from PyTorch's."""
     args = parser().parse_args(argv)
+    return commands.run(lambda: benchmark(args))
 
-    def command() -> int:
-        unknown = sorted(set(args.only) - set(SECTIONS))
-        if unknown:
-            raise InputError(f"--only {','.join(unknown)}: the sections are {', '.join(SECTIONS)}")
-        if not importlib.util.find_spec("torch"):
-            raise InputError("the benchmark needs torch: python -m pip install "
-                             "-r requirements-benchmark.txt (the CPU build of PyTorch will do: "
-                             "--extra-index-url https://download.pytorch.org/whl/cpu)")
-        from benchmarks import report
-        results = json.loads(args.source.read_text(encoding="utf-8")) if args.source else measure(args)
-        output = args.output or (None if args.quick or args.only or args.profile else Path("docs"))
-        print(report.markdown(results))
-        if output or args.source:
-            report.write(results, output or args.source.parent)
-        differing = report.differing(results)
-        for line in differing:
-            print(f"differs from PyTorch, no ratio: {line}", file=sys.stderr)
-        for line in report.disturbed(results):
-            print(f"warning: other programs used {line}", file=sys.stderr)
-        return 1 if differing or results["failed"] else 0
 
-    return commands.run(command)
+def benchmark(args: argparse.Namespace) -> int:
+    unknown = [name for name in args.only if name not in SECTIONS]
+    if unknown:
+        raise InputError(f"--only {','.join(unknown)}: the sections are {', '.join(SECTIONS)}")
+    if not importlib.util.find_spec("torch"):
+        raise InputError(
+            "the benchmark needs torch: python -m pip install -r requirements-benchmark.txt (the "
+            "CPU build of PyTorch will do: --extra-index-url https://download.pytorch.org/whl/cpu)")
+    output = args.output or (None if args.quick or args.only else Path("docs"))
+    if args.source:
+        results = json.loads(args.source.read_text(encoding="utf-8"))
+        output = args.output or args.source.parent
+    else:
+        results = measure(args.only, args.quick)
+    print(report.markdown(results))
+    if output:
+        report.write(results, output)
+    differing = report.differing(results)
+    for line in differing:
+        print(f"differs from PyTorch, no ratio: {line}", file=sys.stderr)
+    return 1 if differing or results["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -1,117 +1,148 @@
-"""One long-lived process for each thing that is measured, told what to run through a pipe.
+"""One process for each framework, and what both frameworks do alike in theirs.
 
-Two frameworks in one process would share and disturb each other's thread pools. Here only one process works at a time;
-the others block in `recv`, and `wait_until_idle` lets threads that still spin for work fall asleep first.
+Two frameworks in one process would share and disturb each other's thread pools. Here one process
+works at a time: it answers when its threads have stopped spinning, and sleeps until the next call.
 """
 
 import contextlib
 import importlib
 import os
 import re
-import subprocess
-import sys
+import statistics
+import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping
-from multiprocessing.connection import Connection, Pipe
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
+from deepspeech2.errors import RunError
+from deepspeech2.features import SpectConfig
+from deepspeech2.labels import Labels
+from src.dataset import Batch
+
 ROOT = Path(__file__).resolve().parents[1]
-IDLE_SHARE = 0.02           # of a core, below which a waiting process counts as asleep
-IDLE_PATIENCE = 3.0         # seconds to wait for it
-_TICKS = os.sysconf("SC_CLK_TCK")
+OURS, TORCH = "ours", "PyTorch"
+TURN_SECONDS = 0.3  # shorter work is repeated within its turn, so that waking up does not count
+MAX_REPEATS = 20
+IDLE_SHARE = 0.02  # of a core; below it all threads of a process count as asleep
+IDLE_PATIENCE = 10.0  # seconds to wait for that
 
-
-class WorkerError(RuntimeError):
-    """What a worker was told to do failed; the message is its traceback, or that it died."""
-
-    def reason(self) -> str:
-        """Its last line without the folders that it names: a report tells nothing of those."""
-        return re.sub(r"(/[^/\s]+)+/", "", str(self).strip().splitlines()[-1])
+_side = None  # in a worker: the object whose methods are called
 
 
 class Worker:
-    """A process with an object `Side` of one module of this package: `worker.call("predict", repeats=1)`.
+    """A process with the `Side` of `benchmarks.pytorch`; of `benchmarks.ours` for other names."""
 
-    Args:
-        side: what it is called in results.
-        module: of this package; only the process imports it.
-        variables: more of its environment.
-    """
+    def __init__(self, side: str):
+        module = "pytorch" if side == TORCH else "ours"
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (module,))
 
-    def __init__(self, side: str, module: str, variables: Mapping[str, str] | None = None):
-        self.side = side
-        self._connection, theirs = Pipe()
-        with theirs:
-            command = [sys.executable, "-m", "benchmarks.workers", module, str(theirs.fileno())]
-            environment = os.environ | {"GLOG_v": "3"} | (variables or {})
-            # what a framework prints belongs to nobody's result; its errors go to the terminal
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, env=environment,
-                                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    def call(self, method: str, **arguments: Any) -> Any:
+        """What one call of the method returns; its exception is raised here."""
+        return self.time(method, least=0.0, **arguments)[1]
 
-    def call(self, name: str, **arguments: Any) -> Any:
-        """Call method `name` of the process's `Side` and return what it returns. Raises WorkerError."""
-        try:
-            self._connection.send((name, arguments))
-            succeeded, result = self._connection.recv()
-        except (EOFError, OSError):
-            raise WorkerError(f"the {self.side} process died with exit code {self._process.wait()}") from None
-        if not succeeded:
-            raise WorkerError(f"{name} failed in the {self.side} process:\n{result}")
-        return result
+    def time(self, method: str, least: float = TURN_SECONDS, **arguments: Any,
+             ) -> tuple[list[float], Any]:
+        """As `timed`, for a method in the process."""
+        return self.pool.submit(_time, method, least, arguments).result()
 
-    def cpu_seconds(self) -> float:
-        """CPU time of all its threads so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS      # utime and stime
-
-    def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def turn(self, method: str, **arguments: Any) -> Callable[[], float]:
+        """A function that times the method and returns its median seconds."""
+        return lambda: statistics.median(self.time(method, **arguments)[0])
 
 
 @contextlib.contextmanager
-def workers(modules: Mapping[str, str], variables: Mapping[str, str] | None = None) -> Iterator[dict[str, Worker]]:
-    """{side: Worker} for each {side: module}; all end with the block."""
+def workers(*sides: str) -> Iterator[dict[str, Worker]]:
+    """{side: its worker}; the processes end with the block."""
     with contextlib.ExitStack() as stack:
-        started = {}
-        for side, module in modules.items():
-            started[side] = Worker(side, module, variables)
-            stack.callback(started[side].close)
+        started = {side: Worker(side) for side in sides}
+        for worker in started.values():
+            stack.enter_context(worker.pool)
         yield started
 
 
-def wait_until_idle(waiting: list[Worker]) -> float:
-    """Return when no process in `waiting` uses the processor; the share of a core that they used last."""
+def _start(module: str) -> None:
+    global _side
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a framework prints is no result
+    _side = importlib.import_module(f"benchmarks.{module}").Side()
+
+
+def _end_with_parent() -> None:
+    """An executor's process would outlive a benchmark that was killed."""
+    parent_process().join()
+    os._exit(1)
+
+
+def _time(method: str, least: float, arguments: dict) -> tuple[list[float], Any]:
+    result = timed(partial(getattr(_side, method), **arguments), least)
+    wait_until_idle()
+    return result
+
+
+def timed(function: Callable[[], Any], least: float = TURN_SECONDS) -> tuple[list[float], Any]:
+    """Call `function` until `least` seconds are over: the seconds of each call, the last result."""
+    seconds, result = [], None
+    while not seconds or (sum(seconds) < least and len(seconds) < MAX_REPEATS):
+        started = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - started)
+    return seconds, result
+
+
+def wait_until_idle() -> None:
+    """Return when no thread of this process works. Raises RunError when one never stops."""
     ends = time.monotonic() + IDLE_PATIENCE
-    while True:
-        before, started = sum(worker.cpu_seconds() for worker in waiting), time.monotonic()
+    share = 1.0
+    while share > IDLE_SHARE:
+        if time.monotonic() > ends:
+            raise RunError(f"threads still use {share:.0%} of a core after the work is done")
+        before, started = time.process_time(), time.monotonic()
         time.sleep(0.1)
-        share = (sum(worker.cpu_seconds() for worker in waiting) - before) / (time.monotonic() - started)
-        if share <= IDLE_SHARE or time.monotonic() > ends:
-            return share
+        share = (time.process_time() - before) / (time.monotonic() - started)
 
 
-def serve(module_name: str, connection: Connection) -> None:
-    """The process's side: run what is asked for until the other end is closed."""
-    side = importlib.import_module(f"benchmarks.{module_name}").Side()
-    while True:
-        try:
-            name, arguments = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer = True, getattr(side, name)(**arguments)
-        except (Exception, SystemExit):      # a command may end in sys.exit
-            answer = False, traceback.format_exc()
-        connection.send(answer)
+class FrameworkSide:
+    """What both frameworks do alike. A `Side` adds the methods that `benchmarks.sections` calls."""
 
+    def __init__(self):
+        self.labels, self.spect = Labels.load(ROOT / "labels.json"), SpectConfig()
+        self.config = self.network = self.batch = None
+        self.models = {}  # by their paths
 
-if __name__ == "__main__":
-    serve(sys.argv[1], Connection(int(sys.argv[2])))
+    def set_batch(self, batch: Batch) -> None:
+        """The batch that `train` and `predict` work on."""
+        self.batch = batch
+
+    def train(self) -> tuple[float, float]:
+        """Loss and gradient norm of a step at rate 0: it costs the same and keeps the weights."""
+        return self.step(self.batch, 0.0)
+
+    def epoch(self, limit: int | None) -> dict:
+        """Train for one epoch, loading included, or for its first `limit` batches."""
+        started = time.perf_counter()
+        utterances = frames = padded = 0
+        losses = []
+        for batch in self.epoch_batches(limit):
+            losses.append(self.step(batch, self.config.OptimConfig.learning_rate)[0])
+            n, _, _, t = batch.inputs.shape
+            utterances, padded = utterances + n, padded + n * t
+            frames += int(batch.input_length.sum())
+        return {"seconds": time.perf_counter() - started, "batches": len(losses),
+                "utterances": utterances, "frames": frames, "padded_frames": padded,
+                "mean_loss": statistics.mean(losses)}
+
+    def features(self, paths: list[str]) -> float:
+        """CPU seconds for the spectrograms of all files."""
+        started = time.process_time()
+        for path in paths:
+            self.feature(path)
+        return time.process_time() - started
+
+    def peak_memory(self) -> float:
+        """GiB of this process at its largest. The figure of `getrusage` includes the parent's."""
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20
