@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"   # also when started as: sh SCRIPT
-USAGE="usage: bash scripts/run_tests.sh [PYTEST ARGUMENT]...
+USAGE="usage: bash scripts/run_tests.sh [--all] [PYTEST ARGUMENT]...
 
-Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff, and runs the tests with pytest."
+Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and the imports with import-linter, and runs
+the tests with pytest. With --all it installs PyTorch too, which some tests need, and a test that would be skipped fails."
 . "$(dirname "$0")/common.sh"
 
 help_if_asked "$@"
 bash scripts/setup_env.sh --dev
 find_python
+if [ "${1:-}" = --all ]; then
+    shift
+    export DS2_ALL_TESTS=1
+    [ -n "${DS2_PYTHON:-}" ] || "$PYTHON" -m pip install --quiet --requirement=requirements-benchmark.txt
+fi
 "$PYTHON" -m ruff check .
+"$PYTHON" -c 'from importlinter import cli; cli.lint_imports_command()'
 exec "$PYTHON" -m pytest "$@"

@@ -1,6 +1,7 @@
-"""Models of deepspeech.pytorch become ours: the same probabilities from the same audio, and nothing in a file is run.
+"""Models of deepspeech.pytorch become ours: equal probabilities, and nothing in a file is run.
 
-Where PyTorch is installed it writes and judges files, with `reference.py`; the rest is made with NumPy alone.
+Where PyTorch is installed it writes and judges files, with `reference.py`; the rest is made with
+NumPy alone.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from reference import batch, build, features, probabilities
+from conftest import ROOT
+from reference import batch, build, features, loss_and_gradients, probabilities
 
 import eval as evaluation_command
 import train
@@ -26,7 +28,7 @@ import transcribe
 from deepspeech2.features import SpectConfig
 from deepspeech2.labels import Labels
 from src.checkpoint import load_checkpoint
-from src.config import ModelConfig, load_config
+from src.config import ModelConfig
 from src.DeepSpeech import DeepSpeech
 from src.stored_models import load_model
 from tools.convert_torch import LEGACY, ZIP, main, our_name
@@ -37,18 +39,15 @@ ORIGINAL = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "
 OURS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"
 
 
-@pytest.fixture(scope="session")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch, which writes and judges the original's files, is not there")
-
-
-def state(hidden=4, layers=2, gates=4, channels=2, kernel=(21, 11), classes=29, context=0, bins=161, seed=0):
-    """Random tensors with the original's names and shapes, written out by hand; `context` makes it unidirectional."""
+def state(hidden=4, layers=2, gates=4, channels=2, kernel=(21, 11), classes=29, context=0, bins=161,
+          seed=0):
+    """Random tensors with the original's names and shapes; `context` makes it unidirectional."""
     rng = np.random.default_rng(seed)
     width = channels * (((bins + 1) // 2 + 1) // 2)
-    shapes = {"conv.seq_module.0.weight": (channels, 1, 41, 11), "conv.seq_module.0.bias": (channels,),
-              "conv.seq_module.3.weight": (channels, channels, *kernel), "conv.seq_module.3.bias": (channels,),
-              "fc.0.module.1.weight": (classes, hidden)}
+    shapes = {"conv.seq_module.0.weight": (channels, 1, 41, 11),
+              "conv.seq_module.0.bias": (channels,),
+              "conv.seq_module.3.weight": (channels, channels, *kernel),
+              "conv.seq_module.3.bias": (channels,), "fc.0.module.1.weight": (classes, hidden)}
     norms = {"conv.seq_module.1": channels, "conv.seq_module.4": channels, "fc.0.module.0": hidden}
     for i in range(layers):
         for direction in [""] if context else ["", "_reverse"]:
@@ -60,8 +59,10 @@ def state(hidden=4, layers=2, gates=4, channels=2, kernel=(21, 11), classes=29, 
     if context:
         shapes["lookahead.0.conv.weight"] = (hidden, 1, context)
     for name, size in norms.items():
-        shapes |= {f"{name}.{leaf}": (size,) for leaf in ("weight", "bias", "running_mean", "running_var")}
-    tensors = {name: rng.uniform(0.1, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+        shapes |= {f"{name}.{leaf}": (size,)
+                   for leaf in ("weight", "bias", "running_mean", "running_var")}
+    tensors = {name: rng.uniform(0.1, 0.5, shape).astype(np.float32)
+               for name, shape in shapes.items()}
     return tensors | {f"{name}.num_batches_tracked": np.int64(7) for name in norms}
 
 
@@ -82,7 +83,7 @@ def convert(tmp_path, capsys):
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """refused(INPUT, …): the one line with which the command ends with code 2, and nothing is written."""
+    """refused(INPUT, …): the one line that the command says; it ends with 2 and writes nothing."""
     def run(source, *options):
         target = tmp_path / "refused.ckpt"
         assert main([str(source), str(target), *options]) == 2
@@ -98,36 +99,43 @@ def refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("context", [0, 7])
 def test_every_parameter_of_the_network_has_one_tensor_of_the_original(context):
-    network = DeepSpeech(ModelConfig(hidden_size=4, hidden_layers=3, conv_channels=2, bidirectional=not context,
-                                     lookahead_context=7), 161, 29)
-    names = [our_name(name) for name in state(layers=3, context=context) if not name.endswith("num_batches_tracked")]
+    network = DeepSpeech(ModelConfig(hidden_size=4, hidden_layers=3, conv_channels=2,
+                                     bidirectional=not context, lookahead_context=7), 161, 29)
+    names = [our_name(name) for name in state(layers=3, context=context)
+             if not name.endswith("num_batches_tracked")]
     assert sorted(names) == sorted(p.name for p in network.get_parameters())
 
 
 def test_the_reference_weights_give_the_reference_probabilities(shared, convert):
     reference = np.load(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
     checkpoint, text = convert(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
-    predict, config, labels = load_model(checkpoint.path, load_config())
-    assert (str(labels), config.ModelConfig.conv2_kernel) == (OURS, (21, 11))
-    probs, lengths = predict(reference["input"], reference["input_lengths"].astype(np.int32))
-    assert lengths.tolist() == reference["output_lengths"].tolist()
-    for found, expected, length in zip(probs, reference["probs"], lengths, strict=True):
-        np.testing.assert_allclose(found[:length], np.roll(expected[:length], -1, axis=-1), atol=1e-5, rtol=0)
-    assert "3 LSTM layers of 16 units, bidirectional; 32 channels, second kernel [21, 11]; 29 classes" in text
+    model = load_model(checkpoint.path)
+    assert str(model.labels) == OURS
+    probs = model.emissions(reference["input"], reference["input_lengths"].astype(np.int32))
+    assert [len(p) for p in probs] == reference["output_lengths"].tolist()
+    for found, expected in zip(probs, reference["probs"], strict=True):
+        expected = np.roll(expected[:len(found)], -1, axis=-1)
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    assert "3 LSTM layers of 16 units, bidirectional; 32 channels, second kernel [21, 11]" in text
     assert "not in the file: sample_rate, window_size, window_stride, window" in text
 
 
 @pytest.mark.parametrize(("sizes", "settings"), [
-    ({}, {"hidden_size": 4, "hidden_layers": 2, "conv_channels": 2, "conv2_kernel": [21, 11], "bidirectional": True}),
+    ({},
+     {"hidden_size": 4, "hidden_layers": 2, "conv_channels": 2, "conv2_kernel": [21, 11],
+      "bidirectional": True}),
     ({"hidden": 3, "layers": 1, "channels": 5, "kernel": (41, 11)},
-     {"hidden_size": 3, "hidden_layers": 1, "conv_channels": 5, "conv2_kernel": [41, 11], "bidirectional": True}),
-    ({"layers": 11, "context": 9}, {"hidden_layers": 11, "bidirectional": False, "lookahead_context": 9}),
+     {"hidden_size": 3, "hidden_layers": 1, "conv_channels": 5, "conv2_kernel": [41, 11],
+      "bidirectional": True}),
+    ({"layers": 11, "context": 9},
+     {"hidden_layers": 11, "bidirectional": False, "lookahead_context": 9}),
 ])
 def test_sizes_are_recognised(sizes, settings, tmp_path, convert):
     checkpoint, _ = convert(write_npz(tmp_path / "a.npz", state(**sizes)))
     for name, value in settings.items():
         assert checkpoint.info.settings[f"ModelConfig.{name}"] == value
-    assert checkpoint.progress == {} and checkpoint.network_parameters().keys() == checkpoint.parameters.keys()
+    assert checkpoint.progress == {}
+    assert checkpoint.network_parameters().keys() == checkpoint.parameters.keys()
 
 
 def test_data_parallel_names_and_the_lookahead_of_v1(tmp_path, convert):
@@ -135,7 +143,8 @@ def test_data_parallel_names_and_the_lookahead_of_v1(tmp_path, convert):
     expected, _ = convert(write_npz(tmp_path / "a.npz", tensors))
     expected = {name: p.asnumpy() for name, p in expected.parameters.items()}
     tensors["lookahead.0.weight"] = tensors.pop("lookahead.0.conv.weight")[:, 0]
-    found, _ = convert(write_npz(tmp_path / "b.npz", {f"module.{name}": value for name, value in tensors.items()}))
+    found, _ = convert(write_npz(tmp_path / "b.npz",
+                                 {f"module.{name}": value for name, value in tensors.items()}))
     assert expected.keys() == found.parameters.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found.parameters[name].asnumpy(), value)
@@ -150,23 +159,27 @@ def test_other_alphabets(tmp_path, convert, refused):
     assert str(checkpoint.info.labels) == "Č AB_" and "from --labels_path" in text
     np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy(),
                                   state(classes=5)["fc.0.module.1.weight"][[1, 2, 3, 4, 0]])
-    labels.write_text(json.dumps(["Č", " ", "A", "B", "_"]))    # our order, not the file's
-    assert "the blank '_' is class 0, in --labels_path class 4" in refused(source, "--labels_path", str(labels))
+    labels.write_text(json.dumps(["Č", " ", "A", "B", "_"]))  # our order, not the file's
+    assert "the blank '_' is class 0, in --labels_path class 4" in refused(
+        source, "--labels_path", str(labels))
     labels.write_text(json.dumps(["_", "Č", " ", "A"]))
     assert "5 classes, but 4 labels" in refused(source, "--labels_path", str(labels))
     assert "cannot read the labels" in refused(source, "--labels_path", str(tmp_path / "none.json"))
 
 
-def test_a_converted_model_transcribes_and_is_fine_tuned(recipe, tmp_path, convert, write_wav, capsys):
-    checkpoint, _ = convert(write_npz(tmp_path / "a.npz", state(hidden=16, channels=2)))
+def test_a_converted_model_transcribes_and_is_fine_tuned(recipe, tmp_path, convert, write_wav,
+                                                         capsys):
+    checkpoint, _ = convert(write_npz(tmp_path / "a.npz", state(hidden=16, kernel=(21, 1))))
     write_wav(tmp_path / "a.wav", seconds=1)
     assert transcribe.main(["--pretrain_ckpt", str(checkpoint.path), str(tmp_path / "a.wav")]) == 0
     assert capsys.readouterr().out.count("\n") == 1
-    begin = ["--device_target", "CPU", "TrainingConfig.max_steps=1",    # the model knows its own sizes
+    # the model knows its own sizes
+    begin = ["--device_target", "CPU", "TrainingConfig.max_steps=1",
              *(override for override in recipe if not override.startswith("ModelConfig."))]
     assert train.main([*begin, "--pre_trained_model_path", str(checkpoint.path)]) == 0
     tuned = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").parameters
-    np.testing.assert_allclose(tuned["fc.weight"].asnumpy(), checkpoint.parameters["fc.weight"].asnumpy(), atol=1e-3)
+    np.testing.assert_allclose(tuned["fc.weight"].asnumpy(),
+                               checkpoint.parameters["fc.weight"].asnumpy(), atol=1e-3)
     assert train.main([*begin, "--resume", str(checkpoint.path)]) == 2
     assert "weights only" in capsys.readouterr().err
 
@@ -174,27 +187,37 @@ def test_a_converted_model_transcribes_and_is_fine_tuned(recipe, tmp_path, conve
 # what cannot be converted is named
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"conv.seq_module.6.weight": (2, 2, 21, 11)}, "no place for 1 of its tensors: conv.seq_module.6.weight"),
-    ({"rnns.0.batch_norm.module.weight": (4,)}, "no place for 1 of its tensors: rnns.0.batch_norm.module.weight"),
+    ({"conv.seq_module.6.weight": (2, 2, 21, 11)},
+     "no place for 1 of its tensors: conv.seq_module.6.weight"),
+    ({"rnns.0.batch_norm.module.weight": (4,)},
+     "no place for 1 of its tensors: rnns.0.batch_norm.module.weight"),
     ({"fc.0.module.1.bias": (29,)}, "not in the network: fc.bias"),
-    ({"rnns.1.rnn.bias_hh_l0_reverse": None}, "not in the checkpoint: rnns.1.backward_lstm.bias_hh_l0"),
-    ({"rnns.1.rnn.weight_ih_l0": (16, 5)}, "weight_ih_l0 has shape (16, 5), the network needs (16, 4)"),
-    ({"rnns.0.rnn.weight_ih_l0": (16, 1)}, "weight_ih_l0 has shape (16, 1), the network needs (16, 82)"),
+    ({"rnns.1.rnn.bias_hh_l0_reverse": None},
+     "not in the checkpoint: rnns.1.backward_lstm.bias_hh_l0"),
+    ({"rnns.1.rnn.weight_ih_l0": (16, 5)},
+     "weight_ih_l0 has shape (16, 5), the network needs (16, 4)"),
+    ({"rnns.0.rnn.weight_ih_l0": (16, 1)},
+     "weight_ih_l0 has shape (16, 1), the network needs (16, 82)"),
     ({"conv.seq_module.0.weight": (2, 1, 21, 11)}, "conv.conv1.weight has shape (2, 1, 21, 11)"),
-    ({"conv.seq_module.3.weight": (2, 2, 20, 11)}, "`ModelConfig.conv2_kernel` (=(20, 11)) must be two odd numbers"),
-    ({"conv.seq_module.3.weight": (2, 2)}, "conv.conv2.weight has shape (2, 2), 4 dimensions are needed"),
+    ({"conv.seq_module.3.weight": (2, 2, 20, 11)},
+     "`ModelConfig.conv2_kernel` (=(20, 11)) must be two odd numbers"),
+    ({"conv.seq_module.3.weight": (2, 2)},
+     "conv.conv2.weight has shape (2, 2), 4 dimensions are needed"),
     ({"fc.0.module.1.weight": None}, "no tensor for fc.weight"),
     ({"fc.0.module.1.weight": (28, 4)}, "28 classes, but 29 labels"),
-    ({"rnns.0.rnn.weight_hh_l0": (12, 4)}, "only LSTMs can be converted, but the recurrent layers are a GRU"),
+    ({"rnns.0.rnn.weight_hh_l0": (12, 4)},
+     "only LSTMs can be converted, but the recurrent layers are a GRU"),
     ({"rnns.0.rnn.weight_hh_l0": (0, 0)}, "`ModelConfig.hidden_size` (=0) must be at least 1"),
     ({"conv.0.weight": (2, 1, 41, 11)}, "an early V1 model"),
 ])
 def test_tensors_that_do_not_fit_are_named(change, words, tmp_path, refused):
     tensors = state() | {name: np.ones(shape or 1, np.float32) for name, shape in change.items()}
-    assert words in refused(write_npz(tmp_path / "a.npz", {k: v for k, v in tensors.items() if change.get(k, 1)}))
+    assert words in refused(write_npz(tmp_path / "a.npz",
+                                      {k: v for k, v in tensors.items() if change.get(k, 1)}))
 
 
-@pytest.mark.parametrize(("gates", "words"), [(3, "a GRU"), (1, "a plain RNN"), (5, "of an unknown kind")])
+@pytest.mark.parametrize(("gates", "words"),
+                         [(3, "a GRU"), (1, "a plain RNN"), (5, "of an unknown kind")])
 def test_only_lstms(gates, words, tmp_path, refused):
     assert words in refused(write_npz(tmp_path / "a.npz", state(gates=gates)))
 
@@ -230,7 +253,8 @@ def test_a_missing_or_truncated_npz(tmp_path, refused):
 
 
 def test_an_npz_with_a_pickle_is_not_read(tmp_path, refused):
-    np.savez(tmp_path / "a.npz", **{"state/fc.0.module.1.weight": np.array([Call(os.system, "true")], object)})
+    np.savez(tmp_path / "a.npz",
+             **{"state/fc.0.module.1.weight": np.array([Call(os.system, "true")], object)})
     assert "allow_pickle=False" in refused(tmp_path / "a.npz")
 
 
@@ -245,10 +269,12 @@ def test_the_output_is_a_checkpoint_and_not_the_input(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("name", "begin"), [("a.pth", ZIP), ("a.pth", LEGACY), ("a.ckpt", ZIP)])
-def test_without_torch_one_message_says_what_to_install(name, begin, tmp_path, refused, monkeypatch):
+def test_without_torch_one_message_says_what_to_install(name, begin, tmp_path, refused,
+                                                        monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / name).write_bytes(begin + bytes(100))
-    assert "pip install torch --index-url https://download.pytorch.org/whl/cpu" in refused(tmp_path / name)
+    assert "pip install torch --index-url https://download.pytorch.org/whl/cpu" in refused(
+        tmp_path / name)
 
 
 def test_a_torchscript_archive_is_a_program(tmp_path, refused):
@@ -272,7 +298,7 @@ class Call:
 
 @contextlib.contextmanager
 def importable(*classes):
-    """The classes stand in the modules they name, and so can be pickled, only within this context."""
+    """Within this context the classes stand in the modules they name, and can be pickled."""
     added = []
     for cls in classes:
         parts = cls.__module__.split(".")
@@ -300,10 +326,12 @@ def make(cls: type, **attributes):
     return instance
 
 
-WINDOWS = enum.Enum("SpectrogramWindow", {"hamming": "hamming", "hann": "hann"}, module="deepspeech_pytorch.enums")
+WINDOWS = enum.Enum("SpectrogramWindow", {"hamming": "hamming", "hann": "hann"},
+                    module="deepspeech_pytorch.enums")
 SPECT_CONFIG = foreign("deepspeech_pytorch.configs.train_config.SpectConfig")
 OMEGACONF = [foreign(f"omegaconf.{name}") for name in (
-    "dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "nodes.AnyNode", "nodes.EnumNode")]
+    "dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "nodes.AnyNode",
+    "nodes.EnumNode")]
 MODEL_CHECKPOINT = foreign("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")
 ATTRIBUTE_DICT = foreign("pytorch_lightning.utilities.parsing.AttributeDict", dict)
 FOREIGN = [WINDOWS, SPECT_CONFIG, *OMEGACONF, MODEL_CHECKPOINT, ATTRIBUTE_DICT]
@@ -312,36 +340,48 @@ FOREIGN = [WINDOWS, SPECT_CONFIG, *OMEGACONF, MODEL_CHECKPOINT, ATTRIBUTE_DICT]
 def omegaconf(value):
     """The value as OmegaConf 2.0 keeps it."""
     dict_config, list_config, metadata, any_node, enum_node = OMEGACONF
-    about = make(metadata, ref_type=SPECT_CONFIG, object_type=dict, optional=True, key=None, flags={})
+    about = make(metadata, ref_type=SPECT_CONFIG, object_type=dict, optional=True, key=None,
+                 flags={})
     if isinstance(value, dict):
         return make(dict_config, _metadata=about, _parent=None, _flags_cache=None,
                     _content={key: omegaconf(item) for key, item in value.items()})
     if isinstance(value, list):
-        return make(list_config, _metadata=about, _parent=None, _content=[omegaconf(item) for item in value])
-    return make(enum_node if isinstance(value, enum.Enum) else any_node, _metadata=about, _parent=None, _val=value)
+        return make(list_config, _metadata=about, _parent=None,
+                    _content=[omegaconf(item) for item in value])
+    return make(enum_node if isinstance(value, enum.Enum) else any_node, _metadata=about,
+                _parent=None, _val=value)
 
 
 def package_v1(torch, model):
-    return {"version": "0.0.1", "hidden_size": 4, "hidden_layers": 2, "rnn_type": "lstm", "labels": ORIGINAL,
-            "audio_conf": {"sample_rate": 16000, "window_size": 0.02, "window": "hamming", "noise_dir": None},
+    return {"version": "0.0.1", "hidden_size": 4, "hidden_layers": 2, "rnn_type": "lstm",
+            "labels": ORIGINAL,
+            "audio_conf": {"sample_rate": 16000, "window_size": 0.02, "window": "hamming",
+                           "noise_dir": None},
             "state_dict": model.state_dict(), "bidirectional": True, "epoch": 3, "meta": None,
             "optim_dict": torch.optim.SGD(model.parameters(), 0.1, momentum=0.9).state_dict(),
             "loss_results": torch.zeros(5), "wer_results": torch.ones(5)}
 
 
 def package_v2(torch, model):
-    spect = make(SPECT_CONFIG, sample_rate=16000, window_size=0.02, window_stride=0.01, window=WINDOWS.hamming)
-    return package_v1(torch, model) | {"audio_conf": spect, "labels": list(ORIGINAL), "best_wer": np.float64(12.5)}
+    spect = make(SPECT_CONFIG, sample_rate=16000, window_size=0.02, window_stride=0.01,
+                 window=WINDOWS.hamming)
+    return package_v1(torch, model) | {"audio_conf": spect, "labels": list(ORIGINAL),
+                                       "best_wer": np.float64(12.5)}
 
 
 def package_v3(torch, model, window=WINDOWS.hamming, labels=ORIGINAL):
     spect = {"sample_rate": 16000, "window_size": 0.02, "window_stride": 0.01, "window": window}
-    parameters = ATTRIBUTE_DICT(labels=omegaconf(list(labels)), precision=16, spect_cfg=omegaconf(spect),
+    parameters = ATTRIBUTE_DICT(labels=omegaconf(list(labels)), precision=16,
+                                spect_cfg=omegaconf(spect),
                                 model_cfg=omegaconf({"rnn_type": torch.nn.LSTM, "hidden_size": 4}))
-    return {"epoch": 3, "global_step": 9, "pytorch-lightning_version": "1.0.2", "state_dict": model.state_dict(),
-            "callbacks": {MODEL_CHECKPOINT: {"best_model_score": torch.tensor(9.5), "best_model_path": Path("a/b")}},
-            "optimizer_states": [torch.optim.AdamW(model.parameters()).state_dict()], "lr_schedulers": [{"gamma": 0.9}],
-            "native_amp_scaling_state": {"scale": 65536.0}, "hparams_name": "kwargs", "hyper_parameters": parameters}
+    return {"epoch": 3, "global_step": 9, "pytorch-lightning_version": "1.0.2",
+            "state_dict": model.state_dict(),
+            "callbacks": {MODEL_CHECKPOINT: {"best_model_score": torch.tensor(9.5),
+                                             "best_model_path": Path("a/b")}},
+            "optimizer_states": [torch.optim.AdamW(model.parameters()).state_dict()],
+            "lr_schedulers": [{"gamma": 0.9}],
+            "native_amp_scaling_state": {"scale": 65536.0}, "hparams_name": "kwargs",
+            "hyper_parameters": parameters}
 
 
 def save(torch, package, path: Path, legacy: bool = False) -> Path:
@@ -358,25 +398,29 @@ def small(torch):
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize(("package", "suffix", "defaults"), [
-    (package_v1, ".pth", "not in the file: window_stride\n"), (package_v2, ".pth", ""), (package_v3, ".ckpt", "")])
-def test_every_version_without_the_classes_it_names(torch, small, package, suffix, defaults, legacy, tmp_path, convert):
+    (package_v1, ".pth", "not in the file: window_stride\n"), (package_v2, ".pth", ""),
+    (package_v3, ".ckpt", "")])
+def test_every_version_without_the_classes_it_names(torch, small, package, suffix, defaults, legacy,
+                                                    tmp_path, convert):
     checkpoint, text = convert(save(torch, package(torch, small), tmp_path / f"a{suffix}", legacy))
     assert str(checkpoint.info.labels) == OURS and "labels from the file" in text
     assert defaults in text and ("by default" in text) == bool(defaults)
-    assert load_model(checkpoint.path, load_config())[1].DataConfig.SpectConfig == SpectConfig()
+    assert checkpoint.info.spect() == SpectConfig()
     rows = small.state_dict()["fc.0.module.1.weight"].numpy()
-    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy(), rows[[ORIGINAL.index(c) for c in OURS]])
+    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy(),
+                                  rows[[ORIGINAL.index(c) for c in OURS]])
     assert not {"omegaconf", "pytorch_lightning", "deepspeech_pytorch.enums"} & sys.modules.keys()
 
 
 def test_labels_and_window_of_the_file(torch, small, tmp_path, convert, refused):
-    labels = ORIGINAL[3:] + ORIGINAL[:3]    # V3 finds its blank anywhere
+    labels = ORIGINAL[3:] + ORIGINAL[:3]  # V3 finds its blank anywhere
     source = save(torch, package_v3(torch, small, WINDOWS.hann, labels), tmp_path / "a.ckpt")
     checkpoint, text = convert(source)
-    assert checkpoint.info.settings["DataConfig.SpectConfig.window"] == "hann" and "hann windows" in text
+    assert checkpoint.info.spect().window == "hann" and "hann windows" in text
     assert checkpoint.info.labels == Labels(labels.replace("_", "") + "_")
     rows = small.state_dict()["fc.0.module.1.weight"].numpy()
-    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy()[-1], rows[labels.index("_")])
+    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy()[-1],
+                                  rows[labels.index("_")])
     (tmp_path / "labels.json").write_text(json.dumps(list(ORIGINAL)))
     assert repr(labels) in refused(source, "--labels_path", str(tmp_path / "labels.json"))
     (tmp_path / "labels.json").write_text(json.dumps(list(labels)))
@@ -385,16 +429,21 @@ def test_labels_and_window_of_the_file(torch, small, tmp_path, convert, refused)
 
 def test_unusable_settings_and_labels_of_a_file(torch, small, tmp_path, refused):
     source = tmp_path / "a.pth"
-    for change, words in (({"labels": list("abc_")}, "must be upper case"), ({"labels": [1, 2]}, "found 1"),
-                          ({"labels": "ABC"}, "the CTC blank"), ({"labels": 7}, "not a whole checkpoint"),
-                          ({"audio_conf": {"window": "boxcar"}}, "`DataConfig.SpectConfig.window` (='boxcar')"),
+    for change, words in (({"labels": list("abc_")}, "must be upper case"),
+                          ({"labels": [1, 2]}, "found 1"),
+                          ({"labels": "ABC"}, "the CTC blank"),
+                          ({"labels": 7}, "not a whole checkpoint"),
+                          ({"audio_conf": {"window": "boxcar"}},
+                           "`DataConfig.SpectConfig.window` (='boxcar')"),
                           ({"audio_conf": {"sample_rate": 8000}}, "the network needs (16, 42)"),
-                          ({"state_dict": {"a": 3}}, "not a whole checkpoint"), ({"state_dict": 3}, "no state_dict")):
+                          ({"state_dict": {"a": 3}}, "not a whole checkpoint"),
+                          ({"state_dict": 3}, "no state_dict")):
         assert words in refused(save(torch, package_v1(torch, small) | change, source))
     assert "no state_dict" in refused(save(torch, [1, 2], source))
     for gated in ("GRU", "RNN"):
         model = build(torch, hidden=4, layers=2, channels=2, rnn=gated)
-        assert f"a {'plain ' * (gated == 'RNN')}{gated}" in refused(save(torch, package_v1(torch, model), source))
+        assert f"a {'plain ' * (gated == 'RNN')}{gated}" in refused(
+            save(torch, package_v1(torch, model), source))
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -408,7 +457,8 @@ def test_a_truncated_file(torch, small, legacy, tmp_path, refused):
 def test_tensors_larger_than_their_storage(torch, small, tmp_path, refused):
     class Large:
         def __reduce__(self):
-            return torch._utils._rebuild_tensor_v2, (torch.zeros(2)._typed_storage(), 0, (2, 2**40), (1, 1), False, {})
+            return torch._utils._rebuild_tensor_v2, (torch.zeros(2)._typed_storage(), 0, (2, 2**40),
+                                                     (1, 1), False, {})
     package = package_v1(torch, small)
     package["state_dict"]["fc.0.module.1.weight"] = Large()
     assert "not a whole checkpoint" in refused(save(torch, package, tmp_path / "a.pth"))
@@ -420,28 +470,34 @@ def harmful(torch, marker: Path, folder: Path) -> dict:
     """Objects that make a file named `marker` when they are unpickled without care."""
     command = f"open({str(marker)!r}, 'w').close()"
     (folder / "module_with_effects.py").write_text(command)
-    return {"os.system": Call(os.system, f"touch {marker}"), "exec": Call(exec, command), "eval": Call(eval, command),
+    return {"os.system": Call(os.system, f"touch {marker}"), "exec": Call(exec, command),
+            "eval": Call(eval, command),
             "import": Call(importlib.import_module, "module_with_effects"),
-            "nested": Call(torch.storage._load_from_bytes, pickle.dumps(Call(os.system, f"touch {marker}")))}
+            "nested": Call(torch.storage._load_from_bytes,
+                           pickle.dumps(Call(os.system, f"touch {marker}")))}
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("name", ["os.system", "exec", "eval", "import", "nested"])
 @pytest.mark.parametrize("place", ["epoch", "labels", "audio_conf"])
-def test_a_harmful_pickle_does_nothing(torch, small, place, name, legacy, tmp_path, monkeypatch, capsys):
+def test_a_harmful_pickle_does_nothing(torch, small, place, name, legacy, tmp_path, monkeypatch,
+                                       capsys):
     monkeypatch.syspath_prepend(tmp_path)
     marker, source = tmp_path / "executed", tmp_path / "a.pth"
     package = package_v1(torch, small) | {place: harmful(torch, marker, tmp_path)[name]}
     save(torch, package, source, legacy)
-    assert main([str(source), str(tmp_path / "a.ckpt")]) == (2 if place == "labels" else 0), capsys.readouterr().err
+    assert main([str(source),
+                 str(tmp_path / "a.ckpt")]) == (2 if place == "labels"
+                                                else 0), capsys.readouterr().err
     assert not marker.exists() and "module_with_effects" not in sys.modules
-    if name != "nested":    # torch itself reads that one with care
-        torch.load(source, weights_only=False)    # the test would notice
+    if name != "nested":  # torch itself reads that one with care
+        torch.load(source, weights_only=False)  # the test would notice
         assert marker.exists()
         sys.modules.pop("module_with_effects", None)
 
 
-def test_a_module_that_does_not_exist_is_not_looked_for(torch, small, tmp_path, convert, monkeypatch):
+def test_a_module_that_does_not_exist_is_not_looked_for(torch, small, tmp_path, convert,
+                                                        monkeypatch):
     cls = foreign("module_with_effects.Settings")
     monkeypatch.syspath_prepend(tmp_path)
     with importable(cls):
@@ -451,10 +507,11 @@ def test_a_module_that_does_not_exist_is_not_looked_for(torch, small, tmp_path, 
 
 
 def test_the_legacy_reader_writes_no_patch_file(torch, tmp_path, refused, monkeypatch):
-    """Of an object whose stored source differs, torch.load may write `NAME.patch` into the current folder."""
+    """torch.load may write `NAME.patch` for an object whose stored source differs."""
     class Pickler(pickle.Pickler):
         def persistent_id(self, value):
-            return ("module", torch.nn.LSTM, "model.py", "another source") if value == "here" else None
+            return ("module", torch.nn.LSTM, "model.py",
+                    "another source") if value == "here" else None
 
     with open(tmp_path / "a.pth", "wb") as file:
         for part in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {}):
@@ -467,7 +524,7 @@ def test_the_legacy_reader_writes_no_patch_file(torch, tmp_path, refused, monkey
     assert not (tmp_path / "LSTM.patch").exists()
     with pytest.warns(torch.serialization.SourceChangeWarning):
         torch.load(tmp_path / "a.pth", weights_only=False)
-    assert (tmp_path / "LSTM.patch").exists()    # the test would notice
+    assert (tmp_path / "LSTM.patch").exists()  # the test would notice
 
 
 # end to end, from audio
@@ -485,53 +542,65 @@ def long_utterances(shared) -> list[tuple[Path, str]]:
     return [(path, texts[path.stem]) for path in paths]
 
 
-def model_of_the_reference(torch, shared):
-    """The reference's weights in our PyTorch network, which must then give the reference's probabilities."""
-    reference = np.load(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
-    model = build(torch, hidden=16, layers=3)
-    model.load_state_dict({key.removeprefix("state/"): torch.from_numpy(np.array(reference[key]))
-                           for key in reference.files if key.startswith("state/")})
-    probs, lengths = probabilities(torch, model, reference["input"], reference["input_lengths"])
-    assert lengths == reference["output_lengths"].tolist()
-    for found, expected, length in zip(probs, reference["probs"], lengths, strict=True):
-        np.testing.assert_allclose(found[:length], expected[:length], atol=1e-6, rtol=0)
+def model_of(torch, numbers):
+    """A network of reference.py with the stored weights."""
+    hidden = numbers["state/fc.0.module.1.weight"].shape[1]
+    layers = sum(name.startswith("state/") and name.endswith("weight_hh_l0")
+                 for name in numbers.files)
+    channels = len(numbers["state/conv.seq_module.0.bias"])
+    model = build(torch, hidden=hidden, layers=layers, channels=channels)
+    model.load_state_dict({name.removeprefix("state/"): torch.from_numpy(np.array(numbers[name]))
+                           for name in numbers.files if name.startswith("state/")})
     return model
 
 
-def bidirectional_model(torch, shared):
-    return build(torch, hidden=24, layers=3)
+@pytest.mark.parametrize("stored", ["original", "small"])
+def test_the_network_of_these_tests_is_the_original(torch, request, stored):
+    """What deepspeech.pytorch wrote, and tests/data/parity.npz that this network wrote."""
+    numbers = np.load(ROOT / "tests" / "data" / "parity.npz" if stored == "small" else
+                      request.getfixturevalue("shared") / "reference"
+                      / "deepspeech_pytorch_bilstm.npz")
+    model, batch = model_of(torch, numbers), (numbers["input"], numbers["input_lengths"])
+    probs, lengths = probabilities(torch, model, *batch)
+    assert lengths == numbers["output_lengths"].tolist()
+    for found, expected, length in zip(probs, numbers["probs"], lengths, strict=True):
+        np.testing.assert_allclose(found[:length], expected[:length], atol=1e-6, rtol=0)
+    loss, gradients = loss_and_gradients(torch, model, *batch, numbers["targets"],
+                                         numbers["target_lengths"])
+    assert loss == pytest.approx(float(numbers["train_loss_sum"]), rel=1e-5)
+    assert {f"grad/{name}" for name in gradients} == {n for n in numbers.files
+                                                      if n.startswith("grad/")}
+    for name, gradient in gradients.items():
+        expected = numbers[f"grad/{name}"]
+        assert np.linalg.norm(gradient - expected) < 1e-4 * np.linalg.norm(expected), name
 
 
-def model_with_lookahead(torch, shared):
-    return build(torch, hidden=24, layers=2, context=20)
-
-
-@pytest.mark.parametrize(("make_model", "package", "name", "span"), [
-    (model_of_the_reference, package_v2, "a.pth", 0.005),    # these weights hardly listen, so there are others
-    (bidirectional_model, package_v1, "a.pth", 0.3), (model_with_lookahead, package_v3, "a.ckpt", 0.3)])
-def test_long_utterances_from_audio_to_probabilities(torch, shared, make_model, package, name, span, long_utterances,
-                                                     tmp_path, convert):
-    model = make_model(torch, shared)
+@pytest.mark.parametrize(("settings", "package", "name"), [
+    ({"layers": 3}, package_v1, "a.pth"), ({"layers": 2, "context": 20}, package_v3, "a.ckpt")])
+def test_long_utterances_from_audio_to_probabilities(torch, settings, package, name,
+                                                     long_utterances, tmp_path, convert):
+    model = build(torch, hidden=24, **settings)
     checkpoint, _ = convert(save(torch, package(torch, model), tmp_path / name))
+    lines = []
     for i, (path, text) in enumerate(long_utterances):
         (tmp_path / f"{i}.txt").write_text(text)
-        with open(tmp_path / "long.csv", "a") as file:
-            file.write(f"{path},{i}.txt\n")
-    assert evaluation_command.main(["--pretrain_ckpt", str(checkpoint.path), "--device_target", "CPU",
-                                    "--save_output", str(tmp_path / "probs.npz"), "DataConfig.batch_size=4",
-                                    f"DataConfig.test_manifest={tmp_path}/long.csv",
-                                    f"TrainingConfig.log_dir={tmp_path}/logs"]) == 0
-    found, order = np.load(tmp_path / "probs.npz"), [ORIGINAL.index(c) for c in OURS]
+        lines.append(f"{path},{i}.txt\n")
+    (tmp_path / "long.csv").write_text("".join(lines))
+    assert evaluation_command.main([
+        "--pretrain_ckpt", str(checkpoint.path), "--device_target", "CPU",
+        "--save_output", str(tmp_path / "probs.npz"), "DataConfig.batch_size=4",
+        f"DataConfig.test_manifest={tmp_path}/long.csv",
+        f"TrainingConfig.log_dir={tmp_path}/logs"]) == 0
+    order = [ORIGINAL.index(c) for c in OURS]
+    with np.load(tmp_path / "probs.npz") as archive:
+        found = [archive[f"arr_{i}"] for i in range(len(long_utterances))]
     for full_scale, tolerance in ((32767, 1e-4), (32768, 2e-5)):
         spectrograms = [features(torch, path, full_scale) for path, _ in long_utterances]
         expected, lengths = probabilities(torch, model, *batch(spectrograms))
         expected = [e[:length, order] for e, length in zip(expected, lengths, strict=True)]
-        assert [found[f"arr_{i}"].shape for i in range(4)] == [(length, 29) for length in lengths]
-        difference = max(np.abs(found[f"arr_{i}"] - e).max() for i, e in enumerate(expected))
-        moves = min(np.ptp(e, axis=0).max() for e in expected)
-        print(f"{make_model.__name__}: {sum(lengths)} frames, samples over {full_scale}: largest difference "
-              f"{difference:.1e}; over time a probability moves by {moves:.2g} or more")
-        assert difference < tolerance and moves > span
+        assert [f.shape for f in found] == [(length, 29) for length in lengths]
+        assert max(np.abs(f - e).max() for f, e in zip(found, expected, strict=True)) < tolerance
+        assert min(np.ptp(e, axis=0).max() for e in expected) > 0.3  # a network that listens
 
 
 def test_the_alphabet_of_this_file_is_that_of_the_project(labels):

@@ -6,27 +6,35 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("src", "data", "deepspeech_pytorch")
-MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml", "espeakng-loader": "espeakng_loader"}
-NOT_IMPORTED = {"ruff"}      # a command
-EXACT = {"torch"}            # one version: what we are measured against
+import tomllib
+from conftest import ROOT
+
+PACKAGES = ("src", "data", "tools", "deepspeech2", "deepspeech_pytorch")
+MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml",
+             "espeakng-loader": "espeakng_loader"}
+NOT_IMPORTED = {"ruff", "import-linter"}  # commands
+EXACT = {"torch"}  # one version: what we are measured against
 
 
 def requirements(name: str) -> dict[str, str]:
     """{package: range} of a requirements file.
 
-    Every line is `name>=lower,<upper`, a comment or an include. A range may leave out releases, as
-    `!=1.2.*`. What is in EXACT is `name==version`.
+    Every line is `name>=lower,<upper` (`name==version` for EXACT), a comment or an include. A range
+    may leave out releases, as `!=1.2.*`.
     """
     found = {}
     for line in (ROOT / name).read_text().splitlines():
         if not line.startswith(("#", "-r ")):
             limits = r">=[0-9.]+,(?:!=[0-9.]+\.\*,)*<[0-9.]+|==[0-9.]+"
             match = re.fullmatch(rf"([A-Za-z][A-Za-z0-9_-]*)({limits})", line)
-            assert match and (match[2].startswith("==") == (match[1] in EXACT)), f"{name}: {line!r}"
+            assert match, f"{name}: {line!r}"
+            assert match[2].startswith("==") == (match[1] in EXACT), f"{name}: {line!r}"
             found[match[1]] = match[2]
     return found
+
+
+def modules(names: Iterable[str]) -> set[str]:
+    return {MODULE_OF.get(name, name) for name in names}
 
 
 def imports(paths: Iterable[Path]) -> set[str]:
@@ -44,27 +52,38 @@ def imports(paths: Iterable[Path]) -> set[str]:
 
 
 def test_requirements_are_what_the_modules_import():
-    modules = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
-    assert imports(modules) == {MODULE_OF.get(name, name) for name in requirements("requirements.txt")}
+    paths = [*ROOT.glob("*.py"),
+             *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+    assert imports(paths) == modules(requirements("requirements.txt"))
+
+
+def test_the_package_asks_for_what_the_recogniser_imports_in_the_same_ranges():
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    package = dict(re.fullmatch(r"([\w-]+)(.*)", line).groups()
+                   for line in content["project"]["dependencies"])
+    assert imports((ROOT / "deepspeech2").rglob("*.py")) == modules(package)
+    ours = requirements("requirements.txt")
+    assert ours.pop("numpy") == ">=1.26.0,<2" and package.pop("numpy") == ">=1.26.0,<3"
+    assert package == {name: ours[name] for name in package}
 
 
 def test_development_requirements_are_what_the_tests_import():
-    run_time, ours = requirements("requirements.txt"), requirements("requirements-dev.txt")
+    run_time, dev = requirements("requirements.txt"), requirements("requirements-dev.txt")
     assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
-    assert not run_time.keys() & ours.keys()
-    needed = imports(ROOT.glob("tests/**/*.py")) - {MODULE_OF.get(name, name) for name in run_time}
-    assert needed == ours.keys() - NOT_IMPORTED
+    assert not run_time.keys() & dev.keys()
+    assert imports(ROOT.glob("tests/**/*.py")) - modules(run_time) == dev.keys() - NOT_IMPORTED
 
 
 def test_benchmark_requirements_are_what_the_benchmarks_import():
     run_time, ours = requirements("requirements.txt"), requirements("requirements-benchmark.txt")
     assert "-r requirements.txt" in (ROOT / "requirements-benchmark.txt").read_text().splitlines()
-    assert imports(ROOT.glob("benchmarks/*.py")) - {MODULE_OF.get(name, name) for name in run_time} == ours.keys()
+    assert imports(ROOT.glob("benchmarks/*.py")) - modules(run_time) == ours.keys()
 
 
 def test_table_of_dependencies():
     """CONTRIBUTING.md justifies every package, with the range that is installed."""
-    rows = re.findall(r"^\| `([\w-]+)` \| `(\S+)` \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\S+)` \| (.+) \|$", text, re.M)
     assert [(name, limits) for name, limits, _ in rows] == [
         *requirements("requirements.txt").items(), *requirements("requirements-dev.txt").items(),
         *requirements("requirements-benchmark.txt").items()]

@@ -382,19 +382,21 @@ def test_given_python_is_used_as_it_is(project, fake):
 
 
 def test_run_tests(project, fake):
-    code, output = run(project / "scripts" / "run_tests.sh", "-k", "two words", python=fake, FAKE_EXIT="0")
-    assert code == 0
-    ran = re.findall(r"gpu=: (.*)", output)
-    assert ran == ["<-m><ruff><check><.>", "<-m><pytest><-k><two words>"]
+    checks = ["<-m><ruff><check><.>", "<-c><from importlinter import cli; cli.lint_imports_command()>"]
+    for options in ([], ["--all"]):
+        code, output = run(project / "scripts" / "run_tests.sh", *options, "-k", "two words", python=fake,
+                           FAKE_EXIT="0")
+        assert code == 0
+        assert re.findall(r"gpu=: (.*)", output) == [*checks, "<-m><pytest><-k><two words>"]
     code, output = run(project / "scripts" / "run_tests.sh", python=fake, FAKE_EXIT="3")
     assert code == 3
-    assert re.findall(r"gpu=: (.*)", output) == ["<-m><ruff><check><.>"]
+    assert re.findall(r"gpu=: (.*)", output) == checks[:1]
 
 
 def test_continuous_integration():
     path = ROOT / ".ci/run"
     assert path.stat().st_mode & stat.S_IXUSR
-    assert "bash scripts/run_tests.sh" in path.read_text()
+    assert "bash scripts/run_tests.sh --all" in path.read_text()
 
 
 # The quick start, with a Python that pretends to do the work

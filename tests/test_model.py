@@ -1,0 +1,134 @@
+"""Transcripts of a model whose every frame is known, and what cannot be loaded.
+
+A frame is 320 samples (20 ms) and is centred on a multiple of that.
+"""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT
+
+from deepspeech2 import Model, Segment, Transcript, Word, load_model
+from deepspeech2.errors import InputError
+from deepspeech2.labels import Labels
+from deepspeech2.model_info import ModelInfo
+
+LABELS = Labels("AB _")
+RATE = 16000
+ASSETS = ROOT / "deepspeech2" / "assets"
+
+
+def model(path: str, probability: float = 0.7) -> Model:
+    """Hears the frames of `path`, each with that probability, in any recording."""
+    def acoustic(inputs, input_length):
+        lengths = (input_length - 1) // 2 + 1
+        probs = np.full((len(inputs), lengths.max(), 4), (1 - probability) / 3, np.float32)
+        frames = path[: lengths.max()].ljust(lengths.max(), "_")
+        probs[:, np.arange(len(frames)), [LABELS.characters.index(c) for c in frames]] = probability
+        return probs, lengths
+    return Model(acoustic, ModelInfo({}, LABELS, time_stride=2))
+
+
+def samples(frames: int) -> np.ndarray:
+    """As many samples as the network makes `frames` of."""
+    return np.random.default_rng(0).normal(0, 0.1, (frames - 1) * 320 + 10).astype(np.float32)
+
+
+def test_a_transcript_by_hand():
+    found = model("_AAB__ _B_A").transcribe((samples(11), RATE))
+    first = Word(pytest.approx(0.5 * 0.02), pytest.approx(3.5 * 0.02), "AB", pytest.approx(0.7))
+    second = Word(pytest.approx(7.5 * 0.02), 3210 / RATE, "BA", pytest.approx(0.7))  # to the end
+    segment = Segment(first.start, second.end, "AB BA", (first, second), pytest.approx(0.7))
+    assert found == Transcript("AB BA", (segment,), 3210 / RATE)
+
+
+@pytest.mark.parametrize(("path", "text"), [
+    ("A B A", "A B A"), (" A ", "A"), ("A _ B", "A B"), ("AA_A B", "AA B"), ("_", ""), ("   ", ""),
+])
+def test_words_are_in_order_and_never_overlap(path, text):
+    found = model(path).transcribe((samples(8), RATE))
+    assert found.text == text
+    words = [word for segment in found.segments for word in segment.words]
+    assert " ".join(word.word for word in words) == text and bool(found.segments) == bool(text)
+    edges = [0.0, *(edge for word in words for edge in (word.start, word.end)), found.duration]
+    assert edges == sorted(edges) and all(word.start < word.end for word in words)
+
+
+def test_probabilities_are_geometric_means_over_the_frames_of_the_characters():
+    """Two words: frames of 0.9 and 0.4, and one of 0.6; blank and space do not count."""
+    def acoustic(inputs, input_length):
+        probs = np.array([[[0.9, 0, 0, 0.1], [0.4, 0, 0.3, 0.3], [0, 0.05, 0.05, 0.9],
+                           [0, 0, 0.8, 0.2], [0.2, 0.6, 0, 0.2]]], np.float32)
+        return probs, np.array([5])
+    (segment,) = Model(acoustic, ModelInfo({}, LABELS, 2)).transcribe((samples(5), RATE)).segments
+    assert [word.word for word in segment.words] == ["A", "B"]
+    assert [word.probability for word in segment.words] == pytest.approx([0.6, 0.6])
+    assert segment.probability == pytest.approx((0.9 * 0.4 * 0.6) ** (1 / 3))
+
+
+def test_ten_samples_are_a_recording_too():
+    found = model("A").transcribe((samples(1), RATE))
+    assert (found.text, found.duration) == ("A", 10 / RATE)
+    (word,) = found.segments[0].words
+    assert (word.start, word.end) == (0, 10 / RATE)
+
+
+def test_a_path_a_file_object_and_samples_of_any_type_say_the_same(tmp_path):
+    loud = np.round(samples(40) * 32767).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", loud, RATE)
+    shipped = load_model("an4")
+    audios = [tmp_path / "a.wav", str(tmp_path / "a.wav"), (loud, RATE), (loud / 32768, RATE),
+              io.BytesIO((tmp_path / "a.wav").read_bytes())]
+    assert len({shipped.transcribe(audio) for audio in audios}) == 1
+
+
+def test_a_recording_of_another_rate_keeps_its_duration():
+    found = model("A_ _B").transcribe((samples(21)[:6400], 8000))
+    assert (found.text, found.duration) == ("A B", 0.8)
+
+
+def test_the_text_of_a_transcript_is_that_of_the_evaluation():
+    """Which reads `text` of the emissions of a whole batch."""
+    hears = model("A _ B_ ")
+    inputs = np.zeros((2, 1, 161, 21), np.float32)
+    for probs, length in zip(hears.emissions(inputs, np.array([21, 13])), (11, 7), strict=True):
+        assert len(probs) == length
+        assert hears.text(probs) == hears.transcribe((samples(length), RATE)).text == "A B"
+
+
+def test_the_shipped_model_understands_a_recording(shared):
+    found = load_model("an4").transcribe(
+        shared / "data" / "an4" / "wav" / "an4_clstk" / "fash" / "an251-fash-b.flac")
+    assert found.text == "YES"
+
+
+# what cannot be loaded
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("an5", "an5: not a model: name an .onnx file, or one of an4"),
+    ("a.ckpt", "a .ckpt model needs MindSpore: use transcribe.py"),
+    ("a.mindir", "a .mindir model needs MindSpore: use transcribe.py"),
+    ("a.onnx", "a.onnx: no such model"),
+    ("alone.onnx", "alone.json is missing beside it: export.py writes both"),
+    ("old.onnx", "old.json: written by an earlier version of export.py: export the model again"),
+    ("damaged.onnx", "damaged.onnx: not a whole ONNX model"),
+])
+def test_a_model_that_cannot_be_loaded(tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    text = (ASSETS / "an4.json").read_text()
+    for stem in ("alone", "old", "damaged"):
+        (tmp_path / f"{stem}.onnx").write_bytes(b"x" * 100)
+    (tmp_path / "damaged.json").write_text(text)
+    (tmp_path / "old.json").write_text(text.replace('"time_stride"', '"gone"'))
+    with pytest.raises(InputError) as caught:
+        load_model(name)
+    assert words in str(caught.value)
+
+
+def test_a_path_that_is_called_like_a_shipped_model(tmp_path):
+    for path in ASSETS.iterdir():
+        shutil.copy(path, tmp_path)
+    assert load_model(tmp_path / "an4.onnx").labels == load_model("an4").labels
