@@ -37,7 +37,7 @@ def torch():
 
 @pytest.fixture(scope="session")
 def graph_mode() -> None:
-    """MindSpore as the commands set it up, for modules that run cells; others do without its import."""
+    """MindSpore as the commands set it up. Modules that run no cell do without its import."""
     from src import device
     device.set_device("CPU")
 

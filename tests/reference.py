@@ -25,7 +25,7 @@ def our_tensors(reference, prefix: str) -> dict[str, np.ndarray]:
 
 def build(torch, hidden: int, layers: int, channels: int = 32, context: int = 0, classes: int = 29,
           rnn: str = "LSTM"):
-    """Nested modules whose state_dict has the original's names; random weights, uneven batch norm."""
+    """Nested modules whose state_dict has the original's names, weights and statistics random."""
     nn = torch.nn
     torch.manual_seed(hidden)
 
