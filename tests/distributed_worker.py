@@ -1,71 +1,108 @@
-"""What a process of the tests in test_distributed.py does: `python distributed_worker.py TASK FOLDER OVERRIDE…`."""
+"""A process of the tests in test_distributed.py: `distributed_worker.py HOW FOLDER OVERRIDE…`.
+
+HOW is `alone` for one step, or `job` for the same step in several processes, a run whose processes
+do not share a folder, and a whole run. Results go to FOLDER as `TASK_SIZE_RANK.npz`.
+"""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import mindspore as ms
 import numpy as np
+from mindspore import Tensor, ops
 
 from deepspeech2 import commands
-from src.config import load_config
+from deepspeech2.errors import InputError
+from deepspeech2.labels import Labels
+from src.batching import rank_share
+from src.config import Config, load_config
+from src.dataset import BatchSource, training_batches
+from src.DeepSpeech import DeepSpeech, LossCell
 from src.device import join_group, set_device
+from src.distributed import Group
+from src.manifest import read_manifest
+from src.optimizer import TrainStep, create_optimizer
+from src.training import train
+
+SUMS = []  # the collective operations that were made
 
 
-def weights(cell) -> dict[str, np.ndarray]:
-    return {p.name: p.asnumpy() for p in cell.get_parameters()}
+def values(parameters) -> dict[str, np.ndarray]:
+    return {p.name: p.asnumpy().copy() for p in parameters}
 
 
-def one_step(config, group, folder: Path) -> None:
-    """The weights after one plain step on the first eight utterances, batch norm as in evaluation."""
-    import mindspore as ms
-    from mindspore import Tensor
-
-    from deepspeech2.labels import Labels
-    from src.batching import rank_share
-    from src.checkpoint import CheckpointFolder
-    from src.dataset import BatchSource, training_batches
-    from src.training import _Run
-
+def one_step(config: Config, group: Group) -> dict[str, np.ndarray]:
+    """How one step on eight utterances changes the weights, with batch norm as in evaluation."""
     labels = Labels.load(config.DataConfig.labels_path)
-    run = _Run(config, labels, CheckpointFolder(config.CheckpointConfig), group)
-    run.step_cell.set_train(False)
-    group.broadcast(run.step_cell.stored_parameters())
-    before = weights(run.network)
-    source = BatchSource(run.train_set, [rank_share(np.arange(8), group.rank, group.size)], labels,
-                         config.DataConfig.SpectConfig)
-    batch, = training_batches(source)
-    loss, norm, _ = run.step_cell(*map(Tensor, (batch.inputs, batch.input_length, batch.targets, batch.target_length)),
-                                  Tensor(8.0, ms.float32), Tensor(1.0, ms.float32), None)
-    change = {name: value - before[name] for name, value in weights(run.network).items()}
-    np.savez(folder / f"step_{group.size}_{group.rank}.npz", loss=loss.asnumpy(), norm=norm.asnumpy(), **change)
+    ms.set_seed(0)
+    network = DeepSpeech(config.ModelConfig, 161, len(labels))
+    buffers = [p for p in network.get_parameters() if not p.requires_grad]
+    optimizer = create_optimizer(network.trainable_params(), config.OptimConfig)
+    step = TrainStep(LossCell(network, labels.blank_index), optimizer, buffers, 1024.0, 400.0,
+                     distributed=group.size > 1).set_train(False)
+    group.broadcast(step.stored_parameters())
+    before = values(network.get_parameters())
+    manifest = read_manifest(config.DataConfig.train_manifest, labels)
+    share = rank_share(np.arange(8), group.rank, group.size)
+    batch, = training_batches(BatchSource(manifest, [share], labels, config.DataConfig.SpectConfig))
+    columns = batch.inputs, batch.input_length, batch.targets, batch.target_length
+    loss, norm, _ = step(*map(Tensor, columns), Tensor(8.0, ms.float32), Tensor(1.0, ms.float32),
+                         None)
+    after = values(network.get_parameters())
+    change = {name: value - before[name] for name, value in after.items()}
+    return change | {"loss": loss.asnumpy(), "norm": norm.asnumpy()}
 
 
-def whole_run(config, group, folder: Path) -> None:
-    """The weights of each process at the end of a training."""
-    from src import training
+def unshared_folder(config: Config, group: Group) -> dict[str, np.ndarray]:
+    """What a run says whose first process is on another disk than the others."""
+    folder = f"{config.CheckpointConfig.ckpt_path}-{min(group.rank, 1)}"
+    config = config.with_settings({"CheckpointConfig.ckpt_path": folder}, explicit=True)
+    try:
+        train(config, group=group)
+    except InputError as error:
+        return {"message": np.array(str(error))}
+    return {}
 
-    runs = []
 
-    class Run(training._Run):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            runs.append(self)
+def whole_run(config: Config, group: Group) -> dict[str, np.ndarray]:
+    """The weights of this process at the end of a training."""
+    shared = []
 
-    training._Run = Run
-    training.train(config, group=group)
-    np.savez(folder / f"run_{group.size}_{group.rank}.npz", **weights(runs[0].network))
+    class Watched(Group):
+        """Remembers the parameters that all processes begin with."""
+
+        def broadcast(self, parameters):
+            shared[:] = parameters
+            super().broadcast(shared)
+
+    train(config, group=Watched(group.rank, group.size))
+    return values(shared) | {"sums": np.array(len(SUMS))}
 
 
 def main() -> int:
-    task, folder, *overrides = sys.argv[1:]
+    how, folder, *overrides = sys.argv[1:]
+    make = ops.AllReduce
+
+    def counted(*arguments):
+        SUMS.append(make(*arguments))
+        return SUMS[-1]
 
     def command() -> int:
-        from src.distributed import Group
+        ops.AllReduce = counted
         config = load_config(None, overrides)
+        plain = config.with_settings({
+            "OptimConfig.optimizer": "sgd", "OptimConfig.momentum": 0.0,
+            "OptimConfig.weight_decay": 0.0}, explicit=True)
         set_device("CPU")
-        group = join_group() if "--alone" not in task else Group()
-        {"one_step": one_step, "whole_run": whole_run}[task.removesuffix("--alone")](config, group, Path(folder))
+        group = join_group() if how == "job" else Group()
+        tasks = {one_step: plain}
+        if how == "job":
+            tasks |= {unshared_folder: config, whole_run: config}
+        for task, settings in tasks.items():
+            name = f"{task.__name__}_{group.size}_{group.rank}.npz"
+            np.savez(Path(folder) / name, **task(settings, group))
         return 0
 
     return commands.run(command)

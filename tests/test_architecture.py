@@ -34,11 +34,28 @@ def test_importing_the_recogniser_loads_nothing_that_takes_long():
     assert "numpy" in found and not found & heavy
 
 
+def test_the_decoder_of_the_original_needs_no_framework():
+    assert not loaded("import deepspeech_pytorch.decoder") & ({"six"} | SLOW)
+
+
 def test_an_onnx_model_is_used_without_the_packages_of_the_recipe(tmp_path):
     code = """
 import numpy, deepspeech2
 print(deepspeech2.load_model("an4").transcribe((numpy.zeros(16000), 16000)).duration)"""
     assert not loaded(code) & ({"src"} | SLOW)
+
+
+@pytest.mark.parametrize("command", ["transcribe", "eval"])
+def test_the_commands_use_an_onnx_model_without_mindspore(command, tmp_path, write_wav):
+    """And transcribe.py without anything else that takes long to import."""
+    write_wav(tmp_path / "a.wav", seconds=1)
+    (tmp_path / "a.txt").write_text("A")
+    (tmp_path / "a.csv").write_text("a.wav,a.txt")
+    arguments = [f"{tmp_path}/a.wav"] if command == "transcribe" else [
+        f"DataConfig.test_manifest={tmp_path}/a.csv", f"TrainingConfig.log_dir={tmp_path}"]
+    model = ["--pretrain_ckpt", str(ROOT / "deepspeech2" / "assets" / "an4.onnx")]
+    found = loaded(f"import {command}; assert {command}.main({[*model, *arguments]}) == 0")
+    assert not found & (SLOW if command == "transcribe" else {"mindspore", "librosa", "torch"})
 
 
 @pytest.mark.parametrize("command", COMMANDS)

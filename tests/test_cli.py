@@ -1,14 +1,14 @@
-"""Shared options, the choice of the device, exit codes and messages."""
+"""Options that commands share, the choice of the device, and the command `deepspeech2`."""
 
 import argparse
-import logging
-import signal
+from pathlib import Path
 
 import pytest
 
-from deepspeech2 import commands
-from deepspeech2.errors import InputError, RunError
-from deepspeech2.settings import ConfigError
+import deepspeech2.cli
+from deepspeech2.audio import read_audio
+from deepspeech2.errors import InputError
+from deepspeech2.result import Transcript
 from src import cli, device
 
 
@@ -20,27 +20,6 @@ def parser() -> argparse.ArgumentParser:
     cli.add_device_argument(result)
     cli.add_config_arguments(result)
     return result
-
-
-def raising(error: BaseException):
-    def command() -> int:
-        raise error
-    return command
-
-
-# booleans mean what they say
-
-@pytest.mark.parametrize(("text", "value"), [
-    ("True", True), ("true", True), ("TRUE", True), ("False", False), ("false", False), ("FALSE", False),
-])
-def test_boolean(text, value):
-    assert commands.boolean(text) is value
-
-
-@pytest.mark.parametrize("text", ["", "1", "0", "yes", "no", "None", "Tru"])
-def test_not_a_boolean(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="must be True or False"):
-        commands.boolean(text)
 
 
 @pytest.mark.parametrize(("arguments", "override"), [
@@ -66,9 +45,14 @@ def test_a_bad_option_ends_with_2_and_is_named(parser, arguments, words, capsys)
     assert arguments[0] in error and words in error
 
 
-def test_defaults(parser):
-    args = parser.parse_args([])
-    assert (args.device_target, args.bidirectional, args.config, args.overrides) == ("GPU", None, "", [])
+@pytest.mark.parametrize("arguments", [
+    ["--config", "a.yaml", "A.b=1", "C.d=[2, 3]"],
+    ["A.b=1", "C.d=[2, 3]", "--config", "a.yaml"],
+    ["A.b=1", "--config", "a.yaml", "C.d=[2, 3]"],
+])
+def test_overrides_stand_anywhere(parser, arguments):
+    args = parser.parse_intermixed_args(arguments)
+    assert (args.config, args.overrides) == ("a.yaml", ["A.b=1", "C.d=[2, 3]"])
 
 
 # the device of a stored model
@@ -92,72 +76,48 @@ def test_an_onnx_model_needs_no_device_of_mindspore(devices, model, arguments, e
     assert devices == expected
 
 
-def test_an_onnx_model_is_not_run_on_the_cpu_in_silence_when_a_gpu_was_asked_for(devices):
-    with pytest.raises(InputError, match=r"--device_target GPU: a\.onnx is an ONNX model, which runs on the CPU here"):
+def test_an_onnx_model_does_not_run_on_the_cpu_in_silence_when_a_gpu_was_asked_for(devices):
+    with pytest.raises(InputError, match=r"--device_target GPU: a\.onnx is an ONNX model, which"):
         device.set_device_for("a.onnx", "GPU", "CPU")
     assert devices == []
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--config", "a.yaml", "A.b=1", "C.d=[2, 3]"],
-    ["A.b=1", "C.d=[2, 3]", "--config", "a.yaml"],
-    ["A.b=1", "--config", "a.yaml", "C.d=[2, 3]"],
+# deepspeech2 transcribe
+
+def test_transcribe_gives_a_line_a_file_in_order_and_names_the_bad_one(
+        tmp_path, write_wav, monkeypatch, capsys, caplog):
+    """An unreadable file has an empty line, and the command ends with 2."""
+    class Hears:
+        """The name of the file in every recording."""
+
+        def transcribe(self, path: str) -> Transcript:
+            return Transcript(Path(path).stem, (), len(read_audio(path)[0]) / 16000)
+
+    monkeypatch.setattr(deepspeech2.cli, "load_model", {"mine": Hears()}.__getitem__)
+    for name in ("one", "two"):
+        write_wav(tmp_path / f"{name}.wav")
+    files = [f"{tmp_path}/{name}.wav" for name in ("two", "bad", "one")]
+    assert deepspeech2.cli.main(["transcribe", "--model", "mine", *files]) == 2
+    assert capsys.readouterr().out == "two\n\none\n"
+    assert "bad.wav: cannot read the audio" in caplog.text
+    assert deepspeech2.cli.main(["transcribe", "--model", "mine", files[0], files[2]]) == 0
+
+
+def test_transcribe_uses_the_shipped_model_where_no_other_is_named(tmp_path, write_wav, capsys):
+    write_wav(tmp_path / "a.wav")
+    assert deepspeech2.cli.main(["transcribe", f"{tmp_path}/a.wav"]) == 0
+    text = deepspeech2.load_model("an4").transcribe(tmp_path / "a.wav").text
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--model", "none.onnx", "a.wav"], "error: none.onnx: no such model"),
+    (["--model", "a.ckpt", "a.wav"], "needs MindSpore"), ([], "FILE"),
+    (["--modl", "x"], "unrecognized"),
 ])
-def test_overrides_stand_anywhere(parser, arguments):
-    args = parser.parse_intermixed_args(arguments)
-    assert (args.config, args.overrides) == ("a.yaml", ["A.b=1", "C.d=[2, 3]"])
-
-
-# exit codes
-
-@pytest.mark.parametrize("code", [0, 1, 2])
-def test_the_code_of_the_command(code):
-    assert commands.run(lambda: code) == code
-
-
-class Interrupted(RunError):
-    """As in src/training.py, which needs MindSpore."""
-
-    def __init__(self, signal_number: int):
-        super().__init__("stopped")
-        self.signal_number = signal_number
-
-
-@pytest.mark.parametrize(("error", "code", "begin"), [
-    (InputError("bad"), 2, "error: bad"),
-    (ConfigError("bad"), 2, "error: bad"),
-    (RunError("bad"), 1, "failed: bad"),
-    (Interrupted(signal.SIGINT), 130, "stopped"),
-    (Interrupted(signal.SIGTERM), 143, "stopped"),
-    (OSError(28, "No space left on device", "a.ckpt"), 1, "failed: [Errno 28] No space left on device: 'a.ckpt'"),
-    (MemoryError("Unable to allocate"), 1, "failed: Unable to allocate"),
-    (KeyboardInterrupt(), 130, "interrupted"),
-])
-def test_errors_become_one_message_and_a_code(error, code, begin, capsys):
-    assert commands.run(raising(error)) == code
-    captured = capsys.readouterr()
-    assert captured.err.startswith(begin) and captured.err.count("\n") == 1
-    assert captured.out == ""
-
-
-def test_an_error_without_words_still_says_something(capsys):
-    assert commands.run(raising(MemoryError())) == 1
-    assert "MemoryError" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("error", [KeyError("a defect"), ValueError("a defect"), AssertionError("a defect")])
-def test_a_defect_keeps_its_traceback(error):
-    with pytest.raises(type(error)):
-        commands.run(raising(error))
-
-
-def test_the_two_kinds_of_errors_are_apart():
-    assert not issubclass(InputError, RunError) and not issubclass(RunError, InputError)
-    assert issubclass(InputError, ValueError)
-
-
-def test_run_switches_logging_on(monkeypatch):
-    monkeypatch.setattr(logging.root, "handlers", [])
-    monkeypatch.setattr(logging.root, "level", logging.WARNING)
-    assert commands.run(lambda: 0) == 0
-    assert logging.getLogger("src").isEnabledFor(logging.INFO) and logging.root.handlers
+def test_transcribe_refuses(arguments, words, capsys):
+    try:
+        code = deepspeech2.cli.main(["transcribe", *arguments])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2 and words in capsys.readouterr().err

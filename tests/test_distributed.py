@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, tiny_recipe
 
+import train
 from src.checkpoint import load_checkpoint
 from src.config import load_config
 from src.evaluation import evaluate
@@ -20,6 +21,8 @@ from src.manifest import read_manifest
 from src.stored_models import load_model
 
 WORKER = str(ROOT / "tests" / "distributed_worker.py")
+RANKS = 3
+DEADLINE = 600  # seconds, for a machine that has much else to do
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
@@ -30,101 +33,121 @@ def free_port() -> int:
 
 
 def environment(ranks: int) -> dict[str, str]:
-    return os.environ | {"RANK_SIZE": str(ranks), "MASTER_PORT": str(free_port()), "DS2_PYTHON": sys.executable,
-                         "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return os.environ | {
+        "RANK_SIZE": str(ranks), "MASTER_PORT": str(free_port()), "DS2_PYTHON": sys.executable,
+        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def launch(ranks: int, folder: Path, *arguments: str) -> None:
-    """Run the worker in `ranks` processes, or alone without a launcher for one."""
-    command = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num", str(ranks),
-               "--local_worker_num", str(ranks), "--master_port", str(free_port()), "--log_dir", str(folder / "log"),
-               "--join", "True", WORKER] if ranks > 1 else [sys.executable, WORKER]
-    result = subprocess.run([*command, *arguments], env=environment(ranks), capture_output=True, text=True, cwd=ROOT)
-    logs = "".join(path.read_text(errors="replace")[-3000:] for path in folder.glob("log/worker_*.log"))
+def run(command: list[str], folder: Path) -> None:
+    result = subprocess.run(command, env=environment(RANKS), capture_output=True, text=True,
+                            cwd=ROOT, timeout=DEADLINE, check=False)
+    logs = "".join(path.read_text(errors="replace")[-3000:]
+                   for path in folder.glob("log/worker_*.log"))
     assert result.returncode == 0, result.stderr[-2000:] + logs
 
 
-def load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as archive:
-        return dict(archive)
+@pytest.fixture(scope="module")
+def job(demo_corpus, tmp_path_factory):
+    """The folder with what three processes, and one alone, leave of distributed_worker.py.
+
+    24 utterances in batches of 3 times 5: the second batch is smaller.
+    """
+    folder = tmp_path_factory.mktemp("job")
+    settings = [*tiny_recipe(demo_corpus, folder), "DataConfig.batch_size=5",
+                "TrainingConfig.epochs=3", "TrainingConfig.eval_interval=100"]
+    launcher = ["-m", "mindspore.parallel.cluster.run", "--worker_num", str(RANKS),
+                "--local_worker_num", str(RANKS), "--master_port", str(free_port()),
+                "--log_dir", str(folder / "log"), "--join", "True"]
+    run([sys.executable, WORKER, "alone", str(folder), *settings], folder)
+    run([sys.executable, *launcher, WORKER, "job", str(folder), *settings], folder)
+    return folder
 
 
-def test_two_processes_of_four_make_the_step_of_one_process_of_eight(recipe, tmp_path):
-    options = [*recipe, "OptimConfig.optimizer=sgd", "OptimConfig.momentum=0", "OptimConfig.weight_decay=0"]
-    launch(1, tmp_path, "one_step--alone", str(tmp_path), *options)
-    launch(2, tmp_path, "one_step", str(tmp_path), *options)
-    alone = load(tmp_path / "step_1_0.npz")
-    first, second = (load(tmp_path / f"step_2_{rank}.npz") for rank in (0, 1))
-    for name, expected in alone.items():
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-        error = np.linalg.norm(first[name] - expected)
-        assert error <= 1e-5 * np.linalg.norm(expected) + 1e-9, name
-
-
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_all_processes_have_the_same_weights_and_the_sharded_evaluation_counts_all(recipe, tmp_path, labels, ranks):
-    # 24 utterances: with 2 processes of 5 the last batch has 4, with 4 of 5 it has 4
-    epochs, steps = (7, 21) if ranks == 2 else (10, 20)
-    options = [*recipe, "DataConfig.batch_size=5", f"TrainingConfig.epochs={epochs}",
-               "TrainingConfig.eval_interval=100", "TrainingConfig.save_interval=100"]
-    launch(ranks, tmp_path, "whole_run", str(tmp_path), *options)
-    all_weights = [load(tmp_path / f"run_{ranks}_{rank}.npz") for rank in range(ranks)]
-    for name, expected in all_weights[0].items():
-        for other in all_weights[1:]:
-            np.testing.assert_array_equal(other[name], expected, err_msg=name)
-    last = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt")
-    assert last.progress["step"] == steps
-    *_, row = csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines())
-    config = load_config(None, recipe)
-    val_set = read_manifest(config.DataConfig.val_manifest, labels)
-    errors = evaluate(load_model(last.path, config), val_set, config).errors
-    assert (float(row["val_wer"]), float(row["val_cer"])) == (errors.wer_percent, errors.cer_percent)
-
-
-def workers_of(process: subprocess.Popen) -> list[int]:
-    """The processes below the launch script that train."""
+def results(job: Path, task: str, size: int = RANKS) -> list[dict[str, np.ndarray]]:
+    """What each process of a task saved."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (folder / "environ").read_bytes().split(b"\0")
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        mine = f"MASTER_PORT={process.port}".encode()
-        if mine in variables and b"MS_ROLE=MS_WORKER" in variables and b"train.py" in command:
-            found.append(int(folder.name))
+    for rank in range(size):
+        with np.load(job / f"{task}_{size}_{rank}.npz") as archive:
+            found.append(dict(archive))
     return found
 
 
+def assert_equal_everywhere(found: list[dict[str, np.ndarray]]) -> None:
+    for name, expected in found[0].items():
+        for other in found[1:]:
+            np.testing.assert_array_equal(other[name], expected, err_msg=name)
+
+
+def test_a_step_on_eight_utterances_in_unequal_shares_is_that_of_one_process(job):
+    (alone,), found = results(job, "one_step", 1), results(job, "one_step")
+    assert_equal_everywhere(found)
+    for name, expected in alone.items():
+        error = np.linalg.norm(found[0][name] - expected)
+        assert error <= 1e-5 * np.linalg.norm(expected) + 1e-9, name
+
+
+def test_all_have_the_same_weights_and_the_sharded_evaluation_counts_all(job, recipe, labels):
+    found = results(job, "whole_run")
+    assert_equal_everywhere(found)
+    last = load_checkpoint(job / "ckpt" / "DeepSpeech-last.ckpt")
+    assert last.progress["step"] == 3 * 2
+    np.testing.assert_array_equal(last.parameters["fc.weight"].asnumpy(), found[0]["fc.weight"])
+    *_, row = csv.DictReader((job / "logs" / "metrics.csv").read_text().splitlines())
+    config = load_config(None, recipe)
+    val_set = read_manifest(config.DataConfig.val_manifest, labels)
+    errors = evaluate(load_model(last.path, config), val_set, config).errors
+    rates = errors.wer_percent, errors.cer_percent
+    assert (float(row["val_wer"]), float(row["val_cer"])) == rates
+
+
+def test_sums_over_the_processes_are_one_graph(job):
+    """MindSpore compiles a graph for every new cell: one for all sums, and one in each step."""
+    assert [int(found["sums"]) for found in results(job, "whole_run")] == [3] * RANKS
+
+
+def test_hosts_that_do_not_share_the_folder_are_refused_everywhere(job):
+    for found in results(job, "unshared_folder"):
+        assert f"2 of {RANKS} processes do not see the first one's files" in str(found["message"])
+        assert "CheckpointConfig.ckpt_path" in str(found["message"])
+
+
+def children(pid: int) -> list[int]:
+    """All processes below one."""
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [process for child in map(int, below) for process in (child, *children(child))]
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes below the launch script that train."""
+    return [child for child in children(pid)
+            if b"MS_ROLE=MS_WORKER" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            and b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(recipe, tmp_path):
-    script = ["bash", str(ROOT / "scripts" / "run_distribute_train_cpu.sh"), "--resume", "auto", *recipe]
-    env = environment(2)
-    process = subprocess.Popen([*script, "TrainingConfig.epochs=1000"], env=env, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)
-    process.port = env["MASTER_PORT"]
+    script = ["bash", str(ROOT / "scripts" / "run_distribute_train_cpu.sh"), "--resume", "auto",
+              *recipe]
+    process = subprocess.Popen([*script, "TrainingConfig.epochs=100000"], env=environment(2),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     last = tmp_path / "ckpt" / "DeepSpeech-last.ckpt"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + DEADLINE
     while not last.exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.2)
-    victim = workers_of(process)[1]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(workers_of(process.pid)[1], signal.SIGKILL)
     try:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=DEADLINE)
     finally:
         process.kill()
     assert process.returncode != 0, output
     epoch = load_checkpoint(last).progress["epoch"]
     assert epoch >= 1
-    result = subprocess.run([*script, f"TrainingConfig.epochs={epoch + 1}"], env=environment(1), timeout=120,
-                            capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-3000:]
+    assert train.main(["--device_target", "CPU", "--resume", "auto", *recipe,
+                       f"TrainingConfig.epochs={epoch + 1}"]) == 0
     assert load_checkpoint(last).progress["epoch"] == epoch + 1
 
 
-def test_without_a_launcher_the_message_is_clear(recipe):
-    environment_without = {k: v for k, v in os.environ.items() if k != "MS_ROLE"}
-    result = subprocess.run([sys.executable, str(ROOT / "train.py"), "--device_target", "CPU", "--is_distributed",
-                             "True", *recipe], env=environment_without, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "scripts/run_distribute_train_cpu.sh" in result.stderr
+def test_without_a_launcher_the_message_is_clear(recipe, monkeypatch, capsys):
+    monkeypatch.delenv("MS_ROLE", raising=False)
+    assert train.main(["--device_target", "CPU", "--is_distributed", "True", *recipe]) == 2
+    assert "scripts/run_distribute_train_cpu.sh" in capsys.readouterr().err

@@ -3,14 +3,10 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 import eval as evaluation_command
 import export
@@ -55,6 +51,10 @@ def models(trained, tmp_path_factory):
     assert sorted(os.listdir(folder)) == ["int8.json", "int8.onnx", "mindir.json", "mindir.mindir", "onnx.json",
                                           "onnx.onnx"]
     return paths
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def score(model, demo_corpus, tmp_path, capsys, options=CPU):
@@ -120,32 +120,12 @@ def test_transcription_gives_a_line_a_file_and_names_the_bad_one(models, demo_co
     assert "no.wav" in caplog.text
 
 
-def test_transcription_with_an_onnx_model_answers_soon_and_imports_what_it_needs(models, demo_corpus):
-    wav = next((demo_corpus / "demo_dataset" / "test" / "wav").iterdir())
-    code = ("import sys, transcribe\n"
-            f"code = transcribe.main(['--pretrain_ckpt', {models['onnx']!r}, {str(wav)!r}])\n"
-            "slow = {'mindspore', 'librosa', 'numba', 'pandas', 'onnx', 'google.protobuf', 'matplotlib', 'sklearn'}\n"
-            "print(sorted(slow & sys.modules.keys()))\nsys.exit(code)")
-    times = []
-    for _ in range(3):    # two seconds on an idle machine; the tests may have company
-        start = time.monotonic()
-        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-        times.append(time.monotonic() - start)
-        assert result.returncode == 0 and result.stdout.splitlines()[1:] == ["[]"], result.stdout + result.stderr
-        if times[-1] < 2:
-            return
-    assert min(times) < 2
-
-
-def test_resuming_a_finished_run_does_nothing_and_more_epochs_go_on(trained, checkpoint, tmp_path):
-    shutil.copytree(trained / "ckpt", tmp_path / "ckpt")
-    options = [*CPU, "--config", str(trained / "tiny.yaml"), "--resume", "auto",
-               f"CheckpointConfig.ckpt_path={tmp_path}/ckpt", f"TrainingConfig.log_dir={tmp_path}/logs"]
-    assert train.main(options) == 0
-    assert not (tmp_path / "ckpt" / "DeepSpeech-2_6.ckpt").exists()
-    assert train.main([*options, "TrainingConfig.epochs=2"]) == 0
-    assert (tmp_path / "ckpt" / "DeepSpeech-2_6.ckpt").exists()
-    assert len((tmp_path / "logs" / "metrics.csv").read_text().splitlines()) == 3
+def test_resuming_a_finished_run_does_nothing(trained, caplog):
+    before = files(trained / "ckpt")
+    with caplog.at_level("INFO"):
+        assert train.main([*CPU, "--config", str(trained / "tiny.yaml"), "--resume", "auto"]) == 0
+    assert "nothing left to do: 1 epochs and 3 steps are trained" in caplog.text
+    assert files(trained / "ckpt") == before
 
 
 def test_a_unidirectional_network_trains_and_evaluates(trained, demo_corpus, tmp_path, capsys):
@@ -220,7 +200,7 @@ def test_bad_settings_stop_training_with_one_message(trained, checkpoint, tmp_pa
 def test_a_full_disk_ends_the_run_with_1_and_keeps_what_was_there(trained, tmp_path, capsys, monkeypatch):
     import resource
     shutil.copytree(trained / "ckpt", tmp_path / "ckpt")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()}
+    before = files(tmp_path / "ckpt")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
@@ -230,7 +210,7 @@ def test_a_full_disk_ends_the_run_with_1_and_keeps_what_was_there(trained, tmp_p
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 1
     assert "could not be written" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in (tmp_path / "ckpt").iterdir()} == before
+    assert files(tmp_path / "ckpt") == before
 
 
 @pytest.mark.parametrize(("command", "options", "words"), [
