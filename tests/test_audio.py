@@ -15,7 +15,8 @@ def speech(seconds: float = 2.0, rate: int = 16000, seed: int = 0) -> np.ndarray
     """Noise and a gliding tone that come and go: nothing that a codec could shrink to nothing."""
     t = np.arange(round(seconds * rate)) / rate
     noise = np.random.default_rng(seed).normal(0, 0.1, len(t))
-    return ((noise + 0.4 * np.sin(2 * np.pi * (200 + 300 * t) * t)) * (0.6 + 0.4 * np.sin(9 * t))).astype(np.float32)
+    return ((noise + 0.4 * np.sin(2 * np.pi * (200 + 300 * t) * t))
+            * (0.6 + 0.4 * np.sin(9 * t))).astype(np.float32)
 
 
 def refusal(path: Path) -> str:
@@ -25,12 +26,6 @@ def refusal(path: Path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
     return message.removeprefix(f"{path}: ")
-
-
-def peak_frequency(samples: np.ndarray, rate: int) -> float:
-    """Hz of the strongest frequency."""
-    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
-    return spectrum.argmax() * rate / len(samples)
 
 
 def test_plain_wav_is_what_libsndfile_reads(tmp_path):
@@ -96,19 +91,23 @@ def test_samples_that_are_no_audio(samples, rate, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.ogg", 0.3), ("a.mp3", 0.3)])
+@pytest.mark.parametrize(("name", "tolerance"),
+                         [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.ogg", 0.3), ("a.mp3", 0.3)])
 def test_formats(tmp_path, name, tolerance):
     samples = speech()
     soundfile.write(tmp_path / name, samples, 16000)
     found, rate = read_audio(tmp_path / name)
     assert rate == 16000 and found.dtype == np.float32 and found.shape == samples.shape
     assert np.abs(found - samples).max() < tolerance
-    assert np.corrcoef(found, samples)[0, 1] > 0.97                      # 0.8 when shifted by one sample
+    assert np.corrcoef(found, samples)[0, 1] > 0.97  # 0.8 when shifted by one sample
 
 
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
+@pytest.mark.parametrize("subtype",
+                         ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW"])
 def test_full_scale_is_1_in_every_sample_format(tmp_path, subtype):
-    soundfile.write(tmp_path / "a.wav", np.array([0.0, -1.0, 0.5, 0.25, 0.0]), 16000, subtype=subtype)    # 5: odd size
+    # 5: odd size
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, -1.0, 0.5, 0.25, 0.0]), 16000,
+                    subtype=subtype)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], [0, -1, 0.5, 0.25, 0], atol=0.02)
 
 
@@ -118,54 +117,35 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], [0.25, 0.25, 0.0], atol=1e-4)
 
 
-def test_load_audio_leaves_audio_at_the_right_rate_alone(tmp_path, write_wav):
-    samples = write_wav(tmp_path / "a.wav")
-    np.testing.assert_allclose(load_audio(tmp_path / "a.wav", 16000), samples, atol=1e-4)
-
-
-@pytest.mark.parametrize("rate", [8000, 22050, 44100])
-def test_resampling_keeps_frequency_level_and_duration(tmp_path, write_wav, rate):
-    write_wav(tmp_path / "a.wav", seconds=1, frequency=1000, rate=rate)
-    found = load_audio(tmp_path / "a.wav", 16000)
-    assert found.shape == (16000,) and found.dtype == np.float32
-    assert peak_frequency(found, 16000) == 1000
-    assert np.abs(found[1000:-1000]).max() == pytest.approx(0.5, abs=0.01)
-
-
-@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 48000])
 def test_resampling_equals_librosa(rate):
     samples = speech(0.7, rate)
     expected = librosa.resample(samples, orig_sr=rate, target_sr=16000)
     np.testing.assert_array_equal(resample(samples, rate, 16000), expected)
 
 
-def test_resampling_removes_what_the_lower_rate_cannot_hold(tmp_path, write_wav):
-    write_wav(tmp_path / "a.wav", seconds=1, frequency=12000, rate=44100)
-    assert np.abs(load_audio(tmp_path / "a.wav", 16000)[1000:-1000]).max() < 0.001
-
-
 def test_stereo_mp3_at_another_rate(tmp_path):
-    t = np.arange(44100) / 44100
-    soundfile.write(tmp_path / "a.mp3", np.stack([np.sin(2 * np.pi * 500 * t) / 2] * 2, axis=1), 44100)
+    tone = np.sin(2 * np.pi * 500 * np.arange(44100) / 44100) / 2
+    soundfile.write(tmp_path / "a.mp3", np.stack([tone] * 2, axis=1), 44100)
     found = load_audio(tmp_path / "a.mp3", 16000)
-    assert found.shape == (16000,) and peak_frequency(found, 16000) == 500
+    assert found.shape == (16000,) and found.dtype == np.float32
+    assert np.abs(np.fft.rfft(found)).argmax() == 500
 
 
 # what is refused
 
-def test_missing_file(tmp_path):
-    assert "No such file" in refusal(tmp_path / "a.wav")
-
-
-def test_folder(tmp_path):
-    assert "Is a directory" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "raw"])
-def test_file_of_no_bytes(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    path.write_bytes(b"")
-    assert refusal(path).endswith("the file is empty")
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("none.wav", None, "No such file"), (".", None, "Is a directory"),
+    *((f"a.{suffix}", b"", "the file is empty") for suffix in ("wav", "flac", "ogg", "mp3", "raw")),
+    ("a.wav", b"TEXT " * 500, "Format not recognised"), ("a.mp3", b"TEXT " * 500, "not audio"),
+    ("a.raw", b"TEXT " * 500, "without a header"),  # soundfile asks for the rate: a TypeError
+    ("it's \"a\".wav", b"TEXT " * 500, "Format not recognised"),
+])
+def test_not_audio(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    message = refusal(tmp_path / name)
+    assert words in message and "it's" not in message  # named once, at the beginning
 
 
 @pytest.mark.parametrize("suffix", ["wav", "ogg"])
@@ -173,22 +153,6 @@ def test_file_of_no_samples(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, np.zeros(0), 16000)
     assert "no samples" in refusal(path)
-
-
-@pytest.mark.parametrize(("suffix", "words"), [
-    ("wav", "Format not recognised"), ("flac", "Format not recognised"), ("mp3", "not audio"),
-    ("raw", "without a header"),                                         # soundfile asks for the rate: a TypeError
-])
-def test_not_audio(tmp_path, suffix, words):
-    path = tmp_path / f"a.{suffix}"
-    path.write_text("THIS IS A TRANSCRIPT " * 100)
-    assert words in refusal(path)
-
-
-def test_name_with_quotes(tmp_path):
-    path = tmp_path / "it's \"a\".wav"
-    path.write_text("text")
-    assert refusal(path).count("it's") == 0                              # named once, at the beginning
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
@@ -201,18 +165,13 @@ def test_cut_file(tmp_path, suffix, seconds, share):
     refusal(path)
 
 
-def test_cut_wav_says_how_much_is_left(tmp_path):
-    path = tmp_path / "a.wav"
-    soundfile.write(path, speech(1), 16000)
-    os.truncate(path, 44 + 20000)
-    assert refusal(path) == "the audio is truncated: 20000 bytes where the header says 32000"
-
-
-def test_cut_ogg_says_so(tmp_path):
-    path = tmp_path / "a.ogg"
+@pytest.mark.parametrize(("suffix", "words"), [
+    ("wav", "320022 bytes where the header says 640000"), ("ogg", "it ends within an Ogg page")])
+def test_cut_file_says_what_is_missing(tmp_path, suffix, words):
+    path = tmp_path / f"a.{suffix}"
     soundfile.write(path, speech(20), 16000)
-    os.truncate(path, path.stat().st_size // 2)
-    assert refusal(path) == "the audio is truncated: it ends within an Ogg page"
+    os.truncate(path, 44 + 320022 if suffix == "wav" else path.stat().st_size // 2)
+    assert refusal(path) == f"the audio is truncated: {words}"
 
 
 @pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
@@ -236,7 +195,7 @@ def test_values_that_are_not_finite(tmp_path, value):
 
 # programs that write to a pipe cannot go back to write the length
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])   # ffmpeg, others, sox
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])  # ffmpeg, others, sox
 def test_streamed_wav_is_read_to_its_end(tmp_path, size):
     path = tmp_path / "a.wav"
     soundfile.write(path, speech(0.5), 16000)
@@ -251,7 +210,7 @@ def test_streamed_flac_is_refused_with_what_to_do(tmp_path):
     path = tmp_path / "a.flac"
     soundfile.write(path, speech(0.5), 16000)
     content = bytearray(path.read_bytes())
-    content[21] &= 0xF0                                                  # 36 bits of the STREAMINFO block
+    content[21] &= 0xF0  # 36 bits of the STREAMINFO block
     content[22:26] = bytes(4)
     path.write_bytes(content)
     message = refusal(path)

@@ -19,12 +19,13 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 EPOCHS = 6
 CHANGES = ["TrainingConfig.dropout=0.3",
            *(f"DataConfig.AugmentationConfig.{setting}" for setting in (
-               "speed_volume_perturb=True", "spec_augment=True", "vtlp_max_warp=0.1", "shuffle_words=0.5",
-               "shuffle_start_epoch=2"))]
+               "speed_volume_perturb=True", "spec_augment=True", "vtlp_max_warp=0.1",
+               "shuffle_words=0.5", "shuffle_start_epoch=2"))]
 
 
 def start(recipe, folder, *options) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "train.py"), "--device_target", "CPU", "--resume", "auto", *recipe, *CHANGES,
+    command = [sys.executable, str(ROOT / "train.py"), "--device_target", "CPU", "--resume", "auto",
+               *recipe, *CHANGES,
                f"TrainingConfig.epochs={EPOCHS}", f"CheckpointConfig.ckpt_path={folder}/ckpt",
                f"TrainingConfig.log_dir={folder}/logs", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -45,12 +46,15 @@ def test_sigkill_at_any_moment_changes_nothing(recipe, tmp_path):
     assert not (killed / "ckpt" / f"DeepSpeech-{EPOCHS}_{3 * EPOCHS}.ckpt").exists()
     process = start(recipe, killed)
     assert process.wait() == 0, process.stdout.read()
-    expected, found = (load_checkpoint(folder / "ckpt" / "DeepSpeech-last.ckpt") for folder in (whole, killed))
+    expected, found = (load_checkpoint(folder / "ckpt" / "DeepSpeech-last.ckpt")
+                       for folder in (whole, killed))
     assert found.progress["epoch"] == EPOCHS
     assert found.parameters.keys() == expected.parameters.keys()
     for name, parameter in expected.parameters.items():
-        np.testing.assert_array_equal(found.parameters[name].asnumpy(), parameter.asnumpy(), err_msg=name)
+        np.testing.assert_array_equal(found.parameters[name].asnumpy(), parameter.asnumpy(),
+                                      err_msg=name)
     timed = ("minutes", "audio_seconds_per_second")
-    histories = [[{k: v for k, v in row.items() if k not in timed} for row in checkpoint.progress["history"]]
+    histories = [[{k: v for k, v in row.items() if k not in timed}
+                  for row in checkpoint.progress["history"]]
                  for checkpoint in (found, expected)]
     assert histories[0] == histories[1]
