@@ -1,4 +1,4 @@
-"""Preparing LibriSpeech: generated subsets in the official layout, a server of our own, and 160 real utterances."""
+"""Preparing LibriSpeech: generated subsets, a server of our own, and 160 real utterances."""
 
 import csv
 import functools
@@ -26,8 +26,8 @@ from src import manifest as manifest_module
 from src.manifest import index_path, read_manifest
 
 RATE = 16000
-SPEAKERS = {"dev-clean": 84, "dev-other": 116, "test-clean": 61, "test-other": 367, "train-clean-5": 19,
-            "train-clean-100": 1034}
+SPEAKERS = {"dev-clean": 84, "dev-other": 116, "test-clean": 61, "test-other": 367,
+            "train-clean-5": 19, "train-clean-100": 1034}
 
 
 def tone(seconds: float) -> np.ndarray:
@@ -36,7 +36,7 @@ def tone(seconds: float) -> np.ndarray:
 
 
 def write_chapter(subset: Path, chapter: int, utterances: list[tuple[float, str]]) -> list[str]:
-    """A chapter of a subset's own speaker with (seconds, transcript) utterances; returns their ids."""
+    """A chapter of (seconds, transcript) utterances of the subset's speaker; returns their ids."""
     speaker = SPEAKERS[subset.name]
     folder = subset / str(speaker) / str(chapter)
     folder.mkdir(parents=True)
@@ -72,7 +72,8 @@ def rows(target: Path, split: str) -> list[tuple[str, str]]:
         paths = [(Path(audio), Path(text)) for audio, text in csv.reader(file)]
     folder = target / "LibriSpeech_dataset" / split
     for audio, text in paths:
-        assert audio == folder / "wav" / f"{audio.stem}.wav" and text == folder / "txt" / f"{audio.stem}.txt"
+        assert audio == folder / "wav" / f"{audio.stem}.wav"
+        assert text == folder / "txt" / f"{audio.stem}.txt"
     return [(audio.stem, text.read_text()) for audio, text in paths]
 
 
@@ -81,7 +82,7 @@ def names(target: Path, split: str) -> list[str]:
 
 
 def files(target: Path) -> dict[Path, tuple[int, int, int]]:
-    """Every file and folder with its inode and its times: of its content, which can be set, and of any change."""
+    """Every file and folder with its inode and the times of change of its content and of itself."""
     return {path: (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
             for path in target.rglob("*") if (status := path.stat())}
 
@@ -98,21 +99,32 @@ def corpus(tmp_path) -> Path:
 
 # the tree
 
-def test_the_tree_is_that_of_the_document(corpus, tmp_path):
+def test_the_tree_is_that_of_the_document(corpus, tmp_path, labels):
     target = tmp_path / "target"
     assert prepare(target, corpus, jobs=2) == 0
     visible = {str(path.relative_to(target)) for path in target.rglob("*")
                if not any(part.startswith(".") for part in path.relative_to(target).parts)}
     splits = ("train", "val", "test_clean", "test_other")
     folders = {f"LibriSpeech_dataset/{split}/{kind}" for split in splits for kind in ("wav", "txt")}
-    manifests = {"libri_test_clean_manifest.csv", "libri_test_other_manifest.csv", "libri_train_manifest.csv",
-                 "libri_val_manifest.csv"}
+    manifests = {"libri_test_clean_manifest.csv", "libri_test_other_manifest.csv",
+                 "libri_train_manifest.csv", "libri_val_manifest.csv"}
     utterances = {path for path in visible if path.endswith((".wav", ".txt"))}
-    assert len(utterances) == 2 * 5 * 5 and all(str(Path(path).parent) in folders for path in utterances)
+    assert len(utterances) == 2 * 5 * 5
+    assert all(str(Path(path).parent) in folders for path in utterances)
     assert visible - utterances == (folders | manifests | {"LibriSpeech_dataset"}
                                     | {f"LibriSpeech_dataset/{split}" for split in splits}
                                     | {name.replace(".csv", ".index.npz") for name in manifests})
     assert verify([str(target / name) for name in manifests]) == 0
+    for path in target.glob("*.csv"):  # the index, made without decoding, agrees with the files
+        before = files(target)
+        prepared = read_manifest(path, labels)
+        assert files(target) == before
+        index_path(path).unlink()
+        decoded = read_manifest(path, labels)
+        for name in ("samples", "sample_rates", "label_counts", "repeats"):
+            np.testing.assert_array_equal(getattr(prepared, name), getattr(decoded, name))
+    numbers = ("200-0000", "200-0001", "30-0000", "30-0001", "30-0002")
+    assert names(target, "val") == sorted(f"{dev}-{n}" for dev in (84, 116) for n in numbers)
 
 
 def test_audio_is_equal_to_the_sample_and_text_keeps_its_apostrophes(corpus, tmp_path):
@@ -127,38 +139,33 @@ def test_audio_is_equal_to_the_sample_and_text_keeps_its_apostrophes(corpus, tmp
     np.testing.assert_array_equal(samples, tone(1.2))
 
 
-def test_val_is_both_dev_subsets(corpus, tmp_path):
-    assert prepare(tmp_path / "target", corpus, arguments=("--subsets", "dev-other", "dev-clean")) == 0
-    assert names(tmp_path / "target", "val") == sorted(
-        f"{speaker}-{n}" for speaker in (84, 116)
-        for n in ("200-0000", "200-0001", "30-0000", "30-0001", "30-0002"))
-    assert not list((tmp_path / "target").glob("libri_t*"))
-
-
 def test_a_second_train_subset_joins_the_first(corpus, tmp_path, capsys):
     target = tmp_path / "target"
     assert prepare(target, corpus / "train-clean-5") == 0
     first, before = names(target, "train"), files(target / "LibriSpeech_dataset/train/wav")
     assert prepare(target, write_subset(tmp_path / "later", "train-clean-100")) == 0
-    assert names(target, "train") == sorted(first + [name.replace("19-", "1034-") for name in first])
+    both = [*first, *(name.replace("19-", "1034-") for name in first)]
+    assert names(target, "train") == sorted(both)
     after = files(target / "LibriSpeech_dataset/train/wav")
     assert {path: after[path] for path in before} == before
     assert "10 utterances, 0.00 h of train-clean-100, train-clean-5" in capsys.readouterr().out
-    assert len(read_manifest(target / "libri_train_manifest.csv", librispeech.Corpus(target, 1).labels)) == 10
+    assert len(read_manifest(target / "libri_train_manifest.csv",
+                             librispeech.Corpus(target, 1).labels)) == 10
 
 
 def test_subsets_that_share_utterances_name_them_once(corpus, tmp_path):
     """train-clean-5 is a part of train-clean-100."""
     (tmp_path / "part").mkdir()
     (tmp_path / "part/train-clean-1").symlink_to(corpus / "train-clean-5")
-    assert prepare(tmp_path / "target", corpus, tmp_path / "part", arguments=("--subsets", "train-clean-5",
-                                                                                "train-clean-1")) == 0
+    subsets = ("--subsets", "train-clean-5", "train-clean-1")
+    assert prepare(tmp_path / "target", corpus, tmp_path / "part", arguments=subsets) == 0
     assert len(names(tmp_path / "target", "train")) == 5
 
 
 @pytest.mark.parametrize("subset, split", [
-    ("dev-clean", "val"), ("dev-other", "val"), ("test-clean", "test_clean"), ("test-other", "test_other"),
-    ("train-clean-100", "train"), ("train-other-500", "train"), ("train-mine", "train"), ("dev-clean-2", "val"),
+    ("dev-clean", "val"), ("dev-other", "val"), ("test-clean", "test_clean"),
+    ("test-other", "test_other"), ("train-clean-100", "train"), ("train-other-500", "train"),
+    ("train-mine", "train"), ("dev-clean-2", "val"),
     ("training", None), ("LibriSpeech", None)])
 def test_split_of_a_subset(subset, split):
     assert split_of(subset) == split
@@ -170,7 +177,8 @@ def test_the_subsets_of_a_folder(corpus, tmp_path, monkeypatch):
     assert set(find_subsets(corpus / "dev-clean")) == {"dev-clean"}
     monkeypatch.chdir(corpus / "dev-clean")
     assert find_subsets(Path(".")) == {"dev-clean": corpus / "dev-clean"}
-    tmp_path.joinpath("train-data").symlink_to(tmp_path)        # a name like a subset's, but no chapters in it
+    # a name like a subset's, but no chapters in it
+    tmp_path.joinpath("train-data").symlink_to(tmp_path)
     assert set(find_subsets(tmp_path / "train-data")) == everything
 
 
@@ -179,10 +187,12 @@ def test_the_subsets_of_a_folder(corpus, tmp_path, monkeypatch):
 def test_only_training_utterances_have_a_length_rule(tmp_path, capsys):
     lengths = [0.5, 1 - 1 / RATE, 1, 8, 15, 15 + 1 / RATE, 17]
     for subset in ("train-clean-5", "dev-clean", "test-other"):
-        write_chapter(tmp_path / "LibriSpeech" / subset, 1, [(seconds, "A B") for seconds in lengths])
+        write_chapter(tmp_path / "LibriSpeech" / subset, 1,
+                      [(seconds, "A B") for seconds in lengths])
     assert prepare(tmp_path / "target", tmp_path) == 0
     assert names(tmp_path / "target", "train") == ["19-1-0002", "19-1-0003", "19-1-0004"]
-    assert len(rows(tmp_path / "target", "val")) == len(rows(tmp_path / "target", "test_other")) == len(lengths)
+    for split in ("val", "test_other"):
+        assert len(rows(tmp_path / "target", split)) == len(lengths)
     lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
     assert "left out: 4 for their length, 0 broken" in lines["train"]
     assert "left out: 0 for their length, 0 broken" in lines["val"]
@@ -217,7 +227,7 @@ def test_audio_of_other_formats(tmp_path, suffix):
 
 
 def damage(subset: Path) -> list[str]:
-    """Break all but the first utterance of a chapter of ten in different ways; returns a pattern for each."""
+    """Break nine of ten utterances of a chapter in different ways; a pattern for each problem."""
     ids = write_chapter(subset, 7, [(1.0 + 0.1 * i, f"WORDS {'ABCDEFGHIJ'[i]}") for i in range(10)])
     folder, stem = next(subset.glob("*/7")), ids[0][:-5]
     flac = [folder / f"{name}.flac" for name in ids]
@@ -235,11 +245,14 @@ def damage(subset: Path) -> list[str]:
     lines[6] = f"{ids[6]} ROUTE 66"
     lines[7] = f"{ids[7]}"
     del lines[8]
-    (folder / f"{stem}.trans.txt").write_text("\n".join(lines) + f"\n\n{ids[0]} WORDS A\n{stem}-0099 LOST\n")
+    (folder / f"{stem}.trans.txt").write_text("\n".join(lines)
+                                              + f"\n\n{ids[0]} WORDS A\n{stem}-0099 LOST\n")
     trans = rf"{stem}\.trans\.txt"
-    return [rf"{ids[1]}\.flac: ", rf"{ids[2]}\.flac: .*empty", rf"{ids[3]}\.flac: ", rf"{ids[4]}\.flac: ",
+    return [rf"{ids[1]}\.flac: ", rf"{ids[2]}\.flac: .*empty", rf"{ids[3]}\.flac: ",
+            rf"{ids[4]}\.flac: ",
             rf"{trans}:6: there is no {ids[5]}\.flac", rf"{trans}:7: unknown characters '6'",
-            rf"{trans}:8: {ids[7]} has no words", rf"{ids[8]}\.flac: no line of ", rf"{trans}:9: there is no {ids[9]}",
+            rf"{trans}:8: {ids[7]} has no words", rf"{ids[8]}\.flac: no line of ",
+            rf"{trans}:9: there is no {ids[9]}",
             rf"{trans}:11: {ids[0]} is there twice", rf"{trans}:12: there is no {stem}-0099\.flac"]
 
 
@@ -247,10 +260,11 @@ def damage(subset: Path) -> list[str]:
 def test_what_is_broken_is_named_and_counted(tmp_path, subset, split, capsys, caplog):
     patterns = damage(tmp_path / "LibriSpeech" / subset)
     good = write_chapter(tmp_path / "LibriSpeech" / subset, 8, [(2, "FINE")])
-    for _ in range(2):      # also when nothing is left to do
+    for _ in range(2):  # also when nothing is left to do
         caplog.clear()
         assert prepare(tmp_path / "target", tmp_path, jobs=2) == 0
-        messages = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        messages = [record.getMessage() for record in caplog.records
+                    if record.levelno >= logging.WARNING]
         assert len(messages) == len(patterns) == 11
         for pattern in patterns:
             assert sum(bool(re.search(pattern, message)) for message in messages) == 1, pattern
@@ -264,7 +278,8 @@ def test_a_repaired_file_comes_in(tmp_path, capsys):
     path = next(subset.rglob(f"{ids[0]}.flac"))
     content = path.read_bytes()
     path.write_bytes(content[:300])
-    assert prepare(tmp_path / "target", subset) == 0 and names(tmp_path / "target", "train") == ids[1:]
+    assert prepare(tmp_path / "target", subset) == 0
+    assert names(tmp_path / "target", "train") == ids[1:]
     path.write_bytes(content)
     assert prepare(tmp_path / "target", subset) == 0 and names(tmp_path / "target", "train") == ids
     assert "0 broken" in capsys.readouterr().out.splitlines()[-1]
@@ -295,27 +310,16 @@ def test_the_second_run_does_nothing(corpus, tmp_path, packed, monkeypatch, caps
     assert capsys.readouterr().out == out
 
 
-def test_the_index_is_made_without_decoding_and_agrees_with_it(corpus, tmp_path, labels):
-    assert prepare(tmp_path / "target", corpus) == 0
-    for path in (tmp_path / "target").glob("*.csv"):
-        before = files(path.parent)
-        prepared = read_manifest(path, labels)
-        assert files(path.parent) == before
-        index_path(path).unlink()
-        decoded = read_manifest(path, labels)
-        for name in ("samples", "sample_rates", "label_counts", "repeats"):
-            np.testing.assert_array_equal(getattr(prepared, name), getattr(decoded, name))
-
-
 def test_only_what_is_missing_is_written_again(corpus, tmp_path, caplog):
     target = tmp_path / "target"
     assert prepare(target, corpus) == 0
     before = files(target)
     folder = target / "LibriSpeech_dataset/val"
-    gone = [folder / "wav/84-200-0000.wav", folder / "txt/84-200-0001.txt", folder / "wav/84-30-0000.wav"]
+    gone = [folder / "wav/84-200-0000.wav", folder / "txt/84-200-0001.txt",
+            folder / "wav/84-30-0000.wav"]
     gone[0].unlink()
     gone[1].unlink()
-    os.truncate(gone[2], 100)           # as after a power cut
+    os.truncate(gone[2], 100)  # as after a power cut
     assert prepare(target, corpus) == 0
     assert "dev-clean: what was prepared is not there any more" in caplog.text
     after = files(target)
@@ -349,7 +353,7 @@ def test_an_unreadable_record_is_only_work_lost(corpus, tmp_path):
 
 
 def test_killed_in_the_middle_and_run_again(tmp_path):
-    """kill -9 of the command: its workers end, and the next run keeps every finished file and completes the rest."""
+    """After kill -9 the workers end, and the next run keeps every finished file."""
     subset, target = tmp_path / "LibriSpeech" / "train-clean-5", tmp_path / "target"
     ids = write_chapter(subset, 1, [(14, "A B")] + [(1.01, "A")] * 149)
     long = next(subset.rglob(f"{ids[0]}.flac"))
@@ -357,8 +361,9 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
         path = long.with_name(f"{name}.flac")
         path.unlink()
         path.hardlink_to(long)
-    process = subprocess.Popen([sys.executable, "-m", "data.librispeech", "--source", subset, "--target", target,
-                                "--jobs=2"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "data.librispeech", "--source", subset, "--target", target,
+               "--jobs=2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wav, workers = target / "LibriSpeech_dataset/train/wav", []
     while len(list(wav.glob("*.wav"))) < 5:
         workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -366,39 +371,31 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
         time.sleep(0.001)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 5
-    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120  # for a machine that has much else to do
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert len(workers) == 2
 
     finished = {path: path.stat().st_ino for path in wav.glob("*.wav")
                 if path.stat().st_mtime_ns == long.stat().st_mtime_ns}
     assert 0 < len(finished) < 150 and not (target / "libri_train_manifest.csv").exists()
-    (wav / ".19-1-0149.wav.99.tmp").write_bytes(b"half")       # what a killed worker may leave
+    (wav / ".19-1-0149.wav.99.tmp").write_bytes(b"half")  # what a killed worker may leave
     assert prepare(target, subset, jobs=2) == 0
     assert {path: path.stat().st_ino for path in finished} == finished
     assert names(target, "train") == ids and verify([str(target / "libri_train_manifest.csv")]) == 0
     assert len(list(wav.iterdir())) == 150
 
 
-def test_two_at_once_take_turns(corpus, tmp_path):
-    command = [sys.executable, "-m", "data.librispeech", "--target", tmp_path / "target", "--jobs=1", "--source"]
-    processes = [subprocess.Popen([*command, corpus / subset], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                                  stdout=subprocess.DEVNULL) for subset in ("dev-clean", "dev-other")]
-    for process in processes:
-        error = process.communicate()[1]
-        assert process.returncode == 0, error
-    assert len(names(tmp_path / "target", "val")) == 10
-
-
 # archives
 
-@pytest.mark.parametrize("prefix", ["LibriSpeech/dev-clean", "./LibriSpeech/dev-clean", "dev-clean"])
+@pytest.mark.parametrize("prefix",
+                         ["LibriSpeech/dev-clean", "./LibriSpeech/dev-clean", "dev-clean"])
 def test_an_archive_of_a_subset(corpus, tmp_path, prefix):
     target = tmp_path / "target"
     assert prepare(target, pack(corpus / "dev-clean", tmp_path / "a.tar.gz", prefix)) == 0
     assert len(names(target, "val")) == 5
-    assert sorted(path.name for path in (target / "LibriSpeech_dataset").iterdir()) == [".prepared", "val"]
+    assert sorted(os.listdir(target / "LibriSpeech_dataset")) == [".prepared", "val"]
 
 
 def test_an_archive_of_several_subsets_one_after_the_other(corpus, tmp_path):
@@ -407,7 +404,7 @@ def test_an_archive_of_several_subsets_one_after_the_other(corpus, tmp_path):
     assert [path.name for path in target.glob("*.csv")] == ["libri_test_clean_manifest.csv"]
     assert prepare(target, archive) == 0
     assert len(list(target.glob("*.csv"))) == 4
-    assert prepare(target, corpus) == 0           # the same from the folder
+    assert prepare(target, corpus) == 0  # the same from the folder
     assert len(names(target, "val")) == 10
 
 
@@ -426,10 +423,12 @@ def test_an_archive_whose_preparation_was_stopped(corpus, tmp_path, monkeypatch)
     leftover = unpacked.with_name(".source.99.tmp")
     leftover.mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(librispeech.shutil, "rmtree", lambda path, **_: leftover.rmdir() if path == leftover else None)
+        patch.setattr(librispeech.shutil, "rmtree",
+                      lambda path, **_: leftover.rmdir() if path == leftover else None)
         assert prepare(target, archive) == 0
     assert unpacked.stat().st_ino == inode and not leftover.exists()
-    assert prepare(target, archive) == 0 and not unpacked.exists()      # killed before it could be removed
+    # killed before it could be removed
+    assert prepare(target, archive) == 0 and not unpacked.exists()
 
 
 def test_a_broken_archive_is_the_users_mistake(corpus, tmp_path, capsys):
@@ -443,7 +442,7 @@ def test_a_broken_archive_is_the_users_mistake(corpus, tmp_path, capsys):
 
 @pytest.fixture
 def site(corpus, tmp_path, monkeypatch) -> Path:
-    """A folder that is served in place of openslr.org, with dev-clean and dev-other and their sums."""
+    """A folder with dev-clean and dev-other, served in place of openslr.org, and their sums."""
     folder = tmp_path / "site"
     folder.mkdir()
     for subset in ("dev-clean", "dev-other"):
@@ -456,7 +455,8 @@ def site(corpus, tmp_path, monkeypatch) -> Path:
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0),
+                                             functools.partial(Handler, directory=folder))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setattr(librispeech, "URL", f"http://127.0.0.1:{server.server_port}/")
     yield folder
@@ -469,7 +469,7 @@ def test_without_a_source_the_subsets_are_downloaded_once(site, tmp_path):
     assert prepare(target, arguments=("--subsets", "dev-clean", "dev-other")) == 0
     assert len(names(target, "val")) == 10
     before = files(target)
-    for path in [*site.iterdir(), *target.glob("*.tar.gz")]:      # nobody needs them any more
+    for path in [*site.iterdir(), *target.glob("*.tar.gz")]:  # nobody needs them any more
         path.unlink()
     assert prepare(target, arguments=("--subsets", "dev-clean", "dev-other")) == 0
     assert files(target).items() <= before.items()
@@ -488,7 +488,8 @@ def test_a_wrong_md5_sum_is_refused(site, tmp_path, monkeypatch, capsys):
     assert prepare(tmp_path / "target", arguments=("--subsets", "dev-clean")) == 1
     error = capsys.readouterr().err
     assert "MD5 sum" in error and "0" * 32 in error and "--source" in error
-    assert not list((tmp_path / "target").rglob("*.tar.gz")) and not list((tmp_path / "target").glob("*.csv"))
+    assert not list((tmp_path / "target").rglob("*.tar.gz"))
+    assert not list((tmp_path / "target").glob("*.csv"))
 
 
 def test_an_archive_at_hand_that_is_not_the_subset(corpus, tmp_path, capsys):
@@ -499,13 +500,6 @@ def test_an_archive_at_hand_that_is_not_the_subset(corpus, tmp_path, capsys):
     (tmp_path / "target/dev-clean.tar.gz").write_text("<html>")
     assert prepare(tmp_path / "target", arguments=("--subsets", "dev-clean")) == 1
     assert "delete it" in capsys.readouterr().err
-
-
-def test_the_published_sums():
-    assert list(MD5) == ["dev-clean", "dev-other", "test-clean", "test-other", "train-clean-100", "train-clean-360",
-                         "train-other-500"]
-    assert all(re.fullmatch("[0-9a-f]{32}", md5) for md5 in MD5.values()) and len(set(MD5.values())) == 7
-    assert librispeech.URL == "https://www.openslr.org/resources/12/"
 
 
 # mistakes
@@ -539,7 +533,8 @@ def test_wrong_sources(corpus, tmp_path, capsys):
     assert not list((tmp_path / "target/LibriSpeech_dataset").iterdir())
     assert prepare(tmp_path / "target", arguments=("--subsets", "train-clean-5")) == 2
     assert "train-clean-5: only dev-clean, " in capsys.readouterr().err
-    assert prepare(tmp_path / "target", corpus, arguments=("--subsets", "dev-clean", "train-clean-360")) == 2
+    assert prepare(tmp_path / "target", corpus,
+                   arguments=("--subsets", "dev-clean", "train-clean-360")) == 2
     error = capsys.readouterr().err
     assert "train-clean-360: not in --source, which has dev-clean, dev-other" in error
     (tmp_path / "file").write_text("here already")
@@ -549,18 +544,20 @@ def test_wrong_sources(corpus, tmp_path, capsys):
 
 # real speech
 
-def test_the_real_subset_prepared_twice(shared, tmp_path, capsys, labels):
+def test_the_real_subset_prepared_twice(shared, tmp_path, capsys):
     source, target = shared / "data" / "LibriSpeech", tmp_path / "target"
     assert prepare(target, source, jobs=2) == 0
     before = files(target)
     assert prepare(target, source, jobs=2) == 0
     assert files(target) == before
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == out[1] and "108 utterances" in out[0] and "52 for their length, 0 broken" in out[0]
+    assert out[0] == out[1] and "108 utterances" in out[0]
+    assert "52 for their length, 0 broken" in out[0]
 
     prepared = dict(rows(target, "train"))
     lengths = {path.stem: soundfile.info(path).duration for path in source.rglob("*.flac")}
-    assert len(lengths) == 160 and list(prepared) == sorted(n for n, seconds in lengths.items() if 1 <= seconds <= 15)
+    assert len(lengths) == 160
+    assert list(prepared) == sorted(n for n, seconds in lengths.items() if 1 <= seconds <= 15)
     for path in source.rglob("*.trans.txt"):
         for line in path.read_text().splitlines():
             name, _, text = line.partition(" ")
@@ -568,5 +565,3 @@ def test_the_real_subset_prepared_twice(shared, tmp_path, capsys, labels):
     name = next(iter(prepared))
     pair = target / f"LibriSpeech_dataset/train/wav/{name}.wav", next(source.rglob(f"{name}.flac"))
     np.testing.assert_array_equal(*(soundfile.read(path, dtype="int16")[0] for path in pair))
-    manifest = read_manifest(target / "libri_train_manifest.csv", labels)
-    assert manifest.seconds.min() >= 1 and manifest.seconds.max() <= 15
