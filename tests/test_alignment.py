@@ -16,7 +16,8 @@ def best_of_all_paths(log_probs: np.ndarray, targets: list[int]) -> list[tuple[i
     paths = [path for path in itertools.product(range(classes), repeat=frames)
              if [c for c, _ in itertools.groupby(path) if c != BLANK] == targets]
     best = max(paths, key=lambda path: log_probs[range(frames), path].sum())
-    runs = [(c, list(group)) for c, group in itertools.groupby(range(frames), key=lambda t: best[t])]
+    runs = [(c, list(group))
+            for c, group in itertools.groupby(range(frames), key=lambda t: best[t])]
     return [(run[0], run[-1]) for c, run in runs if c != BLANK]
 
 
@@ -24,7 +25,8 @@ def best_of_all_paths(log_probs: np.ndarray, targets: list[int]) -> list[tuple[i
 @pytest.mark.parametrize("targets", [[0], [1, 0], [0, 0], [0, 1, 1], [1, 0, 1]])
 def test_the_path_is_the_best_of_all(targets, seed):
     log_probs = np.log(np.random.default_rng(seed).dirichlet([0.5] * 3, 6) + 1e-9)
-    assert [tuple(pair) for pair in ctc_align(log_probs, targets, BLANK)] == best_of_all_paths(log_probs, targets)
+    assert [tuple(pair) for pair in ctc_align(log_probs, targets, BLANK)] == best_of_all_paths(
+        log_probs, targets)
 
 
 def test_labels_that_need_all_frames():
@@ -35,7 +37,8 @@ def test_labels_that_need_all_frames():
 
 @pytest.mark.parametrize(("frames", "targets"), [(2, [0, 0]), (2, [0, 1, 0]), (1, [0, 1])])
 def test_too_few_frames(frames, targets):
-    with pytest.raises(ValueError, match=f"{len(targets)} labels cannot be aligned with {frames} frames"):
+    with pytest.raises(ValueError,
+                       match=f"{len(targets)} labels cannot be aligned with {frames} frames"):
         ctc_align(np.log(np.full((frames, 3), 1 / 3)), targets, BLANK)
 
 
@@ -49,7 +52,8 @@ def test_words_stand_between_spaces(text, words):
 
 
 def test_log_probability_of_symbols_on_a_path():
-    probs = np.array([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.0, 1.0, 0.0]], np.float32)
+    probs = np.array([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.0, 1.0, 0.0]],
+                     np.float32)
     total, frames = span_log_prob(probs, np.array([0, 1]), np.array([[0, 0], [1, 2]]))
     assert (total, frames) == (pytest.approx(np.log(0.5 * 0.8 * 0.6)), 3)
     assert np.isfinite(span_log_prob(probs, np.array([0]), np.array([[3, 3]]))[0])

@@ -22,7 +22,8 @@ ALL = AugmentationConfig(speed_volume_perturb=True, spec_augment=True, vtlp_max_
 
 
 def sine(frequency: float, seconds: float = 1.0, amplitude: float = 0.3) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+    t = np.arange(round(seconds * RATE)) / RATE
+    return (amplitude * np.sin(2 * np.pi * frequency * t)).astype(np.float32)
 
 
 def loudest_frequency(samples: np.ndarray) -> float:
@@ -77,7 +78,7 @@ def test_text_and_samples_get_the_same_order():
     seen = set()
     for epoch in range(40):
         samples, text = shuffler.for_epoch(epoch).shuffle_words(np.concatenate(PARTS), "A B C", 0)
-        middles = samples[np.flatnonzero(np.diff(samples) == 0)]      # the plateaus, in their order
+        middles = samples[np.flatnonzero(np.diff(samples) == 0)]  # the plateaus, in their order
         order = [level for level, _ in itertools.groupby(middles[middles > 0])]
         assert order == pytest.approx([loudness[word] for word in text.split()])
         seen.add(text)
@@ -87,13 +88,14 @@ def test_text_and_samples_get_the_same_order():
 def test_words_keep_their_order_where_they_should():
     samples = np.concatenate(PARTS)
     always = augmenter(AugmentationConfig(shuffle_words=1.0))
-    for shuffler, text, row in ((always, "A B C", 0),                                  # no times yet
-                                (always.with_word_cuts(WORDS), "A B C", 1),           # none of this utterance
-                                (always.with_word_cuts(WORDS), "A B D", 0)):          # of another transcript
+    cut = always.with_word_cuts(WORDS)
+    # no cuts yet, none of this utterance, those of another transcript
+    for shuffler, text, row in ((always, "A B C", 0), (cut, "A B C", 1), (cut, "A B D", 0)):
         found, same = shuffler.shuffle_words(samples, text, row)
         assert found is samples and same is text
     half = augmenter(AugmentationConfig(shuffle_words=0.5)).with_word_cuts(WORDS)
-    left = sum(half.for_epoch(epoch).shuffle_words(samples, "A B C", 0)[0] is samples for epoch in range(400))
+    left = sum(half.for_epoch(epoch).shuffle_words(samples, "A B C", 0)[0] is samples
+               for epoch in range(400))
     assert left == pytest.approx(200, abs=40)
 
 
@@ -112,10 +114,12 @@ def test_tempo_changes_the_duration_and_keeps_the_pitch(rate, frequency):
 
 def test_tempo_moves_events_in_time():
     """Two tone bursts: they begin `rate` times as early and last as much shorter."""
-    samples = np.concatenate([np.zeros(RATE // 2), sine(500, 0.4), np.zeros(RATE), sine(900, 0.4), np.zeros(RATE // 2)])
+    samples = np.concatenate([np.zeros(RATE // 2), sine(500, 0.4), np.zeros(RATE), sine(900, 0.4),
+                              np.zeros(RATE // 2)])
     changed = augment.change_tempo(samples.astype(np.float32), 1.25, RATE)
     loud = np.flatnonzero(np.abs(changed) > 0.1) / RATE
-    assert loud[0] == pytest.approx(0.5 / 1.25, abs=0.03) and loud[-1] == pytest.approx(2.3 / 1.25, abs=0.03)
+    assert loud[0] == pytest.approx(0.5 / 1.25, abs=0.03)
+    assert loud[-1] == pytest.approx(2.3 / 1.25, abs=0.03)
     second = loud[loud > 1.0]
     assert second[0] == pytest.approx(1.9 / 1.25, abs=0.03)
 
@@ -130,8 +134,9 @@ def test_gain(decibels):
     samples = sine(500, amplitude=0.9)
     changed = augment.change_gain(samples, decibels)
     assert 20 * np.log10(rms(changed) / rms(samples)) == pytest.approx(decibels, abs=1e-4)
-    np.testing.assert_allclose(changed / samples.max(), samples * (changed.max() / samples.max()) / samples.max(),
-                               atol=1e-6)    # nothing is cut off
+    np.testing.assert_allclose(changed / samples.max(),
+                               samples * (changed.max() / samples.max()) / samples.max(),
+                               atol=1e-6)  # nothing is cut off
 
 
 def test_tempo_and_gain_are_drawn_from_their_ranges():
@@ -150,7 +155,8 @@ def test_ctc_keeps_its_frames():
     samples, config = sine(300), AugmentationConfig(speed_volume_perturb=True, tempo=(1.4, 1.5))
     limited = Augmenter.create(config, RATE, 0, np.array([0, 15000, 16000, 20000]))
     lengths = [len(limited.perturb_waveform(samples, row)) for row in range(4)]
-    assert lengths[0] < 12000 and lengths[1] == pytest.approx(15000, abs=1) and lengths[2:] == [16000, 16000]
+    assert lengths[0] < 12000 and lengths[1] == pytest.approx(15000, abs=1)
+    assert lengths[2:] == [16000, 16000]
 
 
 # noise
@@ -161,7 +167,6 @@ def test_level_of_noise(level):
     added = augment.add_noise(samples, noise, level) - samples
     assert rms(added) == pytest.approx(level * rms(samples), rel=1e-4, abs=1e-7)
     if level:
-        assert -20 * np.log10(rms(added) / rms(samples)) == pytest.approx(-20 * np.log10(level), abs=1e-3)
         assert np.corrcoef(added, noise)[0, 1] > 0.99999
 
 
@@ -174,7 +179,8 @@ def test_silence_is_no_problem():
 
 
 def test_noise_comes_from_random_places_with_its_probability(noise_dir):
-    config = AugmentationConfig(noise_dir=str(noise_dir), noise_prob=0.3, noise_min=0.2, noise_max=0.4)
+    config = AugmentationConfig(noise_dir=str(noise_dir), noise_prob=0.3, noise_min=0.2,
+                                noise_max=0.4)
     noise, samples = load_audio(noise_dir / "street" / "hum.FLAC", RATE), sine(400)
     many = augmenter(config, rows=300)
     starts, levels = [], []
@@ -186,7 +192,7 @@ def test_noise_comes_from_random_places_with_its_probability(noise_dir):
             assert np.corrcoef(noise[start:start + len(added)], added)[0, 1] > 0.999
             starts.append(start / RATE)
             levels.append(rms(added) / rms(samples))
-    assert 60 <= len(starts) <= 120    # 300 draws at 0.3: 90 ± 8
+    assert 60 <= len(starts) <= 120  # 300 draws at 0.3: 90 ± 8
     assert 0 <= min(starts) < 0.3 and 1.7 < max(starts) <= 2.0
     assert 0.2 <= min(levels) < 0.23 and 0.37 < max(levels) <= 0.4001
 
@@ -210,7 +216,8 @@ def test_bad_noise_costs_no_utterance(noise_dir, caplog):
 
 def test_a_folder_without_noise_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"noise_dir .*nowhere.* is not a folder"):
-        Augmenter.create(AugmentationConfig(noise_dir=str(tmp_path / "nowhere")), RATE, 0, np.zeros(1))
+        Augmenter.create(AugmentationConfig(noise_dir=str(tmp_path / "nowhere")), RATE, 0,
+                         np.zeros(1))
     with pytest.raises(InputError, match=r"noise_dir .* holds no audio file \(.flac"):
         Augmenter.create(AugmentationConfig(noise_dir=str(tmp_path)), RATE, 0, np.zeros(1))
 
@@ -220,7 +227,8 @@ def test_a_folder_without_noise_is_refused(tmp_path):
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.1])
 @pytest.mark.parametrize("bin_", [10, 40, 70])
 def test_warping_moves_a_peak(factor, bin_):
-    spectrogram = np.exp(-0.5 * ((np.arange(161) - bin_) / 3) ** 2).astype(np.float32)[:, None].repeat(5, 1)
+    peak = np.exp(-0.5 * ((np.arange(161) - bin_) / 3) ** 2).astype(np.float32)
+    spectrogram = peak[:, None].repeat(5, 1)
     warped = augment.warp_frequency(spectrogram, factor)
     assert warped.shape == spectrogram.shape and warped.dtype == np.float32
     assert abs(warped[:, 0].argmax() - bin_ * factor) <= 0.51
@@ -235,8 +243,8 @@ def test_warping_keeps_both_ends_and_the_order(factor):
 
 
 def test_masks():
-    config = AugmentationConfig(spec_augment=True, frequency_masks=1, frequency_mask_bins=27, time_masks=1,
-                                time_mask_frames=70, time_mask_share=0.2)
+    config = AugmentationConfig(spec_augment=True, frequency_masks=1, frequency_mask_bins=27,
+                                time_masks=1, time_mask_frames=70, time_mask_share=0.2)
     spectrogram = np.random.default_rng(0).uniform(1, 2, (161, 200)).astype(np.float32)
     before, widths, heights = spectrogram.copy(), [], []
     for row in range(300):
@@ -245,40 +253,50 @@ def test_masks():
         heights.append(bins.sum())
         widths.append(frames.sum())
         inside = bins[:, None] | frames
-        np.testing.assert_array_equal(masked, np.where(inside, 0, spectrogram))    # nothing else is touched
-        for band in (frames, bins):    # in one piece
+        # nothing else is touched
+        np.testing.assert_array_equal(masked, np.where(inside, 0, spectrogram))
+        for band in (frames, bins):  # in one piece
             assert (np.diff(np.concatenate([[0], band, [0]]).astype(int)) == 1).sum() <= 1
     np.testing.assert_array_equal(spectrogram, before)
-    assert min(heights) == 0 and max(heights) == 27 and np.mean(heights) == pytest.approx(13.5, abs=1.5)
-    assert min(widths) == 0 and max(widths) == 40 and np.mean(widths) == pytest.approx(20, abs=2)    # a fifth of 200
+    assert min(heights) == 0 and max(heights) == 27
+    assert np.mean(heights) == pytest.approx(13.5, abs=1.5)
+    # a fifth of 200
+    assert min(widths) == 0 and max(widths) == 40 and np.mean(widths) == pytest.approx(20, abs=2)
 
 
 @pytest.mark.parametrize(("frames", "share"), [(1, 0.2), (3, 0.0), (40, 1.0)])
 def test_masks_of_short_utterances(frames, share):
-    config = AugmentationConfig(spec_augment=True, frequency_masks=0, time_masks=2, time_mask_share=share)
+    config = AugmentationConfig(spec_augment=True, frequency_masks=0, time_masks=2,
+                                time_mask_share=share)
     ones = np.ones((161, frames), np.float32)
-    counts = [(augment.mask_spectrogram(ones, config, np.random.default_rng(s))[0] == 0).sum() for s in range(40)]
-    assert max(counts) <= 2 * int(share * frames) and (share == 0 or frames == 1) == (max(counts) == 0)
+    counts = [(augment.mask_spectrogram(ones, config, np.random.default_rng(s))[0] == 0).sum()
+              for s in range(40)]
+    assert max(counts) <= 2 * int(share * frames)
+    assert (share == 0 or frames == 1) == (max(counts) == 0)
 
 
 # who gets what
 
 def test_equal_draws_for_equal_seed_epoch_and_row():
-    samples, spectrogram = sine(600), np.random.default_rng(2).standard_normal((161, 90)).astype(np.float32)
+    samples = sine(600)
+    spectrogram = np.random.default_rng(2).standard_normal((161, 90), np.float32)
     base = augmenter(ALL)
 
     def outcome(a: Augmenter, row: int) -> bytes:
-        return a.perturb_waveform(samples, row).tobytes() + a.perturb_spectrogram(spectrogram, row).tobytes()
+        changed = a.perturb_waveform(samples, row), a.perturb_spectrogram(spectrogram, row)
+        return b"".join(array.tobytes() for array in changed)
 
     others = [outcome(base, 1), outcome(base.for_epoch(1), 0), outcome(augmenter(ALL, seed=1), 0)]
-    assert outcome(base, 0) == outcome(augmenter(ALL), 0) == outcome(base.for_epoch(1).for_epoch(0), 0)
+    for same in (augmenter(ALL), base.for_epoch(1).for_epoch(0)):
+        assert outcome(base, 0) == outcome(same, 0)
     assert len({outcome(base, 0), *others}) == 4
 
 
 def test_an_effect_leaves_the_others_as_they_are(noise_dir):
     samples = sine(600)
     alone = augmenter(AugmentationConfig(speed_volume_perturb=True)).perturb_waveform(samples, 3)
-    config = dataclasses.replace(ALL, noise_dir=str(noise_dir), noise_prob=1.0, noise_min=0.01, noise_max=0.01)
+    config = dataclasses.replace(ALL, noise_dir=str(noise_dir), noise_prob=1.0, noise_min=0.01,
+                                 noise_max=0.01)
     together = augmenter(config).perturb_waveform(samples, 3)
     assert len(together) == len(alone)
     assert rms(together - alone) == pytest.approx(0.01 * rms(alone), rel=1e-3)
@@ -287,7 +305,8 @@ def test_an_effect_leaves_the_others_as_they_are(noise_dir):
 def test_nothing_is_done_unasked():
     samples, spectrogram = sine(600), np.ones((161, 50), np.float32)
     plain = augmenter(AugmentationConfig())
-    assert plain.perturb_waveform(samples, 0) is samples and plain.perturb_spectrogram(spectrogram, 0) is spectrogram
+    assert plain.perturb_waveform(samples, 0) is samples
+    assert plain.perturb_spectrogram(spectrogram, 0) is spectrogram
 
 
 # in the loader
@@ -307,7 +326,8 @@ def test_batches_are_augmented_alike_by_threads_and_processes(demo_corpus, label
             np.testing.assert_array_equal(a, b)
     alone, = training_batches(BatchSource(manifest, [np.array([5])], labels, SpectConfig(), own))
     frames = alone.inputs.shape[3]
-    np.testing.assert_array_equal(first[0][1, :, :, :frames], alone.inputs[0])    # whatever it is batched with
+    # whatever it is batched with
+    np.testing.assert_array_equal(first[0][1, :, :, :frames], alone.inputs[0])
     assert not first[0][1, :, :, frames:].any()
     for a, b, c in zip(plain, first, load(own.for_epoch(1)), strict=True):
         assert a.shape != b.shape or not np.array_equal(a, b)

@@ -1,4 +1,4 @@
-"""src/batching.py: every row once, similar lengths together, the same for the same (seed, epoch)."""
+"""Every row once, similar lengths together, the same for the same (seed, epoch)."""
 
 import numpy as np
 import pytest
@@ -51,12 +51,14 @@ def test_equal_lengths_keep_their_order_in_the_first_epoch():
 
 def test_the_first_epoch_does_not_depend_on_the_seed():
     lengths = speech_lengths(50)
-    assert as_lists(epoch_batches(lengths, 8, 0, seed=0)) == as_lists(epoch_batches(lengths, 8, 0, seed=1))
+    assert as_lists(epoch_batches(lengths, 8, 0, seed=0)) == as_lists(
+        epoch_batches(lengths, 8, 0, seed=1))
 
 
 def test_later_epochs_do_not_go_from_short_to_long():
     lengths = speech_lengths()
-    longest = np.array([lengths[batch].max() for batch in epoch_batches(lengths, 8, epoch=1, seed=0)])
+    longest = np.array([lengths[batch].max()
+                        for batch in epoch_batches(lengths, 8, epoch=1, seed=0)])
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.2
 
 
@@ -74,8 +76,9 @@ def test_later_epochs_waste_little(epoch, batch_size, ranks):
     wasted = padding_share(epoch_batches(lengths, batch_size, epoch, seed=0, ranks=ranks), lengths)
     assert wasted < 0.15
     rng = np.random.default_rng(0)
-    at_random = padding_share(np.array_split(rng.permutation(len(lengths)), len(lengths) // batch_size), lengths)
-    assert at_random > 0.25                                     # so the bound says something
+    at_random = padding_share(np.array_split(rng.permutation(len(lengths)),
+                                             len(lengths) // batch_size), lengths)
+    assert at_random > 0.25  # so the bound says something
 
 
 # the same after a resume, other company in every epoch
@@ -84,7 +87,7 @@ def test_later_epochs_waste_little(epoch, batch_size, ranks):
 def test_same_seed_and_epoch_same_batches(epoch):
     lengths = speech_lengths(100)
     before = as_lists(epoch_batches(lengths, 8, epoch, seed=3))
-    np.random.random(5)                                         # whoever else draws numbers does not matter
+    np.random.random(5)  # whoever else draws numbers does not matter
     assert as_lists(epoch_batches(lengths.copy(), 8, epoch, seed=3)) == before
 
 
@@ -114,9 +117,9 @@ def test_the_global_random_state_is_left_alone():
     (10, 4, 1, [4, 4, 2]),
     (9, 4, 1, [4, 4, 1]),
     (16, 4, 2, [8, 8]),
-    (17, 4, 2, [8, 9]),             # one utterance cannot be shared by two
+    (17, 4, 2, [8, 9]),  # one utterance cannot be shared by two
     (18, 4, 2, [8, 8, 2]),
-    (11, 2, 4, [11]),               # 8 and 3 that cannot be shared by four
+    (11, 2, 4, [11]),  # 8 and 3 that cannot be shared by four
     (12, 2, 4, [8, 4]),
     (3, 4, 2, [3]),
     (0, 4, 1, []),
@@ -140,7 +143,8 @@ def test_shares_are_disjoint_cover_the_batch_and_differ_by_one_at_most(ranks, ep
 
 def test_ranks_see_the_global_batches_of_one_process():
     lengths = speech_lengths(96)
-    one, two = (epoch_batches(lengths, size, 3, seed=0, ranks=ranks) for size, ranks in ((8, 1), (4, 2)))
+    one, two = (epoch_batches(lengths, size, 3, seed=0, ranks=ranks)
+                for size, ranks in ((8, 1), (4, 2)))
     assert as_lists(one) == as_lists(two)
 
 

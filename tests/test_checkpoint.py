@@ -30,7 +30,8 @@ class Two(nn.Cell):
 
 
 def test_everything_comes_back(tmp_path):
-    save_checkpoint(tmp_path / "a.ckpt", Two(fill=1.5).get_parameters(), INFO, {"epoch": 3, "best": [1.5, 2.5]})
+    save_checkpoint(tmp_path / "a.ckpt", Two(fill=1.5).get_parameters(), INFO,
+                    {"epoch": 3, "best": [1.5, 2.5]})
     checkpoint = load_checkpoint(tmp_path / "a.ckpt")
     assert checkpoint.info == INFO
     assert checkpoint.progress == {"epoch": 3, "best": [1.5, 2.5]}
@@ -46,7 +47,8 @@ def test_the_average_of_checkpoints(tmp_path):
         moments = Parameter(Tensor(np.full(5, 9, np.float32)), "optimizer.moment1.first")
         save_checkpoint(path, [*Two(fill=fill).get_parameters(), moments], INFO)
     mean = average_checkpoints(paths)
-    assert {name: p.asnumpy().tolist() for name, p in mean.items()} == {"first": [3.0] * 3, "second": [[3.0] * 2] * 2}
+    assert {name: p.asnumpy().tolist() for name, p in mean.items()} == {
+        "first": [3.0] * 3, "second": [[3.0] * 2] * 2}
     save_checkpoint(tmp_path / "wider.ckpt", Two(width=4).get_parameters(), INFO)
     with pytest.raises(InputError, match=r"wider\.ckpt: holds another network than .*0\.ckpt"):
         average_checkpoints([*paths, tmp_path / "wider.ckpt"])
@@ -89,20 +91,23 @@ def test_a_missing_file_or_foreign_suffix_is_refused(tmp_path, name):
 
 def test_another_shape_is_refused_naming_both(tmp_path):
     with pytest.raises(InputError, match=r"first has shape \(3,\), the network needs \(4,\)"):
-        load_parameters(Two(4).get_parameters(), Two(3).parameters_dict(), tmp_path / "x.ckpt", strict=False)
+        load_parameters(Two(4).get_parameters(), Two(3).parameters_dict(), tmp_path / "x.ckpt",
+                        strict=False)
 
 
 def test_unmatched_parameters_are_named(tmp_path, caplog):
     others = {"first": Parameter(Tensor(np.ones(3, np.float32)), "first"),
               "third": Parameter(Tensor(np.ones(3, np.float32)), "third")}
-    with pytest.raises(InputError, match="not in the checkpoint: second; not in the network: third"):
+    with pytest.raises(InputError,
+                       match="not in the checkpoint: second; not in the network: third"):
         load_parameters(Two().get_parameters(), others, tmp_path / "x.ckpt")
     cell = Two()
     load_parameters(cell.get_parameters(), others, tmp_path / "x.ckpt", strict=False)
     assert "second" in caplog.text and "third" in caplog.text
     assert (cell.first.asnumpy() == 1).all() and (cell.second.asnumpy() == 0).all()
     with pytest.raises(InputError, match="not a checkpoint of this network"):
-        load_parameters(Two().get_parameters(), {"third": others["third"]}, tmp_path / "x.ckpt", strict=False)
+        load_parameters(Two().get_parameters(), {"third": others["third"]}, tmp_path / "x.ckpt",
+                        strict=False)
 
 
 def test_the_folder_keeps_the_newest_and_last_and_best_outlive_them(tmp_path):
@@ -110,8 +115,8 @@ def test_the_folder_keeps_the_newest_and_last_and_best_outlive_them(tmp_path):
     for epoch, best in ((1, True), (9, True), (10, False), (11, False)):
         parameters = list(Two(fill=epoch).get_parameters())
         folder.save(parameters, INFO, {"epoch": epoch, "batch": 0, "step": epoch * 5}, best)
-    assert sorted(os.listdir(tmp_path)) == ["DeepSpeech-10_50.ckpt", "DeepSpeech-11_55.ckpt", "DeepSpeech-best.ckpt",
-                                            "DeepSpeech-last.ckpt"]
+    assert sorted(os.listdir(tmp_path)) == ["DeepSpeech-10_50.ckpt", "DeepSpeech-11_55.ckpt",
+                                            "DeepSpeech-best.ckpt", "DeepSpeech-last.ckpt"]
     assert load_checkpoint(folder.best).progress["epoch"] == 9
     assert load_checkpoint(folder.last).progress["epoch"] == 11
 

@@ -33,8 +33,7 @@ def test_bidirectional_is_an_override_only_when_written(parser, arguments, overr
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--bidirectional", "yes"], "'yes' must be True or False"),
-    (["--bidirectional"], "expected one argument"),
-    (["--device_target", "TPU"], "'TPU'"),
+    (["--bidirectional"], "expected one argument"), (["--device_target", "TPU"], "'TPU'"),
     (["--device_target", "cpu"], "'cpu'"),
 ])
 def test_a_bad_option_ends_with_2_and_is_named(parser, arguments, words, capsys):

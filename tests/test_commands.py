@@ -42,15 +42,12 @@ def interrupted(number: int) -> RunError:
 
 
 @pytest.mark.parametrize(("error", "code", "begin"), [
-    (InputError("bad"), 2, "error: bad"),
-    (ConfigError("bad"), 2, "error: bad"),
-    (RunError("bad"), 1, "failed: bad"),
-    (interrupted(signal.SIGINT), 130, "stopped"),
+    (InputError("bad"), 2, "error: bad"), (ConfigError("bad"), 2, "error: bad"),
+    (RunError("bad"), 1, "failed: bad"), (interrupted(signal.SIGINT), 130, "stopped"),
     (interrupted(signal.SIGTERM), 143, "stopped"),
     (OSError(28, "No space left", "a.ckpt"), 1, "failed: [Errno 28] No space left: 'a.ckpt'"),
     (MemoryError("Unable to allocate"), 1, "failed: Unable to allocate"),
-    (MemoryError(), 1, "failed: MemoryError"),
-    (KeyboardInterrupt(), 130, "interrupted"),
+    (MemoryError(), 1, "failed: MemoryError"), (KeyboardInterrupt(), 130, "interrupted"),
 ])
 def test_errors_become_one_message_and_a_code(error, code, begin, capsys):
     assert commands.run(raising(error)) == code

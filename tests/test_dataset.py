@@ -25,7 +25,8 @@ def own_manifest(manifest, labels, tmp_path):
     """Three utterances in files that a test may damage."""
     rows = []
     for i in range(3):
-        for path, name in ((manifest.audio_paths[i], f"{i}.wav"), (manifest.transcript_paths[i], f"{i}.txt")):
+        for path, name in ((manifest.audio_paths[i], f"{i}.wav"),
+                           (manifest.transcript_paths[i], f"{i}.txt")):
             shutil.copy(path, tmp_path / name)
         rows.append((tmp_path / f"{i}.wav", tmp_path / f"{i}.txt"))
     return write_manifest(tmp_path / "own_manifest.csv", rows, labels)[0]
@@ -39,7 +40,8 @@ def test_batches_hold_every_utterance_padded_with_zeros(manifest, labels, num_wo
     for batch in batches:
         n, t = len(batch.rows), batch.input_length.max()
         assert batch.inputs.shape == (n, 1, 161, t) and batch.inputs.dtype == np.float32
-        assert batch.targets.shape == (n, batch.target_length.max()) and batch.targets.dtype == np.int32
+        assert batch.targets.shape == (n, batch.target_length.max())
+        assert batch.targets.dtype == np.int32
         assert batch.input_length.dtype == batch.target_length.dtype == np.int32
         for i, row in enumerate(batch.rows):
             expected = spectrogram(load_audio(manifest.audio_paths[row], 16000), SPECT)
@@ -47,13 +49,15 @@ def test_batches_hold_every_utterance_padded_with_zeros(manifest, labels, num_wo
             np.testing.assert_array_equal(batch.inputs[i, 0, :, :length], expected)
             assert not batch.inputs[i, 0, :, length:].any()
             text = Path(manifest.transcript_paths[row]).read_text().strip()
-            assert labels.decode(batch.targets[i, :batch.target_length[i]]) == text == batch.texts[i]
+            targets = batch.targets[i, :batch.target_length[i]]
+            assert labels.decode(targets) == text == batch.texts[i]
             assert not batch.targets[i, batch.target_length[i]:].any()
 
 
 def test_the_dataset_has_the_documented_columns(manifest, labels):
     dataset = create_dataset(BatchSource(manifest, [np.array([0, 1])], labels, SPECT))
-    assert dataset.get_col_names()[:4] == COLUMNS[:4] == ["inputs", "input_length", "targets", "target_length"]
+    assert dataset.get_col_names()[:4] == COLUMNS[:4] == ["inputs", "input_length", "targets",
+                                                          "target_length"]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -62,16 +66,18 @@ def test_a_file_that_goes_bad_is_passed_over_and_counted(own_manifest, labels, n
     with open(broken, "r+b") as file:
         file.truncate(1000)
     with caplog.at_level(logging.WARNING):
-        batch, = training_batches(BatchSource(own_manifest, [np.arange(3)], labels, SPECT), num_workers)
+        batch, = training_batches(BatchSource(own_manifest, [np.arange(3)], labels, SPECT),
+                                  num_workers)
     assert (batch.rows, batch.missing, len(batch.inputs)) == ([0, 2], [1], 2)
-    if num_workers == 1:    # a worker process writes its warning to the terminal
+    if num_workers == 1:  # a worker process writes its warning to the terminal
         assert f"{own_manifest.path}:2" in caplog.text and "truncated" in caplog.text
 
 
 def test_a_batch_of_bad_files_has_no_rows(own_manifest, labels, tmp_path):
     for path in own_manifest.audio_paths:
         open(path, "wb").close()
-    batches = list(training_batches(BatchSource(own_manifest, [np.array([2]), np.array([0, 1])], labels, SPECT)))
+    batches = list(training_batches(BatchSource(own_manifest, [np.array([2]), np.array([0, 1])],
+                                                labels, SPECT)))
     assert [(b.rows, b.texts, b.missing) for b in batches] == [([], [], [2]), ([], [], [0, 1])]
 
 

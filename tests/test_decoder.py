@@ -48,11 +48,9 @@ def test_alphabet_attributes():
 
 
 @pytest.mark.parametrize(("labels", "blank_index", "message"), [
-    ("AB ", None, "lack the CTC blank '_'"),
-    ("", None, "lack the CTC blank '_'"),
+    ("AB ", None, "lack the CTC blank '_'"), ("", None, "lack the CTC blank '_'"),
     ("AB_", 3, r"`blank_index` \(=3\) must be the index of one of the 3 labels"),
-    ("AB_", -1, r"`blank_index` \(=-1\)"),
-    ("ABA_", None, r"repeated: \['A'\]"),
+    ("AB_", -1, r"`blank_index` \(=-1\)"), ("ABA_", None, r"repeated: \['A'\]"),
 ])
 def test_bad_alphabet_is_refused(labels, blank_index, message):
     with pytest.raises(ValueError, match=message):
@@ -65,15 +63,10 @@ def test_base_class_does_not_decode():
 
 
 @pytest.mark.parametrize(("a", "b", "words", "chars"), [
-    ("", "", 0, 0),
-    ("", "ONE TWO", 2, 6),
-    ("ONE TWO", "", 2, 6),
-    ("ONE TWO", "ONE TWO", 0, 0),
+    ("", "", 0, 0), ("", "ONE TWO", 2, 6), ("ONE TWO", "", 2, 6), ("ONE TWO", "ONE TWO", 0, 0),
     ("ONE TWO", "ONETWO", 2, 0),  # spaces are no characters
-    ("ONE TWO", "  ONE\t TWO\n", 0, 0),
-    ("ONE TWO THREE", "TWO THREE FOUR", 2, 7),
-    ("THE CAT", "THE CAT CAT", 1, 3),
-    ("ÜBER ŁÓDŹ 語", "UBER ŁÓDŹ 话", 2, 2),
+    ("ONE TWO", "  ONE\t TWO\n", 0, 0), ("ONE TWO THREE", "TWO THREE FOUR", 2, 7),
+    ("THE CAT", "THE CAT CAT", 1, 3), ("ÜBER ŁÓDŹ 語", "UBER ŁÓDŹ 话", 2, 2),
 ])
 def test_distances_by_hand(a, b, words, chars):
     decoder = Decoder(ENGLISH)
@@ -95,15 +88,12 @@ def test_distances_are_the_errors_that_are_counted():
 # GreedyDecoder.decode
 
 @pytest.mark.parametrize(("path", "text", "offsets"), [
-    ("CAT", "CAT", [0, 1, 2]),
-    ("CCAAT_", "CAT", [0, 2, 4]),
+    ("CAT", "CAT", [0, 1, 2]), ("CCAAT_", "CAT", [0, 2, 4]),
     ("BOO_OKK", "BOOK", [0, 1, 4, 5]),  # a double letter needs a blank between
     ("BOOK", "BOK", [0, 1, 3]),
     (" _A  ", " A ", [0, 2, 3]),  # spaces at either end stay
     ("A _ B", "A  B", [0, 1, 3, 4]),  # so do two with a blank between
-    ("A   B", "A B", [0, 1, 4]),
-    ("____", "", []),
-    ("", "", []),
+    ("A   B", "A B", [0, 1, 4]), ("____", "", []), ("", "", []),
     ("__'__", "'", [2]),  # class 0 is a letter like any other
 ])
 def test_decode_by_hand(path, text, offsets):

@@ -18,7 +18,8 @@ def speech(seconds: float = 2.0, rate: int = 16000, seed: int = 0) -> np.ndarray
     """Noise and a gliding tone that come and go: nothing that a codec could shrink to nothing."""
     t = np.arange(round(seconds * rate)) / rate
     noise = np.random.default_rng(seed).normal(0, 0.1, len(t))
-    return ((noise + 0.4 * np.sin(2 * np.pi * (200 + 300 * t) * t)) * (0.6 + 0.4 * np.sin(9 * t))).astype(np.float32)
+    return ((noise + 0.4 * np.sin(2 * np.pi * (200 + 300 * t) * t))
+            * (0.6 + 0.4 * np.sin(9 * t))).astype(np.float32)
 
 
 def normalised(magnitudes: np.ndarray) -> np.ndarray:
@@ -28,10 +29,11 @@ def normalised(magnitudes: np.ndarray) -> np.ndarray:
 
 
 def dft_magnitudes(samples: np.ndarray, n_fft: int, hop: int, window: np.ndarray) -> np.ndarray:
-    """(F, T) magnitudes, straight from the definition: zeros around the signal, one frame every hop."""
+    """(F, T) magnitudes by the definition: zeros around the signal, one frame every hop."""
     padded = np.concatenate([np.zeros(n_fft // 2), samples, np.zeros(n_fft // 2)])
     basis = np.exp(-2j * np.pi * np.outer(np.arange(n_fft // 2 + 1), np.arange(n_fft)) / n_fft)
-    frames = [padded[start:start + n_fft] * window for start in range(0, len(padded) - n_fft + 1, hop)]
+    frames = [padded[start:start + n_fft] * window
+              for start in range(0, len(padded) - n_fft + 1, hop)]
     return np.abs(basis @ np.array(frames).T)
 
 
@@ -39,7 +41,8 @@ def dft_magnitudes(samples: np.ndarray, n_fft: int, hop: int, window: np.ndarray
 
 def test_spectrogram_is_the_definition():
     samples = speech(0.5)
-    hamming = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(320) / 320)     # periodic: the divisor is not 319
+    # periodic: the divisor is not 319
+    hamming = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(320) / 320)
     expected = normalised(dft_magnitudes(samples.astype(np.float64), 320, 160, hamming))
     found = spectrogram(samples, SPECT)
     assert found.shape == (161, 51) and found.dtype == np.float32
@@ -52,9 +55,10 @@ def test_spectrogram_is_that_of_scipy(window, rate, size, stride):
     spect = SpectConfig(sample_rate=rate, window_size=size, window_stride=stride, window=window)
     samples = speech(0.7, rate)[:-17]
     taps = scipy.signal.get_window(window, spect.n_fft, fftbins=True)
-    _, _, stft = scipy.signal.stft(samples, window=taps, nperseg=spect.n_fft, noverlap=spect.n_fft - spect.hop_length,
+    _, _, stft = scipy.signal.stft(samples, window=taps, nperseg=spect.n_fft,
+                                   noverlap=spect.n_fft - spect.hop_length,
                                    boundary="zeros", padded=False)
-    expected = normalised(np.abs(stft) * taps.sum())                     # scipy divides by the sum of the window
+    expected = normalised(np.abs(stft) * taps.sum())  # scipy divides by the sum of the window
     found = spectrogram(samples, spect)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -66,9 +70,10 @@ def setting(n_fft: int, hop: int, window: str = "hamming") -> SpectConfig:
 
 
 @pytest.mark.parametrize("window", ["hamming", "hann", "blackman", "bartlett"])
-@pytest.mark.parametrize(("n_fft", "hop"), [(320, 160), (320, 150), (221, 110), (333, 100), (64, 100), (7, 1)])
+@pytest.mark.parametrize(("n_fft", "hop"),
+                         [(320, 160), (320, 150), (221, 110), (333, 100), (64, 100), (7, 1)])
 def test_any_setting_is_the_definition(n_fft, hop, window):
-    """Odd windows, steps that do not divide them, gaps between them; signals shorter than one, and of many blocks."""
+    """Odd windows, steps that do not divide them, gaps; signals shorter than one, and of many."""
     spect = setting(n_fft, hop, window)
     taps = scipy.signal.get_window(window, n_fft, fftbins=True)
     for length in (5, n_fft - 1, n_fft, 4 * hop, 4 * hop + 1, 20000):
@@ -84,8 +89,8 @@ SIGNALS = {
     "loud": np.random.default_rng(0).uniform(-1, 1, len(T)),
     "quiet": 1e-4 * speech(1.5),
     "one bit": np.where(T == 0.5, 1 / 32768, 0),
-    "tone": np.sin(2 * np.pi * 1003.7 * T),                              # these two are wrong by 1.5e-5
-    "noise on an offset": 0.5 + 1e-4 * speech(1.5),                      # with a transform in single precision
+    "tone": np.sin(2 * np.pi * 1003.7 * T),  # these two are wrong by 1.5e-5
+    "noise on an offset": 0.5 + 1e-4 * speech(1.5),  # with a transform in single precision
     "quiet tone": 1e-4 * np.sin(2 * np.pi * 1003.7 * T),
     "clipped": np.clip(8 * np.sin(2 * np.pi * 440.3 * T), -1, 1),
     "square wave": np.sign(np.sin(2 * np.pi * 217 * T)),
@@ -102,7 +107,7 @@ def test_any_signal_is_within_1e_5(signal):
 
 
 def test_spectrogram_has_mean_0_and_unbiased_deviation_1():
-    found = spectrogram(speech(0.05), SPECT).astype(np.float64)          # few values: ddof shows
+    found = spectrogram(speech(0.05), SPECT).astype(np.float64)  # few values: ddof shows
     assert found.mean() == pytest.approx(0, abs=1e-6)
     assert found.std(ddof=1) == pytest.approx(1, abs=1e-6)
 
@@ -146,7 +151,7 @@ def test_num_frames_is_what_a_file_gives(tmp_path, rate):
 
 
 def test_num_frames_rounds_like_the_resampler(tmp_path):
-    """54 samples are exactly 63 at 22050 Hz, but the resampler's floating point makes them 64: a hop more."""
+    """54 samples are 63 at 22050 Hz; the resampler's floating point makes them 64: a hop more."""
     spect = SpectConfig(sample_rate=22050, window_size=64 / 22050, window_stride=64 / 22050)
     soundfile.write(tmp_path / "a.wav", speech()[:54], 18900)
     samples = load_audio(tmp_path / "a.wav", 22050)
@@ -154,12 +159,13 @@ def test_num_frames_rounds_like_the_resampler(tmp_path):
 
 
 def test_num_frames_of_arrays():
-    frames = num_frames(np.array([16000, 16159, 22050, 0]), np.array([16000, 16000, 22050, 8000]), SPECT)
+    frames = num_frames(np.array([16000, 16159, 22050, 0]), np.array([16000, 16000, 22050, 8000]),
+                        SPECT)
     assert frames.tolist() == [101, 101, 101, 1]
     assert np.issubdtype(frames.dtype, np.integer)
 
 
 def test_num_frames_of_windows_of_odd_length():
-    """They reach one sample further than the zeros around the signal: whole steps give a frame less."""
+    """They reach one sample past the zeros around the signal: whole steps give a frame less."""
     spect = setting(221, 110)
     assert num_frames(np.array([109, 110, 111, 220, 221]), 16000, spect).tolist() == [1, 1, 2, 2, 3]

@@ -73,12 +73,9 @@ def test_facts_of_every_row(corpus, labels):
 
 
 @pytest.mark.parametrize(("text", "frames"), [
-    ("A", 1),
-    ("AB", 2),
+    ("A", 1), ("AB", 2),
     ("AA", 3),  # A blank A
-    ("HELLO", 6),
-    ("AAA", 5),
-    ("A A", 3),
+    ("HELLO", 6), ("AAA", 5), ("A A", 3),
     ("''", 3),  # class 0 counts
     ("BALLOON BOOKKEEPER", 18 + 5),
 ])

@@ -34,7 +34,7 @@ def test_adamw_equals_the_published_algorithm(eps):
     for t in range(1, 6):
         gradients = some_gradients(t)
         optimizer(tuple(map(Tensor, gradients)), RATE)
-        for i, g in enumerate(gradients):    # Loshchilov & Hutter 2019, algorithm 2
+        for i, g in enumerate(gradients):  # Loshchilov & Hutter 2019, algorithm 2
             first[i] = 0.8 * first[i] + 0.2 * g
             second[i] = 0.95 * second[i] + 0.05 * g.astype(np.float64) ** 2
             update = first[i] / (1 - 0.8 ** t) / (np.sqrt(second[i] / (1 - 0.95 ** t)) + eps)
@@ -68,19 +68,22 @@ class Line(nn.Cell):
     def buffers(self):
         return [self.statistic]
 
-    def construct(self, inputs, input_length, targets, target_length, normalizer, dropout_seeds=None):
-        ops.assign(self.statistic, self.statistic + inputs.sum())    # as batch norm does
+    def construct(self, inputs, input_length, targets, target_length, normalizer,
+                  dropout_seeds=None):
+        ops.assign(self.statistic, self.statistic + inputs.sum())  # as batch norm does
         return (self.weight * inputs).sum() / normalizer
 
 
 def line_step(weight: np.ndarray, max_grad_norm: float = 1e6, loss_scale: float = 1024.0):
     cell = Line(weight)
-    optimizer = create_optimizer(cell.trainable_params(), OptimConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0))
+    optimizer = create_optimizer(cell.trainable_params(),
+                                 OptimConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0))
     step = TrainStep(cell, optimizer, cell.buffers(), loss_scale, max_grad_norm).set_train(True)
     nothing = Tensor(0, ms.int32)
 
     def run(inputs: np.ndarray):
-        return step(Tensor(inputs), nothing, nothing, nothing, Tensor(2.0, ms.float32), Tensor(0.5, ms.float32))
+        return step(Tensor(inputs), nothing, nothing, nothing, Tensor(2.0, ms.float32),
+                    Tensor(0.5, ms.float32))
 
     return cell, run
 
@@ -90,12 +93,14 @@ def test_loss_scale_changes_neither_loss_nor_update():
     for scale in (1.0, 1024.0):
         cell, run = line_step(weight, loss_scale=scale)
         loss, norm, updated = run(inputs)
-        assert (float(loss), float(norm), bool(updated)) == (pytest.approx(5.5), pytest.approx(2.5), True)
+        assert (float(loss), float(norm), bool(updated)) == (
+            pytest.approx(5.5), pytest.approx(2.5), True)
         np.testing.assert_allclose(cell.weight.asnumpy(), weight - 0.5 * inputs / 2)
 
 
 def test_gradients_are_clipped_to_the_global_norm():
-    weight, inputs = np.zeros(2, np.float32), np.array([30.0, 40.0], np.float32)    # gradient (15, 20), norm 25
+    # gradient (15, 20), norm 25
+    weight, inputs = np.zeros(2, np.float32), np.array([30.0, 40.0], np.float32)
     cell, run = line_step(weight, max_grad_norm=5.0)
     _, norm, _ = run(inputs)
     assert float(norm) == pytest.approx(25.0)
@@ -112,7 +117,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_one_works(bad):
     assert cell.statistic.asnumpy() == [0.0]
     assert bool(run(np.array([1.0, 1.0], np.float32))[2])
     assert cell.statistic.asnumpy() == [2.0]
-    assert not bool(run(np.array([bad, 1.0], np.float32))[2])    # the third call too
+    assert not bool(run(np.array([bad, 1.0], np.float32))[2])  # the third call too
     assert cell.statistic.asnumpy() == [2.0]
     np.testing.assert_allclose(cell.weight.asnumpy(), weight - 0.25)
 
@@ -125,5 +130,5 @@ def test_adam_moments_and_count_stay_when_a_step_is_skipped():
     for value, updates in ((1.0, 1), (np.nan, 1), (2.0, 2)):
         step(Tensor(np.array([value, 1.0], np.float32)), nothing, nothing, nothing, one, RATE)
         assert int(optimizer.updates.asnumpy()) == updates
-    np.testing.assert_allclose(optimizer.moment1[0].asnumpy(), 0.9 * 0.1 * np.array([1, 1]) + 0.1 * np.array([2, 1]),
-                               rtol=1e-5)
+    np.testing.assert_allclose(optimizer.moment1[0].asnumpy(),
+                               0.9 * 0.1 * np.array([1, 1]) + 0.1 * np.array([2, 1]), rtol=1e-5)

@@ -10,7 +10,8 @@ from src.DeepSpeech import DeepSpeech
 from src.onnx_graph import write_onnx
 from src.stored_models import load_model
 
-CONFIG = load_config(None, ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=1", "ModelConfig.conv_channels=2",
+CONFIG = load_config(None, ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=1",
+                            "ModelConfig.conv_channels=2",
                             "ModelConfig.conv2_kernel=[21, 11]"])
 LABELS = Labels("AB _")
 
@@ -20,7 +21,8 @@ def content(graph_mode, tmp_path_factory) -> bytes:
     """A small ONNX model with the weights that a new network has."""
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     network = DeepSpeech(CONFIG.ModelConfig, 161, len(LABELS))
-    write_onnx(path, {name: p.asnumpy() for name, p in network.parameters_dict().items()}, CONFIG.ModelConfig, 161)
+    write_onnx(path, {name: p.asnumpy() for name, p in network.parameters_dict().items()},
+               CONFIG.ModelConfig, 161)
     return path.read_bytes()
 
 
@@ -36,7 +38,8 @@ def test_an_onnx_model_and_its_json_file_are_complete(folder, content):
     model = load_model(folder / "model.onnx")
     assert (model.labels, model.spect) == (LABELS, CONFIG.DataConfig.SpectConfig)
     assert model.hop_samples == 320
-    probs, lengths = model.acoustic(np.zeros((2, 1, 161, 30), np.float32), np.array([30, 11], np.int32))
+    probs, lengths = model.acoustic(np.zeros((2, 1, 161, 30), np.float32),
+                                    np.array([30, 11], np.int32))
     assert probs.shape == (2, 15, 4) and lengths.tolist() == [15, 6]
 
 
@@ -54,8 +57,10 @@ def test_a_damaged_onnx_model_is_refused(folder, content, damage):
 def test_an_onnx_model_of_something_else_is_refused(folder):
     import onnx
     from onnx import helper
-    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", values[:1], values[1:])
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"])
+              for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", values[:1],
+                              values[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
               folder / "model.onnx")
     with pytest.raises(InputError, match="an ONNX model, but not one that export.py wrote"):
@@ -67,7 +72,8 @@ def test_an_exported_model_needs_its_json_file(folder, content, suffix):
     with pytest.raises(InputError, match=f"model{suffix}: no such model"):
         load_model(folder / f"model{suffix}", load_config())
     (folder / f"alone{suffix}").write_bytes(content)
-    with pytest.raises(InputError, match=r"alone\.json is missing beside it: export.py writes both"):
+    with pytest.raises(InputError,
+                       match=r"alone\.json is missing beside it: export.py writes both"):
         load_model(folder / f"alone{suffix}", load_config())
     (folder / "alone.json").write_text("{}")
     with pytest.raises(InputError, match=r"alone\.json: the model's settings cannot be read"):
@@ -76,7 +82,8 @@ def test_an_exported_model_needs_its_json_file(folder, content, suffix):
 
 @pytest.mark.parametrize(("config", "labels", "words"), [
     (CONFIG, Labels("ABC _"), "161 frequency bins and 4 classes, but its JSON file says 161 and 5"),
-    (CONFIG.with_settings({"DataConfig.SpectConfig.sample_rate": 8000}, False), LABELS, "its JSON file says 81 and 4"),
+    (CONFIG.with_settings({"DataConfig.SpectConfig.sample_rate": 8000}, False), LABELS,
+     "its JSON file says 81 and 4"),
 ])
 def test_the_json_file_of_another_model_is_noticed(folder, content, config, labels, words):
     (folder / "model.onnx").write_bytes(content)

@@ -27,8 +27,8 @@ def manifest(tmp_path) -> Path:
 def test_a_good_manifest_is_counted(manifest, capsys):
     assert verify_manifest.main([str(manifest), "--jobs=2"]) == 0
     captured = capsys.readouterr()
-    assert f"{manifest}: 4 utterances, 0.00 h (0.5 to 0.5 s), 40 labels, no problems" in captured.out
-    assert captured.err == ""
+    counts = "4 utterances, 0.00 h (0.5 to 0.5 s), 40 labels, no problems"
+    assert f"{manifest}: {counts}" in captured.out and captured.err == ""
 
 
 def test_all_problems_of_all_manifests_in_one_pass(manifest, tmp_path, capsys):
@@ -61,9 +61,11 @@ def test_files_are_read_even_when_the_index_knows_them(manifest, tmp_path):
 
 def test_other_labels(manifest, tmp_path, capsys):
     (tmp_path / "labels.json").write_text(json.dumps(["_", *"DONTSTP "]))
-    assert verify_manifest.main([str(manifest), "--labels_path", str(tmp_path / "labels.json")]) == 2
+    assert verify_manifest.main([str(manifest), "--labels_path",
+                                 str(tmp_path / "labels.json")]) == 2
     (tmp_path / "twice.json").write_text(json.dumps(["_", "A", "A"]))
     assert verify_manifest.main([str(manifest), "--labels_path", str(tmp_path / "twice.json")]) == 2
-    assert verify_manifest.main([str(manifest), "--labels_path", str(tmp_path / "nowhere.json")]) == 2
+    assert verify_manifest.main([str(manifest), "--labels_path",
+                                 str(tmp_path / "nowhere.json")]) == 2
     error = capsys.readouterr().err
     assert "twice.json" in error and "nowhere.json" in error and "Traceback" not in error

@@ -21,19 +21,20 @@ from src.word_cuts import (
 )
 
 RATE = 16000
-HOP = 320    # samples between output frames of the default network
+HOP = 320  # samples between output frames of the default network
 
 
 @pytest.fixture
 def spoken(labels, tmp_path):
-    """A manifest of beeps, a letter each, with silence between words; the letters' places in seconds."""
+    """A manifest of beeps, a letter each, and the letters' places in seconds."""
     places = {"A BE": [0.2, 0.8, 1.0], "C": [0.3], "NO": [0.2, 0.4], "D E F": [0.15, 0.6, 1.25]}
     rows = []
+    beep = 0.3 * np.sin(np.arange(round(0.16 * RATE)) / 3)
     for text, seconds in places.items():
         samples = np.zeros(round((seconds[-1] + 0.2) * RATE))
         for second in seconds:
             start = round((second - 0.08) * RATE)
-            samples[start:start + round(0.16 * RATE)] = 0.3 * np.sin(np.arange(round(0.16 * RATE)) / 3)
+            samples[start:start + len(beep)] = beep
         name = tmp_path / text.replace(" ", "-")
         soundfile.write(f"{name}.wav", samples, RATE)
         (tmp_path / f"{name}.txt").write_text(text)
@@ -46,24 +47,25 @@ def test_words_are_cut_in_the_silence_between_them(spoken, labels, caplog):
     texts = {round(seconds[-1] + 0.2, 6): text for text, seconds in places.items()}
 
     def predict(inputs, input_length):
-        """Certain of a letter at its place, of a space half-way between words, else of the blank."""
+        """Certain of a letter at its place, of a space between words, else of the blank."""
         lengths = (input_length - 1) // 2 + 1
         probs = np.full((len(inputs), lengths.max(), len(labels)), 1e-4, np.float32)
         probs[..., labels.blank_index] = 0.9
         for i, frames in enumerate(input_length):
             text = texts[round((frames - 1) * 0.01, 6)]
             if text == "NO":
-                lengths[i] = 1      # too few frames for its letters
+                lengths[i] = 1  # too few frames for its letters
                 continue
             for letter, second in zip(text.replace(" ", ""), places[text], strict=True):
                 probs[i, round(second * RATE / HOP), labels.encode(letter)[0]] = 1.0
-            for word in range(text.count(" ")):    # of one letter each, but for the last
+            for word in range(text.count(" ")):  # of one letter each, but for the last
                 middle = (places[text][word] + places[text][word + 1]) / 2
                 probs[i, round(middle * RATE / HOP), labels.space_index] = 1.0
         return probs, lengths
 
     with caplog.at_level(logging.INFO):
-        found = dict(zip(places, find_word_cuts(Model(predict, load_config().model_info(labels)), manifest, load_config()), strict=True))
+        model = Model(predict, load_config().model_info(labels))
+        found = dict(zip(places, find_word_cuts(model, manifest, load_config()), strict=True))
     assert found["NO"] is None and f"{manifest.path}:3: its words keep their order" in caplog.text
     assert found["C"].words == ["C"] and len(found["C"].cuts) == 0
     assert found["A BE"].words == ["A", "BE"] and found["D E F"].words == ["D", "E", "F"]
@@ -94,7 +96,8 @@ def test_cuts_come_back_as_they_were(manifest, tmp_path):
     times[1] = WordCuts(["NULL", "NA", "1"], np.array([1 / 3, 0.7]), 1.1)
     times[3] = WordCuts(["NAN"], np.array([]), 0.5)
     write_word_cuts(tmp_path / "words.csv", manifest, times)
-    for expected, found in zip(times, read_word_cuts(tmp_path / "words.csv", manifest), strict=True):
+    for expected, found in zip(times, read_word_cuts(tmp_path / "words.csv", manifest),
+                               strict=True):
         assert (found is None) == (expected is None)
         if found is not None:
             assert found.words == expected.words and found.seconds == expected.seconds
@@ -104,8 +107,7 @@ def test_cuts_come_back_as_they_were(manifest, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (None, "words.csv: cannot read the word cuts"),
-    ("", "words.csv: cannot read the word cuts"),
+    (None, "words.csv: cannot read the word cuts"), ("", "words.csv: cannot read the word cuts"),
     ("audio_path,word,from,to\na.wav,A,0,1\n", "words.csv: no column 'start'"),
     ("audio_path,word,start,end\na.wav,A,soon,1.0\n", "words.csv: cannot read the word cuts"),
 ])
@@ -121,14 +123,15 @@ def test_gaps_are_between_the_letters_around_a_space():
     """OH A TEN: from H to A and from A to T."""
     frames = np.array([[2, 3], [5, 5], [6, 8], [9, 9], [11, 12], [15, 15], [16, 17], [20, 21]])
     space = 27
-    assert word_gaps(frames, [15, 8, space, 1, space, 20, 5, 14], space).tolist() == [[5, 9], [9, 15]]
+    assert word_gaps(frames, [15, 8, space, 1, space, 20, 5, 14], space).tolist() == [
+        [5, 9], [9, 15]]
     assert word_gaps(frames[:1], [15], space).shape == (0, 2)
 
 
 def test_the_cut_is_at_the_quietest_place_of_the_middle_half():
     samples = np.random.default_rng(0).uniform(-1, 1, RATE).astype(np.float32)
     samples[7000:7600] *= 0.01
-    samples[5200:5600] = 0      # quieter, but too close to the label before
+    samples[5200:5600] = 0  # quieter, but too close to the label before
     assert 7000 <= quietest_cut(samples, 5000, 9000, RATE) <= 7600
     assert quietest_cut(samples, 5000, 5000, RATE) == 5000
     assert 0 <= quietest_cut(samples, 0, len(samples), RATE) <= len(samples)

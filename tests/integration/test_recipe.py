@@ -28,7 +28,7 @@ DataConfig:
   train_manifest: {demo_corpus}/demo_train_manifest.csv
   val_manifest: {demo_corpus}/demo_val_manifest.csv
   test_manifest: {demo_corpus}/demo_test_manifest.csv
-ModelConfig: {{hidden_size: 16, hidden_layers: 2, conv_channels: 2, conv2_kernel: [21, 11]}}
+ModelConfig: {{hidden_size: 16, hidden_layers: 2, conv_channels: 2, conv2_kernel: [21, 1]}}
 CheckpointConfig: {{ckpt_path: {folder}/ckpt}}
 """)
     assert train.main([*CPU, "--config", str(folder / "tiny.yaml")]) == 0
@@ -125,10 +125,11 @@ def test_resuming_a_finished_run_does_nothing(trained, caplog):
 
 
 def test_a_unidirectional_network_trains_and_evaluates(trained, demo_corpus, tmp_path, capsys):
-    outputs = [f"CheckpointConfig.ckpt_path={tmp_path}/ckpt",
-               f"TrainingConfig.log_dir={tmp_path}/logs"]
+    """Its convolutions are our own, which tiny.yaml leaves out because they compile slowly."""
+    settings = ["ModelConfig.conv2_kernel=[21, 11]", f"CheckpointConfig.ckpt_path={tmp_path}/ckpt",
+                f"TrainingConfig.log_dir={tmp_path}/logs"]
     assert train.main([*CPU, "--config", str(trained / "tiny.yaml"), "--bidirectional", "False",
-                       *outputs]) == 0
+                       *settings]) == 0
     model = ["--pretrain_ckpt", f"{tmp_path}/ckpt/DeepSpeech-last.ckpt",
              f"DataConfig.test_manifest={demo_corpus}/demo_test_manifest.csv",
              f"TrainingConfig.log_dir={tmp_path}"]
