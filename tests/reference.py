@@ -23,8 +23,7 @@ def our_tensors(reference, prefix: str) -> dict[str, np.ndarray]:
             for key, name in names.items()}
 
 
-def build(torch, hidden: int, layers: int, channels: int = 32, context: int = 0, classes: int = 29,
-          rnn: str = "LSTM"):
+def build(torch, hidden: int, layers: int, channels: int = 32, context: int = 0, classes: int = 29):
     """Nested modules whose state_dict has the original's names, weights and statistics random."""
     nn = torch.nn
     torch.manual_seed(hidden)
@@ -33,8 +32,7 @@ def build(torch, hidden: int, layers: int, channels: int = 32, context: int = 0,
         return nn.ModuleDict(modules)
 
     def layer(i):
-        recurrent = getattr(nn, rnn)(hidden if i else channels * 41, hidden,
-                                     bidirectional=not context)
+        recurrent = nn.LSTM(hidden if i else channels * 41, hidden, bidirectional=not context)
         return tree(batch_norm=tree(module=nn.BatchNorm1d(hidden)),
                     rnn=recurrent) if i else tree(rnn=recurrent)
 

@@ -62,19 +62,6 @@ def test_base_class_does_not_decode():
         Decoder(ENGLISH).decode(frames("A"))
 
 
-@pytest.mark.parametrize(("a", "b", "words", "chars"), [
-    ("", "", 0, 0), ("", "ONE TWO", 2, 6), ("ONE TWO", "", 2, 6), ("ONE TWO", "ONE TWO", 0, 0),
-    ("ONE TWO", "ONETWO", 2, 0),  # spaces are no characters
-    ("ONE TWO", "  ONE\t TWO\n", 0, 0), ("ONE TWO THREE", "TWO THREE FOUR", 2, 7),
-    ("THE CAT", "THE CAT CAT", 1, 3), ("ÜBER ŁÓDŹ 語", "UBER ŁÓDŹ 话", 2, 2),
-])
-def test_distances_by_hand(a, b, words, chars):
-    decoder = Decoder(ENGLISH)
-    assert decoder.wer(a, b) == words
-    assert decoder.cer(a, b) == chars
-    assert isinstance(decoder.wer(a, b), int) and isinstance(decoder.cer(a, b), int)
-
-
 def test_distances_are_the_errors_that_are_counted():
     """Which test_metrics.py compares with dynamic programming."""
     rng = np.random.default_rng(0)
@@ -83,30 +70,22 @@ def test_distances_are_the_errors_that_are_counted():
         counts = count_errors(a, b)
         assert Decoder(ENGLISH).wer(a, b) == counts.word_errors
         assert Decoder(ENGLISH).cer(a, b) == counts.char_errors
+    assert Decoder(ENGLISH).wer("ÜBER ŁÓDŹ 語", "UBER  ŁÓDŹ 话\n") == 2
 
 
 # GreedyDecoder.decode
 
 @pytest.mark.parametrize(("path", "text", "offsets"), [
-    ("CAT", "CAT", [0, 1, 2]), ("CCAAT_", "CAT", [0, 2, 4]),
+    ("CCAAT_", "CAT", [0, 2, 4]),
     ("BOO_OKK", "BOOK", [0, 1, 4, 5]),  # a double letter needs a blank between
     ("BOOK", "BOK", [0, 1, 3]),
     (" _A  ", " A ", [0, 2, 3]),  # spaces at either end stay
     ("A _ B", "A  B", [0, 1, 3, 4]),  # so do two with a blank between
-    ("A   B", "A B", [0, 1, 4]), ("____", "", []), ("", "", []),
+    ("____", "", []), ("", "", []),
     ("__'__", "'", [2]),  # class 0 is a letter like any other
 ])
 def test_decode_by_hand(path, text, offsets):
     assert unpack(GreedyDecoder(ENGLISH).decode(frames(path))) == [(text, offsets)]
-
-
-@pytest.mark.parametrize(("size", "text", "offsets"), [
-    (0, "", []), (1, "A", [0]), (2, "A", [0]), (4, "AB", [0, 3]), (5, "ABC", [0, 3, 4]),
-])
-def test_frames_past_size_do_not_count(size, text, offsets):
-    decoder = GreedyDecoder(ENGLISH)
-    for sizes in ([size], np.array([size]), np.array([size], np.uint8)):
-        assert unpack(decoder.decode(frames("AA_BC"), sizes)) == [(text, offsets)]
 
 
 @pytest.mark.parametrize("blank", [0, 4, 28])
@@ -121,7 +100,8 @@ def test_decode_equals_the_loop(blank, dtype):
     sizes[:2] = 0, t
     logits = logits.astype(dtype)
     decoder = GreedyDecoder(labels, blank)
-    for given, used in ((sizes, sizes), (sizes.tolist(), sizes), (None, [t] * n)):
+    for given, used in ((sizes, sizes), (sizes.tolist(), sizes), (sizes.astype(np.uint8), sizes),
+                        (None, [t] * n)):
         expected = [collapse(logits[i].argmax(-1), used[i], labels, blank, True) for i in range(n)]
         assert unpack(decoder.decode(logits, given)) == expected
 
