@@ -124,7 +124,7 @@ def test_the_folder_keeps_the_newest_and_last_and_best_outlive_them(tmp_path):
 def test_other_labels_keep_the_rows_of_those_that_both_have(tmp_path, caplog):
     projection = np.arange(8, dtype=np.float32).reshape(4, 2)
     stored = [Parameter(Tensor(projection), "fc.weight"), *Two(fill=5).get_parameters()]
-    save_checkpoint(tmp_path / "a.ckpt", stored, INFO)    # labels: A B space _
+    save_checkpoint(tmp_path / "a.ckpt", stored, INFO)  # labels: A B space _
     checkpoint = load_checkpoint(tmp_path / "a.ckpt")
     initial = Parameter(Tensor(np.full((5, 2), -1, np.float32)), "fc.weight")
     with caplog.at_level("INFO"):

@@ -73,17 +73,17 @@ def test_a_prepared_utterance(tmp_path):
 
 
 def test_a_manifest_of_files_that_are_not_there_is_not_saved(tmp_path, labels):
-    facts = [common.utterance_facts(101, "ABBA", labels)] * 2
-    assert facts[0] == (101, 16000, 4, 1)
+    metadata = [common.utterance_info(101, "ABBA", labels)] * 2
+    assert metadata[0] == (101, 16000, 4, 1)
     rows = [common.utterance_paths(tmp_path, name) for name in ("a", "b")]
     with pytest.raises(RunError, match=r"m\.csv:1: .*No such file.* \(and \d more problem"):
-        common.save_manifest(tmp_path / "m.csv", rows, facts, labels)
+        common.save_manifest(tmp_path / "m.csv", rows, metadata, labels)
     assert not (tmp_path / "m.index.npz").exists()
     for wav, txt in rows:
         common.write_wav(wav, np.zeros(101, np.int16))
         common.write_text(txt, "ABBA")
-    assert common.save_manifest(tmp_path / "m.csv", rows, facts,
-                                labels).samples.tolist() == [101] * 2
+    saved = common.save_manifest(tmp_path / "m.csv", rows, metadata, labels)
+    assert saved.samples.tolist() == [101, 101]
 
 
 def test_one_preparation_waits_for_the_other(tmp_path, caplog):
@@ -91,12 +91,12 @@ def test_one_preparation_waits_for_the_other(tmp_path, caplog):
 
     def other():
         inside.wait()
-        with common.alone_in(tmp_path / "new"):
+        with common.exclusive_lock(tmp_path / "new"):
             order.append("other")
 
     thread = threading.Thread(target=other)
     thread.start()
-    with caplog.at_level("INFO"), common.alone_in(tmp_path / "new"):
+    with caplog.at_level("INFO"), common.exclusive_lock(tmp_path / "new"):
         inside.set()
         while "waiting for another preparation to end" not in caplog.text:
             thread.join(0.01)

@@ -152,7 +152,8 @@ def test_what_is_written_already_is_left_alone(corpus, labels):
     write_manifest(corpus / "new.csv", rows, labels)
     assert [path.stat().st_ino for path in paths] == before
     # of a new file
-    write_manifest(corpus / "new.csv", rows, labels, metadata=[(800, *METADATA[0][1:]), *METADATA[1:]])
+    write_manifest(corpus / "new.csv", rows, labels,
+                   metadata=[(800, *METADATA[0][1:]), *METADATA[1:]])
     assert [path.stat().st_ino == inode
             for path, inode in zip(paths, before, strict=True)] == [True, False]
     assert read_manifest(corpus / "new.csv", labels).samples.tolist() == [800, 3200, 2400]
