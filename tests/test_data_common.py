@@ -94,11 +94,11 @@ def test_one_preparation_waits_for_the_other(tmp_path, caplog):
         with common.exclusive_lock(tmp_path / "new"):
             order.append("other")
 
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=other, daemon=True)
     thread.start()
     with caplog.at_level("INFO"), common.exclusive_lock(tmp_path / "new"):
         inside.set()
-        while "waiting for another preparation to end" not in caplog.text:
+        while thread.is_alive() and "waiting for another preparation" not in caplog.text:
             thread.join(0.01)
         order.append("one")
     thread.join()
