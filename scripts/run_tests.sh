@@ -2,8 +2,9 @@
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"   # also when started as: sh SCRIPT
 USAGE="usage: bash scripts/run_tests.sh [--all] [PYTEST ARGUMENT]...
 
-Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and the imports with import-linter, and runs
-the tests with pytest. With --all it installs PyTorch too, which some tests need, and a test that would be skipped fails."
+Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and the imports with
+import-linter, and runs the tests with pytest. With --all it installs PyTorch too, which some tests
+need, and a test that would be skipped fails."
 . "$(dirname "$0")/common.sh"
 
 help_if_asked "$@"
