@@ -25,8 +25,8 @@ def make(target: Path, *arguments: str) -> int:
 
 
 def contents(target: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*.*") if path.suffix in
-            (".wav", ".txt")}
+    return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*.*")
+            if path.suffix in (".wav", ".txt")}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,8 @@ def made(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def plan() -> dict[str, list[demo.Utterance]]:
-    return {split: demo.plan_split(split, count, seed=0) for split, count in demo.DEFAULT_COUNTS.items()}
+    return {split: demo.plan_split(split, count, seed=0)
+            for split, count in demo.DEFAULT_COUNTS.items()}
 
 
 def test_layout_manifests_and_format(made):
@@ -60,11 +61,11 @@ def test_no_voice_is_in_two_splits():
 
 
 def timbre(voice: str) -> np.ndarray:
-    """(40, 120) mel spectrogram in dB, of mean 0, of two sentences by `voice`, stretched to one length."""
+    """(40, 120) mel spectrogram of two sentences by `voice` in dB, mean 0, of one length."""
     sentences = []
     for text in ("H E L P", "FIVE SIX SEVEN EIGHT NINE"):
-        speech = espeak.Speech(text, f"en-us+{voice}", rate=140, pitch=50, pitch_range=50, volume=70,
-                               seed=1)
+        speech = espeak.Speech(text, f"en-us+{voice}", rate=140, pitch=50, pitch_range=50,
+                               volume=70, seed=1)
         samples = espeak.synthesize(speech).astype(np.float32)
         mel = librosa.feature.melspectrogram(y=samples, sr=espeak.SAMPLE_RATE, n_mels=40)
         frames = np.linspace(0, mel.shape[1] - 1, 60).round().astype(int)
@@ -101,7 +102,8 @@ def test_every_split_has_women_and_men_and_a_small_one_too():
 
 def test_the_plan_uses_all_voices_and_no_pair_twice(plan):
     for split, utterances in plan.items():
-        assert {u.speech.voice for u in utterances} == {f"en-us+{voice}" for voice in demo.VOICES[split]}
+        assert {u.speech.voice for u in utterances} == {f"en-us+{voice}"
+                                                        for voice in demo.VOICES[split]}
         assert len({(u.speech.voice, u.speech.text) for u in utterances}) == len(utterances)
         assert len({u.name for u in utterances}) == len(utterances)
 
@@ -123,15 +125,15 @@ def test_speech_is_short_audible_and_not_clipped(made):
         loudness = np.abs(samples.astype(int))
         assert 0.5 < len(samples) / rate < 3
         assert 4000 < loudness.max() < 32000
-        assert np.abs(samples[:rate // 25].astype(int)).max() < 300      # begins in silence
+        assert np.abs(samples[:rate // 25].astype(int)).max() < 300  # begins in silence
         power = np.abs(np.fft.rfft(samples.astype(float))) ** 2
         bands = [power[(f := np.fft.rfftfreq(len(samples), 1 / rate)) < 80].sum(),
                  power[(f >= 80) & (f < 4000)].sum(), power[f >= 4000].sum()]
-        assert bands[1] > 0.8 * sum(bands)          # the band of voices
+        assert bands[1] > 0.8 * sum(bands)  # the band of voices
 
 
 def test_an_utterance_does_not_depend_on_those_before_it(plan):
-    """espeak-ng keeps flutter and noise from one utterance to the next; m1 has both, f4 an echo too."""
+    """espeak-ng keeps flutter and noise between utterances; m1 has both, f4 an echo too."""
     some = [*plan["train"][:3], plan["test"][0]]
     alone = [demo.render(u) for u in some]
     for utterance, expected in reversed(list(zip(some, alone, strict=True))):
@@ -157,7 +159,7 @@ def test_other_settings_and_missing_files_make_it_again(tmp_path, made):
     assert make(tmp_path, "--seed=7", "--train=20") == 0
     (tmp_path / "demo_dataset" / "train" / "wav" / "mine.flac").write_bytes(b"not ours")
     assert make(tmp_path) == 0
-    assert contents(tmp_path) == contents(made)      # nothing is left of the larger corpus
+    assert contents(tmp_path) == contents(made)  # nothing is left of the larger corpus
     next((tmp_path / "demo_dataset" / "val" / "wav").iterdir()).unlink()
     assert make(tmp_path) == 0
     assert contents(tmp_path) == contents(made)
@@ -184,7 +186,7 @@ def test_the_stamp_says_how_it_was_made(made):
 
 
 def test_letters_are_read_by_their_names():
-    """`A` before another word would be the article, which is shorter than the name of the letter."""
+    """`A` before another word would be the article, shorter than the name of the letter."""
     speech = espeak.Speech("A B", "en-us+m3", rate=140, pitch=50, pitch_range=50, volume=70, seed=1)
     letter = espeak.synthesize(speech)
     article = espeak.synthesize(dataclasses.replace(speech, text="a B"))
@@ -194,7 +196,8 @@ def test_letters_are_read_by_their_names():
 def test_an_unknown_voice_is_named():
     for voice in ("en-us+nobody", "nolanguage+m3"):
         with pytest.raises(RunError, match=voice.replace("+", r"\+")):
-            espeak.synthesize(espeak.Speech("GO", voice, rate=140, pitch=50, pitch_range=50, volume=70, seed=1))
+            espeak.synthesize(espeak.Speech("GO", voice, rate=140, pitch=50, pitch_range=50,
+                                            volume=70, seed=1))
 
 
 def test_without_the_wheel_there_is_one_clear_message(tmp_path, monkeypatch, capsys):
@@ -212,7 +215,8 @@ def test_a_library_that_does_not_load_is_the_users_problem(tmp_path, monkeypatch
     assert "cannot be loaded" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argument", ["--jobs=0", "--train=0", "--val=many", "--seed=-1", "--test=100000"])
+@pytest.mark.parametrize("argument",
+                         ["--jobs=0", "--train=0", "--val=many", "--seed=-1", "--test=100000"])
 def test_bad_options_are_refused(tmp_path, argument, capsys):
     with pytest.raises(SystemExit) as stop:
         make(tmp_path, argument)

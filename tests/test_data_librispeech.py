@@ -203,7 +203,7 @@ def test_only_training_utterances_have_a_length_rule(tmp_path, capsys):
     before = files(tmp_path / "target")
     assert prepare(tmp_path / "target", tmp_path, arguments=arguments) == 0
     assert files(tmp_path / "target") == before
-    assert prepare(tmp_path / "target", tmp_path) == 0      # the defaults again
+    assert prepare(tmp_path / "target", tmp_path) == 0  # the defaults again
     assert names(tmp_path / "target", "train") == ["19-1-0002", "19-1-0003", "19-1-0004"]
 
 
@@ -218,7 +218,8 @@ def test_audio_of_other_formats(tmp_path, suffix):
         if i:
             path.unlink()
     assert prepare(tmp_path / "target", subset) == 0
-    assert names(tmp_path / "target", "train") == sorted(path.stem for path in subset.rglob(f"*{suffix}"))
+    assert names(tmp_path / "target", "train") == sorted(path.stem
+                                                         for path in subset.rglob(f"*{suffix}"))
     wavs = sorted((tmp_path / "target/LibriSpeech_dataset/train/wav").iterdir())
     for path, seconds in zip(wavs, [1.1, 1.2, 1.3, 1.4, 1.5], strict=True):
         samples = soundfile.read(path, dtype="int16")[0]

@@ -17,7 +17,8 @@ SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if path.n
 LAUNCH = [name for name in SCRIPTS if name.startswith("run_") and name != "run_tests.sh"]
 PACKAGES = ("src", "data", "deepspeech_pytorch")
 
-# Says what it was given, and ends as FAKE_EXIT says, or, with FAKE_EXIT=wait, as the first signal asks.
+# Says what it was given, and ends as FAKE_EXIT says, or, with FAKE_EXIT=wait, as the first signal
+# asks.
 FAKE_PYTHON = """#!/bin/bash
 echo "run: $PWD: gpu=${CUDA_VISIBLE_DEVICES-}: $(printf '<%s>' "$@")"
 trap 'echo told TERM; exit 5' TERM
@@ -53,17 +54,21 @@ def fake(tmp_path) -> Path:
     return executable(tmp_path / "fake python", FAKE_PYTHON)
 
 
-def start(script: Path, *arguments: str, shell: str = "sh", python: Path | str = sys.executable, **options):
-    """A script as a process, with variables of the environment among the `options`; its output in one text pipe."""
+def start(script: Path, *arguments: str, shell: str = "sh", python: Path | str = sys.executable,
+          **options):
+    """A script as a process, environment variables among `options`; its output in one text pipe."""
     variables = {name: options.pop(name) for name in list(options) if name.isupper()}
-    clean = {name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "DS2_PYTHON")}
-    return subprocess.Popen([shell, str(script), *arguments], env=clean | {"DS2_PYTHON": str(python)} | variables,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    clean = {name: value for name, value in os.environ.items()
+             if name not in ("CUDA_VISIBLE_DEVICES", "DS2_PYTHON")}
+    return subprocess.Popen([shell, str(script), *arguments],
+                            env=clean | {"DS2_PYTHON": str(python)} | variables,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True,
                             start_new_session=True, preexec_fn=answer_signals, **options)
 
 
 def answer_signals() -> None:
-    """A test run in the background ignores SIGINT and SIGHUP, and its children would; a script cannot undo that."""
+    """In the background, tests ignore SIGINT and SIGHUP, and a script would inherit that."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -107,15 +112,18 @@ def test_help_through_any_shell(name):
     ("run_distribute_train_gpu.sh", ["8"], {}, "unexpected argument '8'"),
     ("run_distribute_train_cpu.sh", [], {"RANK_SIZE": "many"}, "are whole numbers"),
     ("run_distribute_train_cpu.sh", [], {"RANK_SIZE": "0"}, "RANK_SIZE (=0)"),
-    ("run_distribute_train_cpu.sh", [], {"RANK_SIZE": "3", "NODE_COUNT": "2"}, "multiple of NODE_COUNT (=2)"),
-    ("run_distribute_train_cpu.sh", [], {"NODE_COUNT": "2", "NODE_RANK": "2"}, "NODE_RANK (=2) must be below"),
+    ("run_distribute_train_cpu.sh", [], {"RANK_SIZE": "3", "NODE_COUNT": "2"},
+     "multiple of NODE_COUNT (=2)"),
+    ("run_distribute_train_cpu.sh", [], {"NODE_COUNT": "2", "NODE_RANK": "2"},
+     "NODE_RANK (=2) must be below"),
     ("run_distribute_train_cpu.sh", [], {"NODE_COUNT": "2"}, "several hosts need MASTER_ADDR"),
     ("quick_start.sh", ["nonsense"], {}, "'nonsense' is not of the form GROUP.FIELD=VALUE"),
     ("train_an4.sh", ["an4", "--resume"], {}, "'--resume' is not of the form GROUP.FIELD=VALUE"),
     ("setup_env.sh", ["--prod"], {}, "unexpected arguments: --prod"),
 ])
 def test_wrong_usage(project, fake, name, arguments, variables, message):
-    code, output = run(project / "scripts" / name, *arguments, python=fake, FAKE_EXIT="0", **variables)
+    code, output = run(project / "scripts" / name, *arguments, python=fake, FAKE_EXIT="0",
+                       **variables)
     assert code == 2
     assert output.startswith("usage: ")
     assert message in output.splitlines()[-1]
@@ -145,17 +153,18 @@ def test_command_and_exit_code(project, fake, name, arguments, gpu, command):
     code, output = run(project / "scripts" / name, *arguments, python=fake, FAKE_EXIT="7")
     assert code == 7
     assert f"run: {project}: gpu={gpu}: {command}\n" in output
-    assert the_log(project) == output       # the whole output, its own name included
+    assert the_log(project) == output  # the whole output, its own name included
     assert re.search(r"log file: (\S.*\.log)\n", output)[1].startswith(f"{project}/logs/")
 
 
 def test_paths_of_the_caller(project, fake, tmp_path):
-    """Started elsewhere, a script finds the project, a checkpoint and a Python given relative to the caller."""
+    """A script finds the project, and a checkpoint and a Python relative to the caller."""
     (tmp_path / "here.ckpt").touch()
-    code, output = run(Path(os.path.relpath(project, tmp_path)) / "scripts" / "run_eval_cpu.sh", "here.ckpt",
-                       cwd=tmp_path, python="./fake python", FAKE_EXIT="0")
+    code, output = run(Path(os.path.relpath(project, tmp_path)) / "scripts" / "run_eval_cpu.sh",
+                       "here.ckpt", cwd=tmp_path, python="./fake python", FAKE_EXIT="0")
     assert code == 0
-    assert f"run: {project}: gpu=: <eval.py><--device_target><CPU><--pretrain_ckpt><{tmp_path}/here.ckpt>" in output
+    command = f"<eval.py><--device_target><CPU><--pretrain_ckpt><{tmp_path}/here.ckpt>"
+    assert f"run: {project}: gpu=: {command}" in output
 
 
 def test_missing_python(project):
@@ -168,7 +177,8 @@ def test_python_without_mindspore(project, tmp_path):
     code, output = run(project / "scripts" / "run_eval_cpu.sh", "x.ckpt", python="",
                        PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert code == 2
-    assert output == f"error: {tmp_path}/python3 has no MindSpore; run: bash scripts/setup_env.sh (or set DS2_PYTHON)\n"
+    assert output == (f"error: {tmp_path}/python3 has no MindSpore; run: "
+                      "bash scripts/setup_env.sh (or set DS2_PYTHON)\n")
 
 
 def test_evaluation_of_a_missing_checkpoint(project):
@@ -178,11 +188,14 @@ def test_evaluation_of_a_missing_checkpoint(project):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("run_standalone_train_gpu.sh", []), ("run_eval_gpu.sh", ["x.ckpt"])])
+@pytest.mark.parametrize(("name", "arguments"),
+                         [("run_standalone_train_gpu.sh", []), ("run_eval_gpu.sh", ["x.ckpt"])])
 def test_no_gpu(project, name, arguments):
-    code, output = run(project / "scripts" / name, "99", *arguments)     # no machine has a GPU of that number
+    # no machine has a GPU of that number
+    code, output = run(project / "scripts" / name, "99", *arguments)
     assert code == 2
-    assert re.search(r"^error: --device_target GPU: MindSpore \S+ finds no usable GPU here", output, re.M)
+    assert re.search(r"^error: --device_target GPU: MindSpore \S+ finds no usable GPU here", output,
+                     re.M)
     assert "Traceback" not in output
 
 
@@ -196,7 +209,8 @@ def test_a_port_that_is_in_use_is_refused_at_once(project):
 
 def test_distributed_failure_is_shown(project):
     """What a worker of msrun says about its end stands at the end of the output, once."""
-    code, output = run(project / "scripts" / "run_distribute_train_cpu.sh", "--config", "missing.yaml", RANK_SIZE="2")
+    code, output = run(project / "scripts" / "run_distribute_train_cpu.sh", "--config",
+                       "missing.yaml", RANK_SIZE="2")
     assert code == 2
     *_, heading, message, last = output.splitlines()
     assert heading == "== what the processes say about it:"
@@ -204,12 +218,13 @@ def test_distributed_failure_is_shown(project):
     assert last.startswith(f"== exit code {code}, log file: ")
 
 
-@pytest.mark.parametrize(("number", "told", "code"), [(signal.SIGTERM, "TERM", 5), (signal.SIGHUP, "TERM", 5),
-                                                      (signal.SIGINT, "INT", 6)])
+@pytest.mark.parametrize(("number", "told", "code"), [
+    (signal.SIGTERM, "TERM", 5), (signal.SIGHUP, "TERM", 5), (signal.SIGINT, "INT", 6)])
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_signals_reach_the_job(project, fake, number, told, code, whole_group):
-    """The script waits for the job's last words, logs them and passes its exit code on; Ctrl-C goes to the group."""
-    process = start(project / "scripts" / "run_standalone_train_cpu.sh", python=fake, FAKE_EXIT="wait")
+    """The script logs the last words of the job and passes its exit code on, also after Ctrl-C."""
+    process = start(project / "scripts" / "run_standalone_train_cpu.sh", python=fake,
+                    FAKE_EXIT="wait")
     for line in process.stdout:
         if line == "ready\n":
             break
@@ -282,9 +297,10 @@ def test_environment_is_made_once_kept_up_to_date_and_repaired(bare_project):
     (project / "requirements.txt").write_text("no-such-package-at-all>=1\n")
     failed = setup(expected=2)
     assert "making" not in failed
-    assert failed.endswith("error: pip could not install requirements.txt; its messages stand above\n")
+    assert failed.endswith(
+        "error: pip could not install requirements.txt; its messages stand above\n")
     (project / "requirements.txt").write_text("pip>=20.1\n")
-    repaired = setup()      # what a failed or interrupted installation left is not trusted
+    repaired = setup()  # what a failed or interrupted installation left is not trusted
     assert "making the virtual environment" in repaired
     assert "installing requirements.txt (" in repaired
     (project / "requirements.txt").write_text("pip>=20.2\n")
@@ -295,7 +311,7 @@ def test_environment_is_made_once_kept_up_to_date_and_repaired(bare_project):
 
 
 @pytest.mark.parametrize(("pythons", "chosen"), [
-    ({"python3": "3.10.13", "python3.11": "3.11.7"}, "3.10.13"),        # the default comes first
+    ({"python3": "3.10.13", "python3.11": "3.11.7"}, "3.10.13"),  # the default comes first
     ({"python3": "3.12.1", "python3.11": "3.11.7"}, "3.12.1"),
     ({"python3": "3.13.0", "python3.10": "3.10.13"}, "3.10.13"),
     ({"python3": "3.9.2", "python3.12": "3.12.1", "python3.13": "3.13.0"}, "3.12.1"),
@@ -371,7 +387,8 @@ def test_a_folder_in_the_way_is_left_alone(project):
     (project / ".venv").mkdir()
     (project / ".venv/precious").touch()
     code, output = run(project / "scripts" / "setup_env.sh", python="")
-    assert (code, output) == (2, f"error: {project}/.venv is in the way: it is no virtual environment\n")
+    message = f"error: {project}/.venv is in the way: it is no virtual environment\n"
+    assert (code, output) == (2, message)
     assert (project / ".venv/precious").exists()
 
 
@@ -382,10 +399,11 @@ def test_given_python_is_used_as_it_is(project, fake):
 
 
 def test_run_tests(project, fake):
-    checks = ["<-m><ruff><check><.>", "<-c><from importlinter import cli; cli.lint_imports_command()>"]
+    checks = ["<-m><ruff><check><.>",
+              "<-c><from importlinter import cli; cli.lint_imports_command()>"]
     for options in ([], ["--all"]):
-        code, output = run(project / "scripts" / "run_tests.sh", *options, "-k", "two words", python=fake,
-                           FAKE_EXIT="0")
+        code, output = run(project / "scripts" / "run_tests.sh", *options, "-k", "two words",
+                           python=fake, FAKE_EXIT="0")
         assert code == 0
         assert re.findall(r"gpu=: (.*)", output) == [*checks, "<-m><pytest><-k><two words>"]
     code, output = run(project / "scripts" / "run_tests.sh", python=fake, FAKE_EXIT="3")
@@ -434,10 +452,12 @@ def test_quick_start(project):
     code, output, ran = quick_start(project, WER="15.000")
     assert code == 0, output
     assert re.findall(r"^ran (-m \S+|\S+)", ran, re.M) == [
-        "-m data.demo", "train.py", "eval.py", "export.py", "export.py", "eval.py", "eval.py", "transcribe.py"]
+        "-m data.demo", "train.py", "eval.py", "export.py", "export.py", "eval.py", "eval.py",
+        "transcribe.py"]
     assert "test/wav/1.wav\n  said:  WORD 1\n  heard: HEARD ONE\n" in output
     assert "test/wav/4.wav\n  said:  WORD 4\n  heard: \n" in output
-    assert re.search(r"^ +\d\S*  demo/run/deepspeech2\.mindir +model for inference with MindSpore$", output, re.M)
+    assert re.search(r"^ +\d\S*  demo/run/deepspeech2\.mindir +model for inference with MindSpore$",
+                     output, re.M)
     assert "WER 15.000 %, CER 4.000 %" in output
     advice = output.partition(f"== what to do next, in {project}:\n")[2]
     commands = [line.strip() for line in advice.splitlines() if line.startswith("    ")]
@@ -461,7 +481,8 @@ def test_quick_start_with_settings_has_a_folder_of_its_own_and_is_not_judged(pro
     code, output, ran = quick_start(project, "TrainingConfig.epochs=1", WER="99.000")
     assert code == 0
     assert "== settings were changed, so the error rate is not judged\n" in output
-    assert re.search(r"train\.py .*ckpt_path=demo/run-\d+/checkpoints TrainingConfig\.epochs=1\n", ran)
+    assert re.search(r"train\.py .*ckpt_path=demo/run-\d+/checkpoints TrainingConfig\.epochs=1\n",
+                     ran)
     assert not (project / "demo/run").exists()
 
 
@@ -479,16 +500,19 @@ def test_train_an4_runs_its_steps_and_hands_on_settings(project, fake):
     for path in ("an4 corpus", "ckpt_1/DeepSpeech-average.ckpt", "logs_1/metrics.csv"):
         (project / path).mkdir(parents=True)
     code, output = run(project / "scripts" / "train_an4.sh", "an4 corpus", "TrainingConfig.seed=1",
-                       "TrainingConfig.log_dir=logs_1", "CheckpointConfig.ckpt_path=ckpt_1", python=fake,
-                       FAKE_EXIT="0", cwd=project)
+                       "TrainingConfig.log_dir=logs_1", "CheckpointConfig.ckpt_path=ckpt_1",
+                       python=fake, FAKE_EXIT="0", cwd=project)
     assert code == 0
     ran = [line.split(": ", 3)[3] for line in output.splitlines() if line.startswith("run: ")]
     assert f"<-m><data.an4><--source><{project}/an4 corpus>" in ran
     train, evaluation, curves = ran[-3:]
-    assert train.startswith("<train.py><--config><configs/an4.yaml>") and "<--resume><auto>" in train
-    assert train.endswith("<TrainingConfig.seed=1><TrainingConfig.log_dir=logs_1><CheckpointConfig.ckpt_path=ckpt_1>")
+    assert train.startswith("<train.py><--config><configs/an4.yaml>")
+    assert "<--resume><auto>" in train
+    assert train.endswith(
+        "<TrainingConfig.seed=1><TrainingConfig.log_dir=logs_1><CheckpointConfig.ckpt_path=ckpt_1>")
     assert evaluation.startswith("<eval.py><--pretrain_ckpt><ckpt_1/DeepSpeech-average.ckpt>")
-    assert evaluation.endswith("<DataConfig.test_manifest=data/an4_val_manifest.csv><TrainingConfig.log_dir=logs_1>")
+    assert evaluation.endswith(
+        "<DataConfig.test_manifest=data/an4_val_manifest.csv><TrainingConfig.log_dir=logs_1>")
     assert curves == "<-m><src.plot_log><logs_1/metrics.csv><--output><logs_1/curves.png>"
 
 
@@ -498,7 +522,7 @@ def test_train_an4_without_its_source(project, fake):
 
 
 def test_train_an4_without_arguments(project, fake):
-    """The first time it ends inside the first epoch, as with max_steps: nothing to average, nothing to draw."""
+    """The first time it ends inside the first epoch: nothing to average, nothing to draw."""
     code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="0")
     assert code == 0 and "<-m><data.an4>\n" in output
     assert "<checkpoints_an4/DeepSpeech-last.ckpt>" in output and "plot_log" not in output
@@ -506,6 +530,7 @@ def test_train_an4_without_arguments(project, fake):
         (project / path).mkdir(parents=True)
     code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="0")
     assert code == 0
-    assert "<checkpoints_an4/DeepSpeech-average.ckpt>" in output and "<logs_an4/metrics.csv>" in output
+    assert "<checkpoints_an4/DeepSpeech-average.ckpt>" in output
+    assert "<logs_an4/metrics.csv>" in output
     code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="3")
     assert code == 3
