@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if path.name != "common.sh")
 LAUNCH = [name for name in SCRIPTS if name.startswith("run_") and name != "run_tests.sh"]
-PACKAGES = ("src", "data", "deepspeech_pytorch")
+PACKAGES = ("src", "data", "tools", "deepspeech2", "deepspeech_pytorch")
 
 # Says what it was given, and ends as FAKE_EXIT says, or, with FAKE_EXIT=wait, as the first signal
 # asks.
@@ -462,8 +462,10 @@ def test_quick_start(project):
     advice = output.partition(f"== what to do next, in {project}:\n")[2]
     commands = [line.strip() for line in advice.splitlines() if line.startswith("    ")]
     assert [command.replace("pretend ", "python ", 1) for command in commands] == [
-        "python transcribe.py --pretrain_ckpt pretrained/an4.ckpt a.wav b.flac",
-        "python -m data.verify_manifest mine/train.csv mine/dev.csv",
+        "python -m deepspeech2 transcribe --model an4 a.wav b.flac",
+        "python -m data.verify_manifest mine/train.csv mine/val.csv",
+        "python train.py --device_target CPU --pre_trained_model_path pretrained/an4.ckpt \\",
+        "DataConfig.train_manifest=mine/train.csv DataConfig.val_manifest=mine/val.csv",
         "bash scripts/train_an4.sh",
         "python -m data.librispeech --subsets train-clean-100 dev-clean test-clean",
         "bash scripts/run_standalone_train_gpu.sh --config configs/librispeech.yaml"]
@@ -513,7 +515,7 @@ def test_train_an4_runs_its_steps_and_hands_on_settings(project, fake):
     assert evaluation.startswith("<eval.py><--pretrain_ckpt><ckpt_1/DeepSpeech-average.ckpt>")
     assert evaluation.endswith(
         "<DataConfig.test_manifest=data/an4_val_manifest.csv><TrainingConfig.log_dir=logs_1>")
-    assert curves == "<-m><src.plot_log><logs_1/metrics.csv><--output><logs_1/curves.png>"
+    assert curves == "<-m><tools.plot_log><logs_1/metrics.csv><--output><logs_1/curves.png>"
 
 
 def test_train_an4_without_its_source(project, fake):
