@@ -1,4 +1,4 @@
-"""The PyTorch original: its numbers in ../shared/reference by our names, and its network and features written again.
+"""The PyTorch original: its numbers in ../shared/reference by our names, and its features written again.
 
 PyTorch is an argument of what needs it: it is not among the requirements, and the tests run without it.
 """
@@ -21,59 +21,36 @@ def our_tensors(reference, prefix: str) -> dict[str, np.ndarray]:
             for key, name in names.items()}
 
 
-def build(torch, hidden: int, layers: int, channels: int = 32, context: int = 0, classes: int = 29, rnn: str = "LSTM"):
-    """The network as nested modules whose state_dict has the original's names; random weights, uneven batch norm."""
+def build(torch, hidden: int, layers: int, channels: int = 32, context: int = 0, rnn: str = "LSTM"):
+    """The network of the benchmarks with random weights, and uneven batch norm."""
+    from benchmarks.pytorch import Network
+
     nn = torch.nn
     torch.manual_seed(hidden)
-
-    def tree(**modules):
-        return nn.ModuleDict(modules)
-
-    def layer(i):
-        recurrent = getattr(nn, rnn)(hidden if i else channels * 41, hidden, bidirectional=not context)
-        return tree(batch_norm=tree(module=nn.BatchNorm1d(hidden)), rnn=recurrent) if i else tree(rnn=recurrent)
-
-    convolutions = nn.Sequential(
-        nn.Conv2d(1, channels, (41, 11), (2, 2), (20, 5)), nn.BatchNorm2d(channels), nn.Hardtanh(0, 20),
-        nn.Conv2d(channels, channels, (21, 11), (2, 1), (10, 5)), nn.BatchNorm2d(channels), nn.Hardtanh(0, 20))
-    output = nn.Sequential(nn.BatchNorm1d(hidden), nn.Linear(hidden, classes, bias=False))
-    model = tree(conv=tree(seq_module=convolutions), rnns=nn.ModuleList(layer(i) for i in range(layers)),
-                 fc=nn.ModuleList([tree(module=output)]))
-    if context:
-        model["lookahead"] = nn.ModuleList([tree(conv=nn.Conv1d(hidden, hidden, context, groups=hidden, bias=False))])
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None    # the statistics of what the network hears below
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, 0, 0.3)
-    nn.init.normal_(output[1].weight, 0, 0.6 / hidden ** 0.5)    # probabilities that move by 0.5
-    probabilities(torch, model.train(), torch.randn(4, 1, 161, 200), [200] * 4)
+    model = Network(hidden, layers, channels, context)
+    if rnn != "LSTM":
+        for layer in model.rnns:
+            width = layer["rnn"].input_size
+            layer["rnn"] = getattr(nn, rnn)(width, hidden, bidirectional=not context)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    # probabilities that move by 0.5
+    nn.init.normal_(model.fc[0]["module"][1].weight, 0, 0.6 / hidden ** 0.5)
+    with torch.no_grad():  # gives the batch norms their statistics
+        model(torch.randn(4, 1, 161, 200), torch.full((4,), 200))
     return model.eval()
 
 
 def probabilities(torch, model, inputs, input_lengths) -> tuple[np.ndarray, list[int]]:
-    """(N, 1, F, T), (N,) -> (N, T', C), (N,) lengths; packed sequences between the recurrent layers."""
-    rnn = torch.nn.utils.rnn
-    lengths = (torch.as_tensor(np.asarray(input_lengths, np.int64)) - 1) // 2 + 1
-    x = torch.as_tensor(inputs)
+    """(N, 1, F, T), (N,) -> (N, T', C), (N,) lengths; the network wants the longest first."""
+    order = np.argsort(-np.asarray(input_lengths), kind="stable")
+    sorted_inputs, sorted_lengths = np.asarray(inputs)[order], np.asarray(input_lengths)[order]
     with torch.no_grad():
-        for layer in model["conv"]["seq_module"]:
-            x = layer(x)
-            x = x.masked_fill(torch.arange(x.shape[3]) >= lengths[:, None, None, None], 0)
-        n, c, f, t = x.shape
-        x = x.reshape(n, c * f, t).permute(2, 0, 1)
-        for layer in model["rnns"]:
-            if "batch_norm" in layer:
-                x = layer["batch_norm"]["module"](x.flatten(0, 1)).view(t, n, -1)
-            x, _ = rnn.pad_packed_sequence(layer["rnn"](rnn.pack_padded_sequence(x, lengths, enforce_sorted=False))[0])
-            if layer["rnn"].bidirectional:
-                x = x.view(t, n, 2, -1).sum(2)
-        if "lookahead" in model:
-            convolution = model["lookahead"][0]["conv"]
-            x = torch.nn.functional.pad(x.permute(1, 2, 0), (0, convolution.kernel_size[0] - 1))
-            x = convolution(x).permute(2, 0, 1).clamp(0, 20)
-        x = model["fc"][0]["module"](x.flatten(0, 1)).view(t, n, -1)
-        return x.softmax(-1).transpose(0, 1).numpy(), lengths.tolist()
+        logits, lengths = model(torch.from_numpy(sorted_inputs), torch.from_numpy(sorted_lengths))
+    back = np.argsort(order)
+    return logits.softmax(-1).transpose(0, 1).numpy()[back], lengths.numpy()[back].tolist()
 
 
 def features(torch, path, full_scale: int = 32767) -> np.ndarray:
