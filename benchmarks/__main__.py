@@ -70,7 +70,7 @@ def measure(only: list[str], quick: bool) -> dict:
             results[section] = []
             for row in SECTIONS[section](bench):
                 results[section].append(row)
-                logger.info("%s", report.case(section, row))
+                logger.info("%s: %s", report.case(section, row), row.get("median", ""))
     return results | {"minutes": round((time.monotonic() - started) / 60, 1)}
 
 

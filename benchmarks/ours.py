@@ -32,8 +32,8 @@ class Side(FrameworkSide):
         product(matrix, matrix).asnumpy()  # compiles
         return min(timed(lambda: product(matrix, matrix).asnumpy())[0])
 
-    def build(self, config: Config, weights: str) -> None:
-        """The network with the weights of an .npz file, and its training step."""
+    def build(self, config: Config, folder: Path) -> None:
+        """The network with the weights that PyTorch's side saved, and its training step."""
         self.start()
         import mindspore as ms
 
@@ -43,9 +43,9 @@ class Side(FrameworkSide):
         ms.set_seed(0)
         self.config = config
         self.network = DeepSpeech(config.ModelConfig, self.spect.num_bins, len(self.labels))
-        with np.load(weights) as arrays:
+        with np.load(folder / "weights.npz") as arrays:
             found = {name: ms.Parameter(ms.Tensor(arrays[name])) for name in arrays.files}
-        load_parameters(self.network.get_parameters(), found, Path(weights))
+        load_parameters(self.network.get_parameters(), found, folder)
         self.step_cell = TrainStep(
             LossCell(self.network, self.labels.blank_index),
             create_optimizer(self.network.trainable_params(), config.OptimConfig),
@@ -75,15 +75,16 @@ class Side(FrameworkSide):
         checkpoint = load_checkpoint(path)
         load_parameters(self.step_cell.stored_parameters(), checkpoint.parameters, checkpoint.path)
 
-    def export(self, checkpoint: str, mindir: str, onnx: str, int8: str) -> None:
+    def export(self, folder: Path) -> None:
         """Write the weights in all formats."""
         from src.checkpoint import save_checkpoint
         from src.exporting import export_mindir, export_onnx
-        config, parameters = load_config(), self.network.get_parameters()
+        checkpoint, config = str(folder / "model.ckpt"), load_config()
+        parameters = self.network.get_parameters()
         save_checkpoint(checkpoint, parameters, self.config.model_info(self.labels))
-        export_mindir(checkpoint, config, Path(mindir))
-        export_onnx(checkpoint, config, Path(onnx))
-        export_onnx(checkpoint, config, Path(int8), "int8")
+        export_mindir(checkpoint, config, folder / "model.mindir")
+        export_onnx(checkpoint, config, folder / "model.onnx")
+        export_onnx(checkpoint, config, folder / "int8.onnx", "int8")
 
     def load_model(self, path: str) -> None:
         if not path.endswith(".onnx"):

@@ -21,8 +21,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.workers import TORCH, FrameworkSide, timed
-from deepspeech2.features import SpectConfig
-from deepspeech2.labels import Labels
 from src.config import Config
 from src.dataset import Batch
 from src.manifest import Manifest, read_manifest
@@ -80,53 +78,6 @@ def each_frame(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def features(path: str, spect: SpectConfig) -> torch.Tensor:
-    """A WAV file -> (F, T): 16-bit samples over 32767, magnitude of the STFT, log1p, normalised."""
-    samples, _ = soundfile.read(path, dtype="int16")
-    stft = librosa.stft(samples.astype("float32") / 32767, n_fft=spect.n_fft,
-                        hop_length=spect.hop_length, win_length=spect.n_fft, window=spect.window)
-    magnitude, _ = librosa.magphase(stft)
-    result = torch.FloatTensor(np.log1p(magnitude))
-    mean, deviation = result.mean(), result.std()
-    return result.add_(-mean).div_(deviation)
-
-
-def load_batch(rows: list[int], manifest: Manifest, labels: Labels, spect: SpectConfig) -> Batch:
-    """A batch of tensors as `_collate_fn` makes it: longest first, all labels in a row."""
-    utterances = []
-    for row in rows:
-        with open(manifest.transcript_paths[row], encoding="utf8") as file:
-            transcript = labels.encode(file.read().strip().upper())
-        utterances.append((features(manifest.audio_paths[row], spect), transcript))
-    utterances.sort(key=lambda utterance: utterance[0].size(1), reverse=True)
-    frames = torch.IntTensor([spect.size(1) for spect, _ in utterances])
-    inputs = torch.zeros(len(utterances), 1, utterances[0][0].size(0), int(frames[0]))
-    for row, (spect, _) in zip(inputs, utterances, strict=True):
-        row[0].narrow(1, 0, spect.size(1)).copy_(spect)
-    targets = torch.IntTensor([index for _, transcript in utterances for index in transcript])
-    counts = torch.IntTensor([len(transcript) for _, transcript in utterances])
-    return Batch(inputs, frames, targets, counts, rows, [], [])
-
-
-def greedy_decode(probs: torch.Tensor, sizes: torch.Tensor, labels: Labels):
-    """(N, T, C), (N,) -> [[text]], [[frames of its characters]], by a loop over every frame."""
-    characters = dict(enumerate(labels.characters))
-    blank = characters[labels.blank_index]
-    texts, offsets = [], []
-    _, classes = torch.max(probs, 2)
-    for sequence, size in zip(classes, sizes, strict=True):
-        text, frames = "", []
-        for i in range(size):
-            char = characters[sequence[i].item()]
-            if char == blank or (i and char == characters[sequence[i - 1].item()]):
-                continue
-            text += char
-            frames.append(i)
-        texts.append([text])
-        offsets.append([torch.tensor(frames, dtype=torch.int)])
-    return texts, offsets
-
-
 class Side(FrameworkSide):
     """A network with its training step, stored networks, and a batch."""
 
@@ -160,8 +111,8 @@ class Side(FrameworkSide):
         return loss.item(), norm.item()
 
     @torch.no_grad()
-    def save_weights(self, path: str) -> None:
-        """Write the weights by our names (.npz), and beside them the file that `load_model` reads.
+    def save_weights(self, folder: Path) -> None:
+        """Write the network, and its weights by our names (weights.npz).
 
         The batch norms get the statistics of the batch, and the projection large weights. Otherwise
         all probabilities would lie near 1/C, and a wrong network could pass the comparison.
@@ -169,10 +120,10 @@ class Side(FrameworkSide):
         projection = self.network.fc[0]["module"][1]
         projection.weight.normal_(0, 2 / projection.in_features ** 0.5)
         self.network(self.batch.inputs, self.batch.input_length)
-        torch.save(self.network, Path(path).with_suffix(".pt"))
-        np.savez(path, **{our_name(name): tensor.numpy()
-                          for name, tensor in self.network.state_dict().items()
-                          if not name.endswith("num_batches_tracked")})
+        torch.save(self.network, folder / "network.pt")
+        np.savez(folder / "weights.npz", **{
+            our_name(name): tensor.numpy() for name, tensor in self.network.state_dict().items()
+            if not name.endswith("num_batches_tracked")})
 
     def set_batch(self, batch: Batch) -> None:
         arrays = batch.inputs, batch.input_length, batch.targets, batch.target_length
@@ -200,14 +151,52 @@ class Side(FrameworkSide):
         manifest = read_manifest(data.train_manifest, self.labels)
         rows, size = range(len(manifest)), data.batch_size
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1)).tolist()
-        load = partial(load_batch, manifest=manifest, labels=self.labels, spect=self.spect)
         return iter(DataLoader(
-            rows, batch_sampler=[order[i:i + size] for i in rows[::size]],
-            num_workers=1, collate_fn=load, multiprocessing_context="fork"))
+            rows, batch_sampler=[order[i:i + size] for i in rows[::size]], num_workers=1,
+            collate_fn=partial(self.load_batch, manifest), multiprocessing_context="fork"))
+
+    def load_batch(self, manifest: Manifest, rows: list[int]) -> Batch:
+        """A batch of tensors as `_collate_fn` makes it: longest first, all labels in a row."""
+        utterances = []
+        for row in rows:
+            with open(manifest.transcript_paths[row], encoding="utf8") as file:
+                transcript = self.labels.encode(file.read().strip().upper())
+            spect = torch.from_numpy(self.feature(manifest.audio_paths[row]))
+            utterances.append((spect, transcript))
+        utterances.sort(key=lambda utterance: utterance[0].size(1), reverse=True)
+        frames = torch.IntTensor([spect.size(1) for spect, _ in utterances])
+        inputs = torch.zeros(len(utterances), 1, utterances[0][0].size(0), int(frames[0]))
+        for row, (spect, _) in zip(inputs, utterances, strict=True):
+            row[0].narrow(1, 0, spect.size(1)).copy_(spect)
+        targets = torch.IntTensor([index for _, transcript in utterances for index in transcript])
+        counts = torch.IntTensor([len(transcript) for _, transcript in utterances])
+        return Batch(inputs, frames, targets, counts, rows, [], [])
 
     def feature(self, path: str) -> np.ndarray:
+        """(F, T): 16-bit samples over 32767, magnitude of the STFT, log1p, normalised."""
         torch.set_num_threads(1)
-        return features(path, self.spect).numpy()
+        samples, _ = soundfile.read(path, dtype="int16")
+        stft = librosa.stft(samples.astype("float32") / 32767, n_fft=self.spect.n_fft,
+                            hop_length=self.spect.hop_length, window=self.spect.window)
+        magnitude, _ = librosa.magphase(stft)
+        result = torch.FloatTensor(np.log1p(magnitude))
+        mean, deviation = result.mean(), result.std()
+        return result.add_(-mean).div_(deviation).numpy()
 
     def decode(self, probs: np.ndarray, sizes: np.ndarray) -> list[list[str]]:
-        return greedy_decode(torch.from_numpy(probs), torch.from_numpy(sizes), self.labels)[0]
+        """A loop over every frame; the frames of the characters are found too, as originally."""
+        characters = dict(enumerate(self.labels.characters))
+        blank = characters[self.labels.blank_index]
+        texts, offsets = [], []
+        _, classes = torch.max(torch.from_numpy(probs), 2)
+        for sequence, size in zip(classes, torch.from_numpy(sizes), strict=True):
+            text, frames = "", []
+            for i in range(size):
+                char = characters[sequence[i].item()]
+                if char == blank or (i and char == characters[sequence[i - 1].item()]):
+                    continue
+                text += char
+                frames.append(i)
+            texts.append([text])
+            offsets.append([torch.tensor(frames, dtype=torch.int)])
+        return texts

@@ -25,6 +25,8 @@ from src.dataset import Batch, BatchSource
 from src.manifest import Manifest, read_manifest
 
 CHECKPOINT, MINDIR, ONNX, INT8 = "checkpoint", "MindIR", "ONNX", "ONNX int8"
+MODELS = {CHECKPOINT: "model.ckpt", MINDIR: "model.mindir", ONNX: "model.onnx", INT8: "int8.onnx",
+          TORCH: "network.pt"}
 PROBABILITY_TOLERANCE = 1e-4  # absolute
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 1e-3  # relative
 SAME_BEST_CLASS = 0.9  # of the frames, for weights that are rounded to int8
@@ -88,27 +90,23 @@ class Bench:
         batch = BatchSource(self.manifest, [rows], self.labels, SpectConfig()).batch(0)
         return batch, {"batch": size, "shortest": lengths[-1], "longest": lengths[0]}
 
-    def build(self, config: Config, sides: Mapping[str, Worker], folder: str = "") -> None:
+    def build(self, config: Config, sides: Mapping[str, Worker], folder: Path | None = None,
+              ) -> None:
         """The same network in both workers; PyTorch makes the weights and writes them."""
-        weights = str(self.folder / folder / "weights.npz")
         sides[TORCH].call("build", config=config)
         sides[TORCH].call("set_batch", batch=self.batch(self.batches[0])[0])
-        sides[TORCH].call("save_weights", path=weights)
-        sides[OURS].call("build", config=config, weights=weights)
+        sides[TORCH].call("save_weights", folder=folder or self.folder)
+        sides[OURS].call("build", config=config, folder=folder or self.folder)
 
     def models(self, units: int) -> dict[str, str]:
         """{side: path}: the same weights in every format; the files are made once."""
         folder = self.folder / f"models_{units}"
-        paths = {side: str(folder / name) for side, name in (
-            (CHECKPOINT, "model.ckpt"), (MINDIR, "model.mindir"), (ONNX, "model.onnx"),
-            (INT8, "int8.onnx"), (TORCH, "weights.pt"))}
         if not folder.exists():
             folder.mkdir()
             with workers(OURS, TORCH) as sides:
-                self.build(self.config(units), sides, folder.name)
-                sides[OURS].call("export", checkpoint=paths[CHECKPOINT], mindir=paths[MINDIR],
-                                 onnx=paths[ONNX], int8=paths[INT8])
-        return paths
+                self.build(self.config(units), sides, folder)
+                sides[OURS].call("export", folder=folder)
+        return {side: str(folder / name) for side, name in MODELS.items()}
 
     def compare(self, turns: Mapping[str, Callable[[], float]],
                 comparison: Mapping[str, dict] | None = None) -> dict:
