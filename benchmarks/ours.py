@@ -25,7 +25,6 @@ class Side(FrameworkSide):
         set_device("CPU")
 
     def multiply(self, size: int, library: str) -> float:
-        """The best seconds of a float32 product of two (size, size) matrices."""
         self.start()
         from mindspore import Tensor, ops
         matrix = Tensor(np.random.default_rng(0).standard_normal((size, size), np.float32))
@@ -33,8 +32,8 @@ class Side(FrameworkSide):
         product(matrix, matrix).asnumpy()  # compiles
         return min(timed(lambda: product(matrix, matrix).asnumpy())[0])
 
-    def build(self, config: Config, weights: str = "") -> None:
-        """The network and its training step; weights from an .npz file, '' for random ones."""
+    def build(self, config: Config, folder: Path) -> None:
+        """The network with the weights that PyTorch's side saved, and its training step."""
         self.start()
         import mindspore as ms
 
@@ -44,10 +43,9 @@ class Side(FrameworkSide):
         ms.set_seed(0)
         self.config = config
         self.network = DeepSpeech(config.ModelConfig, self.spect.num_bins, len(self.labels))
-        if weights:
-            with np.load(weights) as arrays:
-                found = {name: ms.Parameter(ms.Tensor(arrays[name])) for name in arrays.files}
-            load_parameters(self.network.get_parameters(), found, Path(weights))
+        with np.load(folder / "weights.npz") as arrays:
+            found = {name: ms.Parameter(ms.Tensor(arrays[name])) for name in arrays.files}
+        load_parameters(self.network.get_parameters(), found, folder)
         self.step_cell = TrainStep(
             LossCell(self.network, self.labels.blank_index),
             create_optimizer(self.network.trainable_params(), config.OptimConfig),
@@ -60,68 +58,53 @@ class Side(FrameworkSide):
         self.step_cell.set_train(True)
 
     def step(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
-        """One training step, from arrays to numbers: loss, gradient norm before clipping."""
         from mindspore import Tensor, float32
-        loss, norm, updated = self.step_cell(
+        loss, norm, _ = self.step_cell(
             Tensor(batch.inputs), Tensor(batch.input_length), Tensor(batch.targets),
             Tensor(batch.target_length), Tensor(len(batch.inputs), float32),
             Tensor(learning_rate, float32), None)
-        if not updated.asnumpy():
-            raise ValueError("the loss or the gradient is not finite")
         return loss.asnumpy().item(), norm.asnumpy().item()
 
-    def gradient_norms(self) -> dict[str, float]:
-        """{name: norm of the clipped gradient} of the very first step.
-
-        Adam's first moment is (1 - beta1) times the gradient then.
-        """
-        optimizer, (beta1, _) = self.step_cell.optimizer, self.config.OptimConfig.betas
-        moments = zip(optimizer.parameters, optimizer.moment1, strict=True)
-        return {parameter.name: np.linalg.norm(moment.asnumpy().astype(float)).item() / (1 - beta1)
-                for parameter, moment in moments}
-
-    def save_checkpoint(self, path: str, weights_only: bool = False) -> None:
-        """Write the network, and the optimizer's state unless `weights_only`."""
+    def save_checkpoint(self, path: str) -> None:
         from src.checkpoint import save_checkpoint
-        own = self.network.get_parameters() if weights_only else self.step_cell.stored_parameters()
-        save_checkpoint(path, own, self.config.model_info(self.labels))
+        stored = self.step_cell.stored_parameters()
+        save_checkpoint(path, stored, self.config.model_info(self.labels))
 
     def load_checkpoint(self, path: str) -> None:
-        """Read what `save_checkpoint` wrote into the network and the optimizer's state."""
         from src.checkpoint import load_checkpoint, load_parameters
         checkpoint = load_checkpoint(path)
         load_parameters(self.step_cell.stored_parameters(), checkpoint.parameters, checkpoint.path)
 
-    def export(self, checkpoint: str, mindir: str, onnx: str, int8: str) -> None:
-        """Write a checkpoint in all other formats."""
+    def export(self, folder: Path) -> None:
+        """Write the weights in all formats."""
+        from src.checkpoint import save_checkpoint
         from src.exporting import export_mindir, export_onnx
-        export_mindir(checkpoint, load_config(), Path(mindir))
-        export_onnx(checkpoint, load_config(), Path(onnx))
-        export_onnx(checkpoint, load_config(), Path(int8), "int8")
+        checkpoint, config = str(folder / "model.ckpt"), load_config()
+        parameters = self.network.get_parameters()
+        save_checkpoint(checkpoint, parameters, self.config.model_info(self.labels))
+        export_mindir(checkpoint, config, folder / "model.mindir")
+        export_onnx(checkpoint, config, folder / "model.onnx")
+        export_onnx(checkpoint, config, folder / "int8.onnx", "int8")
 
     def load_model(self, path: str) -> None:
-        """Load a model (.ckpt, .mindir, .onnx) for `predict`."""
         if not path.endswith(".onnx"):
             self.start()
-        self.models[path] = load_model(path)
+        self.model = load_model(path)
 
-    def predict(self, path: str) -> tuple[np.ndarray, np.ndarray]:
-        """The batch's (N, T', C) probabilities and (N,) lengths by a model."""
-        return self.models[path].acoustic(self.batch.inputs, self.batch.input_length)
+    def predict(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.model.acoustic(self.batch.inputs, self.batch.input_length)
 
-    def epoch_batches(self, limit: int | None) -> Iterator[Batch]:
+    def epoch_batches(self) -> Iterator[Batch]:
         """The batches of the second epoch of a training run, without augmentation."""
         config = self.config.DataConfig
         manifest = read_manifest(config.train_manifest, self.labels)
         data = TrainingData(manifest, self.labels, self.config)
-        batches = data.batches(1, config.batch_size, ranks=1)[:limit]
+        batches = data.batches(1, config.batch_size, ranks=1)
         source = BatchSource(manifest, batches, self.labels, config.SpectConfig)
         return training_batches(source, config.num_workers)
 
     def feature(self, path: str) -> np.ndarray:
-        """A recording -> (F, T) spectrogram."""
         return spectrogram(load_audio(path, self.spect.sample_rate), self.spect)
 
     def decode(self, probs: np.ndarray, sizes: np.ndarray) -> list[list[str]]:
-        """(N, T, C), (N,) -> [[greedy text]]."""
         return MSGreedyDecoder(self.labels.characters).decode(probs, sizes)[0]

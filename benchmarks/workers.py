@@ -5,20 +5,20 @@ works at a time: it answers when its threads have stopped spinning, and sleeps u
 """
 
 import contextlib
+import ctypes
 import importlib
 import os
 import re
+import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from deepspeech2.errors import RunError
 from deepspeech2.features import SpectConfig
 from deepspeech2.labels import Labels
 from src.dataset import Batch
@@ -26,67 +26,54 @@ from src.dataset import Batch
 ROOT = Path(__file__).resolve().parents[1]
 OURS, TORCH = "ours", "PyTorch"
 TURN_SECONDS = 0.3  # shorter work is repeated within its turn, so that waking up does not count
-MAX_REPEATS = 20
-IDLE_SHARE = 0.02  # of a core; below it all threads of a process count as asleep
-IDLE_PATIENCE = 10.0  # seconds to wait for that
 
 _side = None  # in a worker: the object whose methods are called
 
 
-class Worker:
+class Worker(ProcessPoolExecutor):
     """A process with the `Side` of `benchmarks.pytorch`; of `benchmarks.ours` for other names."""
 
     def __init__(self, side: str):
         module = "pytorch" if side == TORCH else "ours"
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), _start, (module,))
+        super().__init__(1, get_context("spawn"), _start, (module,))
+
+    def time(self, method: str, least: float = 0.0, **arguments: Any) -> tuple[float, Any]:
+        """The median seconds and the last result of calling the method, as `timed` calls it."""
+        return self.submit(_time, method, least, arguments).result()
 
     def call(self, method: str, **arguments: Any) -> Any:
         """What one call of the method returns; its exception is raised here."""
-        return self.time(method, least=0.0, **arguments)[1]
-
-    def time(self, method: str, least: float = TURN_SECONDS, **arguments: Any,
-             ) -> tuple[list[float], Any]:
-        """As `timed`, for a method in the process."""
-        return self.pool.submit(_time, method, least, arguments).result()
+        return self.time(method, **arguments)[1]
 
     def turn(self, method: str, **arguments: Any) -> Callable[[], float]:
         """A function that times the method and returns its median seconds."""
-        return lambda: statistics.median(self.time(method, **arguments)[0])
+        return lambda: self.time(method, TURN_SECONDS, **arguments)[0]
 
 
 @contextlib.contextmanager
 def workers(*sides: str) -> Iterator[dict[str, Worker]]:
     """{side: its worker}; the processes end with the block."""
     with contextlib.ExitStack() as stack:
-        started = {side: Worker(side) for side in sides}
-        for worker in started.values():
-            stack.enter_context(worker.pool)
-        yield started
+        yield {side: stack.enter_context(Worker(side)) for side in sides}
 
 
 def _start(module: str) -> None:
     global _side
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with a killed benchmark
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a framework prints is no result
     _side = importlib.import_module(f"benchmarks.{module}").Side()
 
 
-def _end_with_parent() -> None:
-    """An executor's process would outlive a benchmark that was killed."""
-    parent_process().join()
-    os._exit(1)
-
-
-def _time(method: str, least: float, arguments: dict) -> tuple[list[float], Any]:
-    result = timed(partial(getattr(_side, method), **arguments), least)
+def _time(method: str, least: float, arguments: dict) -> tuple[float, Any]:
+    seconds, result = timed(partial(getattr(_side, method), **arguments), least)
     wait_until_idle()
-    return result
+    return statistics.median(seconds), result
 
 
 def timed(function: Callable[[], Any], least: float = TURN_SECONDS) -> tuple[list[float], Any]:
     """Call `function` until `least` seconds are over: the seconds of each call, the last result."""
     seconds, result = [], None
-    while not seconds or (sum(seconds) < least and len(seconds) < MAX_REPEATS):
+    while not seconds or sum(seconds) < least:
         started = time.perf_counter()
         result = function()
         seconds.append(time.perf_counter() - started)
@@ -94,39 +81,39 @@ def timed(function: Callable[[], Any], least: float = TURN_SECONDS) -> tuple[lis
 
 
 def wait_until_idle() -> None:
-    """Return when no thread of this process works. Raises RunError when one never stops."""
-    ends = time.monotonic() + IDLE_PATIENCE
-    share = 1.0
-    while share > IDLE_SHARE:
-        if time.monotonic() > ends:
-            raise RunError(f"threads still use {share:.0%} of a core after the work is done")
-        before, started = time.process_time(), time.monotonic()
+    """Return when the threads of this process use less than 2 % of a core."""
+    before = -1.0
+    while time.process_time() - before > 0.002:
+        before = time.process_time()
         time.sleep(0.1)
-        share = (time.process_time() - before) / (time.monotonic() - started)
 
 
 class FrameworkSide:
-    """What both frameworks do alike. A `Side` adds the methods that `benchmarks.sections` calls."""
+    """What both frameworks do alike. A `Side` adds what `benchmarks.sections` calls besides.
+
+    `build(config)` makes the network and what a training step needs, `step` takes one, from arrays
+    to the loss and the gradient norm before clipping. A checkpoint holds the network and the
+    optimizer's state. `load_model(path)` reads a stored network, with which `predict` returns the
+    batch's (N, T', C) probabilities and (N,) lengths.
+    """
 
     def __init__(self):
         self.labels, self.spect = Labels.load(ROOT / "labels.json"), SpectConfig()
-        self.config = self.network = self.batch = None
-        self.models = {}  # by their paths
 
     def set_batch(self, batch: Batch) -> None:
-        """The batch that `train` and `predict` work on."""
+        """The batch of `train` and `predict`, longest utterance first."""
         self.batch = batch
 
     def train(self) -> tuple[float, float]:
         """Loss and gradient norm of a step at rate 0: it costs the same and keeps the weights."""
         return self.step(self.batch, 0.0)
 
-    def epoch(self, limit: int | None) -> dict:
-        """Train for one epoch, loading included, or for its first `limit` batches."""
+    def epoch(self) -> dict:
+        """Train for one epoch, loading included."""
         started = time.perf_counter()
         utterances = frames = padded = 0
         losses = []
-        for batch in self.epoch_batches(limit):
+        for batch in self.epoch_batches():
             losses.append(self.step(batch, self.config.OptimConfig.learning_rate)[0])
             n, _, _, t = batch.inputs.shape
             utterances, padded = utterances + n, padded + n * t
