@@ -1,10 +1,10 @@
 """PyTorch's side of the benchmark: deepspeech.pytorch, written again to be measured against.
 
-Sources: `model.py` (`MaskConv`, `SequenceWise`, `BatchRNN`, `Lookahead`, `DeepSpeech`), `train.py`,
+Sources: `model.py` (`MaskConv`, `SequenceWise`, `BatchRNN`, `DeepSpeech`), `train.py`,
 `data_loader.py` (`SpectrogramParser`, `_collate_fn`, `DSRandomSampler`) and `decoder.py`
 (`GreedyDecoder`) of deepspeech.pytorch. What the original does for each file, frame or character is
 kept, because that is what is measured. Tensors have the original's names, which
-`tools.convert_torch.our_name` knows; `tests/reference.py` uses the network too.
+`tools.convert_torch.our_name` knows.
 
 Axes: N batch, T frame, T' output frame, F bin, C channel or class, H hidden unit, U label.
 """
@@ -28,29 +28,21 @@ from tools.convert_torch import our_name
 
 
 class Network(nn.Module):
-    """(N, 1, 161, T) spectrograms, (N,) frames, longest first -> (T', N, C) logits, (N,) lengths.
+    """(N, 1, 161, T) spectrograms, (N,) frames, longest first -> (T', N, C) logits, (N,) lengths."""
 
-    `context` frames of lookahead make it a network of one direction.
-    """
-
-    def __init__(self, hidden: int, layers: int, channels: int, context: int = 0):
+    def __init__(self, hidden: int, layers: int, channels: int):
         super().__init__()
-        # no momentum: the statistics are the average of all batches since the network was made
-        norm1d, norm2d = (partial(norm, momentum=None) for norm in (nn.BatchNorm1d, nn.BatchNorm2d))
         self.conv = nn.ModuleDict({"seq_module": nn.Sequential(
             nn.Conv2d(1, channels, (41, 11), (2, 2), (20, 5)),
-            norm2d(channels), nn.Hardtanh(0, 20, inplace=True),
+            nn.BatchNorm2d(channels), nn.Hardtanh(0, 20, inplace=True),
             nn.Conv2d(channels, channels, (21, 11), (2, 1), (10, 5)),
-            norm2d(channels), nn.Hardtanh(0, 20, inplace=True))})
+            nn.BatchNorm2d(channels), nn.Hardtanh(0, 20, inplace=True))})
         self.rnns = nn.ModuleList()
         for i in range(layers):
-            lstm = nn.LSTM(hidden if i else channels * 41, hidden, bidirectional=not context)
-            norm = {"batch_norm": nn.ModuleDict({"module": norm1d(hidden)})} if i else {}
+            lstm = nn.LSTM(hidden if i else channels * 41, hidden, bidirectional=True)
+            norm = {"batch_norm": nn.ModuleDict({"module": nn.BatchNorm1d(hidden)})} if i else {}
             self.rnns.append(nn.ModuleDict(norm | {"rnn": lstm}))
-        if context:
-            conv = nn.Conv1d(hidden, hidden, context, groups=hidden, bias=False)
-            self.lookahead = nn.ModuleList([nn.ModuleDict({"conv": conv})])
-        output = nn.Sequential(norm1d(hidden), nn.Linear(hidden, 29, bias=False))
+        output = nn.Sequential(nn.BatchNorm1d(hidden), nn.Linear(hidden, 29, bias=False))
         self.fc = nn.ModuleList([nn.ModuleDict({"module": output})])
 
     def forward(self, x, input_length):
@@ -64,12 +56,7 @@ class Network(nn.Module):
                 x = each_frame(layer["batch_norm"]["module"], x)
             x, _ = layer["rnn"](nn.utils.rnn.pack_padded_sequence(x, lengths))
             x, _ = nn.utils.rnn.pad_packed_sequence(x)
-            if layer["rnn"].bidirectional:
-                x = x.unflatten(2, (2, -1)).sum(2)
-        if hasattr(self, "lookahead"):
-            conv = self.lookahead[0]["conv"]
-            x = nn.functional.pad(x.permute(1, 2, 0), (0, conv.kernel_size[0] - 1))
-            x = conv(x).permute(2, 0, 1).clamp(0, 20)
+            x = x.unflatten(2, (2, -1)).sum(2)
         return each_frame(self.fc[0]["module"], x), lengths
 
 
