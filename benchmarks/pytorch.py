@@ -28,7 +28,7 @@ from tools.convert_torch import our_name
 
 
 class Network(nn.Module):
-    """(N, 1, 161, T) spectrograms, (N,) frames, longest first -> (T', N, C) logits, (N,) lengths."""
+    """(N, 1, 161, T) spectrograms, (N,) frames, longest first -> (T', N, C) logits, (N,)."""
 
     def __init__(self, hidden: int, layers: int, channels: int):
         super().__init__()
