@@ -1,5 +1,7 @@
 """Read recordings as mono float32 samples at the sample rate of a model."""
 
+import numbers
+import os
 import re
 import wave
 from pathlib import Path
@@ -18,6 +20,9 @@ _CLAMPED = re.compile(r"data : (\d+) \(should be (\d+)\)")
 _STREAMED = 0x7FFFF000  # sizes from here on are placeholders that streaming programs write
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count of samples for a streamed FLAC
 _MAX_OGG_PAGE = 65307  # bytes
+_MAX_CHANNELS = 64  # more are samples and channels in the wrong order
+
+AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".opus", ".wav")
 
 
 class AudioError(InputError):
@@ -28,10 +33,18 @@ def load_audio(audio: Audio, sample_rate: int) -> np.ndarray:
     """A recording as (n,) float32 samples at `sample_rate` Hz, channels averaged.
 
     Raises:
-        AudioError: for a file that `read_audio` refuses, and for an array of another shape, dtype
-            or rate, or with values that are not finite.
+        AudioError: for a file that `read_audio` refuses, for an array of another shape, dtype or
+            rate, or with values that are not finite, and for anything else.
     """
-    samples, rate = _check_samples(*audio) if isinstance(audio, tuple) else read_audio(audio)
+    if isinstance(audio, tuple) and len(audio) == 2:
+        samples, rate = _check_samples(*audio)
+    elif isinstance(audio, str | Path) or hasattr(audio, "read"):
+        samples, rate = read_audio(audio)
+    else:
+        raise AudioError(
+            f"audio is a {type(audio).__name__}, needed is a path, a binary file object, or a pair "
+            "of samples and their rate in Hz"
+        )
     return resample(samples, rate, sample_rate)
 
 
@@ -60,7 +73,9 @@ def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
     if plain is not None:
         return plain
     try:
-        with soundfile.SoundFile(source) as file:
+        # soundfile encodes text strictly, but a file name may have any bytes
+        path = os.fsencode(source) if isinstance(source, str | Path) else source
+        with soundfile.SoundFile(path) as file:
             rate, expected, container = file.samplerate, file.frames, file.format
             log = file.extra_info
             if expected == _UNKNOWN_LENGTH:
@@ -100,8 +115,13 @@ def _check_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
     samples = np.asarray(samples)
     if samples.ndim not in (1, 2) or not samples.size:
         raise AudioError(f"samples have shape {samples.shape}, needed is (n,) or (n, channels)")
-    if not rate > 0:
-        raise AudioError(f"the sample rate (={rate}) must be above 0")
+    if samples.ndim == 2 and samples.shape[1] > _MAX_CHANNELS:
+        raise AudioError(
+            f"samples have shape {samples.shape}, needed is (n, channels): {samples.shape[1]} "
+            "channels are too many; transpose the array"
+        )
+    if not isinstance(rate, numbers.Real) or not rate > 0:
+        raise AudioError(f"the sample rate (={rate!r}) must be a number above 0")
     if samples.dtype.kind == "i":
         samples = samples / np.float32(-float(np.iinfo(samples.dtype).min))
     if samples.dtype.kind != "f":
@@ -127,7 +147,7 @@ def _read_plain_wav(source: str | Path | BinaryIO) -> tuple[np.ndarray, int] | N
             channels, width, rate, frames = file.getparams()[:4]
             content = file.readframes(frames) if (channels, width) == (1, 2) else b""
     # RuntimeError: a chunk is longer than the file
-    except (OSError, EOFError, RuntimeError, wave.Error):
+    except (OSError, EOFError, RuntimeError, ValueError, wave.Error):
         return None
     if not frames or not rate or len(content) != 2 * frames:
         return None
@@ -143,13 +163,14 @@ def _reason(source: str | Path | BinaryIO, error: Exception) -> str:
                     return "the file is empty"
                 if b"embedded-shorten" in start:
                     return "SPHERE compressed with shorten; convert it with sph2pipe"
-        except OSError as system_error:
-            return str(system_error.strerror)
+        except (OSError, ValueError) as system_error:  # ValueError: a name with a null byte
+            return str(getattr(system_error, "strerror", None) or system_error)
     if isinstance(error, TypeError):  # for a .raw file soundfile asks for rate and format
         return "samples without a header; convert it to WAV or FLAC"
     if "not a regular file" in str(error):  # libsndfile's words for an MP3 without a whole frame
         return "not audio, or cut off at its beginning"
-    return str(error).removeprefix(f"Error opening {str(source)!r}: ")
+    opened = os.fsencode(source) if isinstance(source, str | Path) else source
+    return str(error).removeprefix(f"Error opening {opened!r}: ")
 
 
 def _sphere_count(source: str | Path | BinaryIO) -> int:

@@ -118,9 +118,12 @@ def load_model(name: str | Path) -> Model:
     shipped = shipped_models()
     path = shipped.get(str(name), Path(name))
     if path.suffix in NEEDS_MINDSPORE:
+        if not path.is_file():
+            raise InputError(f"{path}: no such model")
         raise InputError(
             f"{path}: a {path.suffix} model needs MindSpore: use transcribe.py of the repository, "
-            "or convert it there: python export.py --file_format ONNX"
+            "or export the checkpoint there: python export.py --file_format ONNX "
+            "--pre_trained_model_path CKPT"
         )
     if path.suffix != ".onnx":
         names = ", ".join(sorted(shipped)) or "none (the package is not whole: install it again)"

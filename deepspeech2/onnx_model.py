@@ -1,12 +1,18 @@
 """Run an exported model with ONNX Runtime."""
 
+import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from deepspeech2.errors import InputError
 from deepspeech2.model_info import ModelInfo
+
+# ONNX Runtime reads this when it is imported: otherwise it writes a device number and a database
+# into the home folder, and asks the network for the address of a server for its telemetry
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
 
 ONNX_INPUTS, ONNX_OUTPUTS = ["inputs", "input_length"], ["probs", "output_lengths"]
 
@@ -27,7 +33,7 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no closer base class
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         names = [value.name for value in inputs], [value.name for value in outputs]

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deepspeech2.audio import AudioError, load_audio
+from deepspeech2.audio import AUDIO_SUFFIXES, AudioError, load_audio
 from deepspeech2.errors import InputError
 from src.config import AugmentationConfig
 
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 # effects that draw random numbers; a new number for an effect would change every run's draws
 _TEMPO, _GAIN, _NOISE, _WARP, _MASKS, _ORDER, DROPOUT = range(7)
 # fade at both ends of a moved part: long enough to avoid clicks, too short to lose a sound

@@ -91,5 +91,5 @@ def load_mindir(path: Path) -> AcousticModel:
     try:
         return cell_model(ms.nn.GraphCell(ms.load(str(path))))
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: not a whole MindIR model: {reason}") from None

@@ -84,3 +84,12 @@ def test_onnx_is_imported_within_functions(path):
     names |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     late = {"onnx", "tensorboardX"}
     assert not [n for n in names if n.split(".")[0] in late or n == "onnxruntime.quantization"]
+
+
+def test_recognising_speech_leaves_nothing_in_the_home_folder(tmp_path, monkeypatch):
+    """ONNX Runtime would keep a number of the device there, for its telemetry."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    loaded("import deepspeech2; deepspeech2.load_model('an4')")
+    assert list(tmp_path.rglob("*")) == []

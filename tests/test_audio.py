@@ -84,11 +84,35 @@ def test_channels_of_samples_are_averaged():
     (np.zeros(0), 16000, "shape (0,)"), (np.zeros((2, 2, 2)), 16000, "shape (2, 2, 2)"),
     (np.zeros(5), 0, "sample rate (=0)"), (np.array(["a"]), 16000, "dtype"),
     (np.array([0.0, np.nan]), 16000, "not finite"),
+    (np.zeros((2, 16000)), 16000, "transpose the array"), (np.zeros(5), "16k", "rate (='16k')"),
 ])
 def test_samples_that_are_no_audio(samples, rate, words):
     with pytest.raises(AudioError) as caught:
         load_audio((samples, rate), 16000)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("audio", [None, np.zeros(5), b"RIFF", (np.zeros(5),)])
+def test_what_is_neither_a_file_nor_samples_with_their_rate(audio):
+    with pytest.raises(AudioError, match="needed is a path, a binary file object, or a pair"):
+        load_audio(audio, 16000)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_a_name_that_is_no_utf_8(tmp_path, suffix):
+    """Such names come from old archives; Python writes their bytes as surrogates."""
+    plain, odd = tmp_path / f"a.{suffix}", tmp_path / os.fsdecode(b"caf\xe9." + suffix.encode())
+    soundfile.write(plain, speech(), 16000)
+    odd.write_bytes(plain.read_bytes())
+    np.testing.assert_array_equal(read_audio(odd)[0], read_audio(plain)[0])
+    odd.write_bytes(b"text")
+    with pytest.raises(AudioError, match="cannot read the audio: Format not recognised"):
+        read_audio(odd)
+
+
+def test_a_name_with_a_null_byte():
+    with pytest.raises(AudioError, match="null byte"):
+        read_audio("a\0b.wav")
 
 
 @pytest.mark.parametrize(("name", "tolerance"),

@@ -111,7 +111,7 @@ def test_transcribe_uses_the_shipped_model_where_no_other_is_named(tmp_path, wri
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--model", "none.onnx", "a.wav"], "error: none.onnx: no such model"),
-    (["--model", "a.ckpt", "a.wav"], "needs MindSpore"), ([], "FILE"),
+    (["--model", "labels.json", "a.wav"], "not a model"), ([], "FILE"),
     (["--modl", "x"], "unrecognized"),
 ])
 def test_transcribe_refuses(arguments, words, capsys):

@@ -111,6 +111,7 @@ def test_the_shipped_model_understands_a_recording(shared):
     ("an5", "an5: not a model: name an .onnx file, or"),
     ("a.ckpt", "a .ckpt model needs MindSpore: use transcribe.py"),
     ("a.mindir", "a .mindir model needs MindSpore: use transcribe.py"),
+    ("none.ckpt", "none.ckpt: no such model"),
     ("a.onnx", "a.onnx: no such model"),
     ("alone.onnx", "alone.json is missing beside it: export.py writes both"),
     ("old.onnx", "old.json: written by an earlier version of export.py: export the model again"),
@@ -119,8 +120,8 @@ def test_the_shipped_model_understands_a_recording(shared):
 def test_a_model_that_cannot_be_loaded(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
     text = (ASSETS / "an4.json").read_text()
-    for stem in ("alone", "old", "damaged"):
-        (tmp_path / f"{stem}.onnx").write_bytes(b"x" * 100)
+    for model in ("a.ckpt", "a.mindir", "alone.onnx", "old.onnx", "damaged.onnx"):
+        (tmp_path / model).write_bytes(b"x" * 100)
     (tmp_path / "damaged.json").write_text(text)
     (tmp_path / "old.json").write_text(text.replace('"time_stride"', '"gone"'))
     with pytest.raises(InputError) as caught:
