@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepspeech2.errors import InputError
+from deepspeech2.errors import InputError, first_line
 from deepspeech2.model_info import ModelInfo
 
 # ONNX Runtime reads this when it is imported: otherwise it writes a device number and a database
@@ -33,7 +33,7 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no closer base class
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         names = [value.name for value in inputs], [value.name for value in outputs]

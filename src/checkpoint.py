@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter
 
-from deepspeech2.errors import InputError, RunError
+from deepspeech2.errors import InputError, RunError, first_line
 from deepspeech2.files import atomic_path, renamed_onto
 from deepspeech2.labels import Labels
 from deepspeech2.model_info import ModelInfo
@@ -115,7 +115,7 @@ def save_checkpoint(
             ms.save_checkpoint(arrays, str(temporary), append_dict=strings, crc_check=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"{path}: the checkpoint could not be written: {_first_line(error)}"
+            f"{path}: the checkpoint could not be written: {first_line(error)}"
         ) from None
 
 
@@ -134,7 +134,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         content = ms.load_checkpoint(str(path), crc_check=True)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(
-            f"{path}: not a whole MindSpore checkpoint: {_first_line(error)}"
+            f"{path}: not a whole MindSpore checkpoint: {first_line(error)}"
         ) from None
     info, progress = content.pop(_INFO, None), content.pop(_PROGRESS, None)
     return Checkpoint(
@@ -292,8 +292,3 @@ class CheckpointFolder:
             raise RunError(
                 f"{name}: the checkpoint could not be written: {error.strerror}"
             ) from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

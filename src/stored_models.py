@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import deepspeech2
-from deepspeech2.errors import InputError
+from deepspeech2.errors import InputError, first_line
 from deepspeech2.labels import Labels
 from deepspeech2.model import AcousticModel, Model
 from deepspeech2.model_info import read_info
@@ -91,5 +91,5 @@ def load_mindir(path: Path) -> AcousticModel:
     try:
         return cell_model(ms.nn.GraphCell(ms.load(str(path))))
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path}: not a whole MindIR model: {reason}") from None
