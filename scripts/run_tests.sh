@@ -3,8 +3,8 @@
 USAGE="usage: bash scripts/run_tests.sh [--all] [PYTEST ARGUMENT]...
 
 Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and the imports with
-import-linter, and runs the tests with pytest. With --all it installs PyTorch too, which some tests
-need, and a test that would be skipped fails."
+import-linter, and runs the tests with pytest, in two processes (--numprocesses=0: in one). With
+--all it installs PyTorch too, which some tests need, and a test that would be skipped fails."
 . "$(dirname "$0")/common.sh"
 
 help_if_asked "$@"
@@ -17,4 +17,4 @@ if [ "${1:-}" = --all ]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -c 'from importlinter import cli; cli.lint_imports_command()'
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest --numprocesses=2 --dist=loadfile "$@"

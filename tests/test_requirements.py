@@ -11,7 +11,7 @@ from conftest import ROOT
 PACKAGES = ("src", "data", "tools", "deepspeech2", "deepspeech_pytorch")
 MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml",
              "espeakng-loader": "espeakng_loader"}
-NOT_IMPORTED = {"ruff", "import-linter"}  # commands
+NOT_IMPORTED = {"ruff", "import-linter", "pytest-xdist"}  # commands, a plugin
 EXACT = {"torch"}  # one version: what we are measured against
 
 
