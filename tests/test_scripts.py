@@ -401,11 +401,12 @@ def test_given_python_is_used_as_it_is(project, fake):
 def test_run_tests(project, fake):
     checks = ["<-m><ruff><check><.>",
               "<-c><from importlinter import cli; cli.lint_imports_command()>"]
+    pytest = "<-m><pytest><--numprocesses=2><--dist=loadfile><-k><two words>"
     for options in ([], ["--all"]):
         code, output = run(project / "scripts" / "run_tests.sh", *options, "-k", "two words",
                            python=fake, FAKE_EXIT="0")
         assert code == 0
-        assert re.findall(r"gpu=: (.*)", output) == [*checks, "<-m><pytest><-k><two words>"]
+        assert re.findall(r"gpu=: (.*)", output) == [*checks, pytest]
     code, output = run(project / "scripts" / "run_tests.sh", python=fake, FAKE_EXIT="3")
     assert code == 3
     assert re.findall(r"gpu=: (.*)", output) == checks[:1]
