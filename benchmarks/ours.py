@@ -44,7 +44,7 @@ class Side(FrameworkSide):
         self.config = config
         self.network = DeepSpeech(config.ModelConfig, self.spect.num_bins, len(self.labels))
         with np.load(folder / "weights.npz") as arrays:
-            found = {name: ms.Parameter(ms.Tensor(arrays[name])) for name in arrays.files}
+            found = dict(arrays)
         load_parameters(self.network.get_parameters(), found, folder)
         self.step_cell = TrainStep(
             LossCell(self.network, self.labels.blank_index),
@@ -66,8 +66,8 @@ class Side(FrameworkSide):
         return loss.asnumpy().item(), norm.asnumpy().item()
 
     def save_checkpoint(self, path: str) -> None:
-        from src.checkpoint import save_checkpoint
-        stored = self.step_cell.stored_parameters()
+        from src.checkpoint import arrays_of, save_checkpoint
+        stored = arrays_of(self.step_cell.stored_parameters())
         save_checkpoint(path, stored, self.config.model_info(self.labels))
 
     def load_checkpoint(self, path: str) -> None:
@@ -77,10 +77,10 @@ class Side(FrameworkSide):
 
     def export(self, folder: Path) -> None:
         """Write the weights in all formats."""
-        from src.checkpoint import save_checkpoint
+        from src.checkpoint import arrays_of, save_checkpoint
         from src.exporting import export_mindir, export_onnx
         checkpoint, config = str(folder / "model.ckpt"), load_config()
-        parameters = self.network.get_parameters()
+        parameters = arrays_of(self.network.get_parameters())
         save_checkpoint(checkpoint, parameters, self.config.model_info(self.labels))
         export_mindir(checkpoint, config, folder / "model.mindir")
         export_onnx(checkpoint, config, folder / "model.onnx")

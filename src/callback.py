@@ -1,10 +1,11 @@
 """Monitor a training run: progress bar, metrics.csv, TensorBoard events."""
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ class EpochSums:
 class EpochMetrics:
     """One line of metrics.csv."""
 
+    run: str  # id of the run
     epoch: int  # from 1
     step: int  # optimizer steps of the run
     learning_rate: float  # of the last step
@@ -75,8 +77,55 @@ class EpochMetrics:
     minutes: float  # wall-clock time of training in this epoch, without evaluation
 
 
+class EventLog:
+    """TensorBoard events, written at once: an error is raised where it can be handled.
+
+    `tensorboardX.SummaryWriter` writes in a thread; where a disk is full, the thread dies with a
+    traceback, and the training waits for it for ever.
+
+    Args:
+        folder: where to write.
+        run_id: part of the file's name.
+        step: TensorBoard hides events of earlier files after this step; 0 for none.
+    """
+
+    def __init__(self, folder: Path, run_id: str, step: int):
+        # imported late: MindSpore must load protobuf first
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._event = Event
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{run_id}")
+        if step:
+            self._write(step=step, session_log=SessionLog(status=SessionLog.START))
+
+    def add_scalars(self, step: int, values: dict[str, float]) -> None:
+        """Write {tag: value}."""
+        from tensorboardX.summary import scalar
+
+        for tag, value in values.items():
+            self._write(step=step, summary=scalar(tag, value))
+
+    def add_text(self, step: int, tag: str, text: str) -> None:
+        """Write a text."""
+        from tensorboardX.summary import text as summary
+
+        self._write(step=step, summary=summary(tag, text))
+
+    def flush(self) -> None:
+        """Write everything to the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+    def _write(self, **content) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), **content))
+
+
 class TrainingMonitor:
-    """Shows and records the progress of a run.
+    """Shows and records the progress of a run. A log that cannot be written never ends the run.
 
     Args:
         log_dir: folder for metrics.csv and TensorBoard events.
@@ -97,16 +146,34 @@ class TrainingMonitor:
         self.history: list[EpochMetrics] = []
         self.trained = False
         self._bar: tqdm | None = None
+        self._events: EventLog | None = None
+        self._failed: set[str] = set()
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, run_id: str) -> None:
         """Open the logs; TensorBoard then hides events after `step`, from before a resume."""
-        if not self.writes:
-            return
-        # imported late: MindSpore must load protobuf first
-        from tensorboardX import SummaryWriter
+        self.run_id = run_id
+        if self.writes:
+            self._try("TensorBoard events", lambda: self._open_events(step))
 
-        self.log_dir.mkdir(parents=True, exist_ok=True)
-        self._events = SummaryWriter(str(self.log_dir), purge_step=step or None)
+    def _open_events(self, step: int) -> None:
+        self._events = EventLog(self.log_dir, self.run_id, step)
+
+    def _log(self, write: Callable[[EventLog], None]) -> None:
+        """Write TensorBoard events; after a failure none, because a record may be cut."""
+        if self._events and not self._try("TensorBoard events", lambda: write(self._events)):
+            self._events = None
+
+    def _try(self, what: str, write: Callable[[], None]) -> bool:
+        """Write to a log, and return whether it worked; the first failure is a warning."""
+        try:
+            write()
+            return True
+        except (OSError, ValueError) as error:
+            if what not in self._failed:
+                message = "%s: %s cannot be written (%s); the training goes on"
+                logger.warning(message, self.log_dir, what, error)
+            self._failed.add(what)
+            return False
 
     def begin_epoch(self, epoch: int, batches: int, done: int) -> None:
         """Start the progress bar of an epoch.
@@ -144,73 +211,81 @@ class TrainingMonitor:
             refresh=False,
         )
         self._bar.update()
-        if updated:
-            self._events.add_scalar("train/loss", loss, step)
-            self._events.add_scalar("train/gradient_norm", gradient_norm, step)
-        self._events.add_scalar("train/learning_rate", learning_rate, step)
-        self._events.add_scalar("train/audio_seconds_per_second", speed, step)
+        values = {"train/loss": loss, "train/gradient_norm": gradient_norm} if updated else {}
+        values |= {
+            "train/learning_rate": learning_rate,
+            "train/audio_seconds_per_second": speed,
+        }
+        self._log(lambda events: events.add_scalars(step, values))
 
-    def end_epoch(
-        self, step: int, errors: ErrorCounts | None, examples: Sequence[tuple[str, str]] = ()
-    ) -> EpochMetrics:
-        """Record the metrics of the epoch, and log them in one line.
+    def end_training(self, step: int) -> None:
+        """Close the sums of an epoch into its line of metrics, before its evaluation.
 
         Args:
             step: optimizer steps of the run.
+        """
+        self._bar.close()
+        sums = self.sums
+        self.history.append(
+            EpochMetrics(
+                run=self.run_id,
+                epoch=self._epoch + 1,
+                step=step,
+                learning_rate=sums.learning_rate,
+                train_loss=sums.loss / max(1, sums.utterances),
+                gradient_norm=sums.gradient_norm / max(1, sums.updates),
+                skipped_steps=sums.skipped,
+                missing_utterances=sums.missing,
+                val_wer=None,
+                val_cer=None,
+                audio_seconds_per_second=sums.audio_seconds / sums.seconds,
+                minutes=sums.seconds / 60,
+            )
+        )
+        self.sums = EpochSums()
+        self.trained = True
+
+    def end_epoch(
+        self, errors: ErrorCounts | None, examples: Sequence[tuple[str, str]] = ()
+    ) -> EpochMetrics:
+        """Complete the last line of metrics, and log it.
+
+        Args:
             errors: errors on the val set; None without an evaluation.
             examples: pairs of reference and hypothesis from the val set.
         """
-        val_wer, val_cer = (errors.wer_percent, errors.cer_percent) if errors else (None, None)
-        self._bar.close()
-        sums = self.sums
-        metrics = EpochMetrics(
-            epoch=self._epoch + 1,
-            step=step,
-            learning_rate=sums.learning_rate,
-            train_loss=sums.loss / max(1, sums.utterances),
-            gradient_norm=sums.gradient_norm / max(1, sums.updates),
-            skipped_steps=sums.skipped,
-            missing_utterances=sums.missing,
-            val_wer=val_wer,
-            val_cer=val_cer,
-            audio_seconds_per_second=sums.audio_seconds / sums.seconds,
-            minutes=sums.seconds / 60,
-        )
-        self.history.append(metrics)
-        self.sums = EpochSums()
-        self.trained = True
-        if not self.writes:
-            return metrics
-        if val_wer is not None:
-            self._events.add_scalar("val/wer", val_wer, step)
-            self._events.add_scalar("val/cer", val_cer, step)
-            for i, (reference, hypothesis) in enumerate(examples):
-                # TensorBoard renders Markdown; indented lines stay as they are
-                self._events.add_text(f"val/{i + 1}", f"    {reference}\n    {hypothesis}", step)
-        self._events.flush()
-        self._write_history()
-        logger.info(
-            "epoch %d/%d  step %d  loss %.3f  lr %.2e  val WER %s  val CER %s  "
-            "%.1f audio-s/s  %.1f min%s",
-            metrics.epoch,
-            self.epochs,
-            step,
-            metrics.train_loss,
-            metrics.learning_rate,
-            "-" if val_wer is None else f"{val_wer:.2f}",
-            "-" if val_cer is None else f"{val_cer:.2f}",
-            metrics.audio_seconds_per_second,
-            metrics.minutes,
-            _failures(sums),
-        )
+        if errors:
+            rates = {"val_wer": errors.wer_percent, "val_cer": errors.cer_percent}
+            self.history[-1] = replace(self.history[-1], **rates)
+        metrics = self.history[-1]
+        if self.writes:
+            self._log(lambda events: _log_evaluation(events, metrics, examples))
+            self._try("metrics.csv", self._write_history)
+            logger.info("%s", self._line(metrics))
         return metrics
+
+    def _line(self, metrics: EpochMetrics) -> str:
+        """The metrics of an epoch, for the log."""
+        wer, cer = (
+            "-" if value is None else f"{value:.2f}" for value in (metrics.val_wer, metrics.val_cer)
+        )
+        text = (
+            f"epoch {metrics.epoch}/{self.epochs}  step {metrics.step}  "
+            f"loss {metrics.train_loss:.3f}  lr {metrics.learning_rate:.2e}  "
+            f"val WER {wer}  val CER {cer}  "
+            f"{metrics.audio_seconds_per_second:.1f} audio-s/s  {metrics.minutes:.1f} min"
+        )
+        if metrics.skipped_steps:
+            text += f"  {metrics.skipped_steps} steps skipped (not finite)"
+        if metrics.missing_utterances:
+            text += f"  {metrics.missing_utterances} utterances passed over (unreadable)"
+        return text
 
     def close(self) -> None:
         """Close the progress bar and the logs; allowed inside an epoch too."""
         if self._bar is not None:
             self._bar.close()
-        if self.writes:
-            self._events.close()
+        self._log(EventLog.close)
 
     def progress(self) -> dict[str, Any]:
         """The JSON-serialisable state that a checkpoint stores."""
@@ -226,7 +301,15 @@ class TrainingMonitor:
             pd.DataFrame(asdict(m) for m in self.history).to_csv(temporary, index=False)
 
 
-def _failures(sums: EpochSums) -> str:
-    """The skipped steps and unreadable utterances of an epoch, for the end of its log line."""
-    text = f"  {sums.skipped} steps skipped (not finite)" if sums.skipped else ""
-    return text + (f"  {sums.missing} utterances passed over (unreadable)" if sums.missing else "")
+def _log_evaluation(
+    events: EventLog, metrics: EpochMetrics, examples: Sequence[tuple[str, str]]
+) -> None:
+    """Write the figures and examples of an evaluation, and everything before them, to the disk."""
+    if metrics.val_wer is not None:
+        figures = {"val/wer": metrics.val_wer, "val/cer": metrics.val_cer}
+        events.add_scalars(metrics.step, figures)
+    for i, (reference, hypothesis) in enumerate(examples):
+        # TensorBoard renders Markdown; indented lines stay as they are
+        text = f"    {reference}\n    {hypothesis}"
+        events.add_text(metrics.step, f"val/{i + 1}", text)
+    events.flush()

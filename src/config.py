@@ -74,6 +74,7 @@ class DataConfig:
     batch_size: int = setting(8, minimum=1)  # utterances per process and step
     labels_path: str = setting("./labels.json")
     num_workers: int = setting(1, minimum=1)  # processes that load audio; 1: a thread
+    max_seconds: float = setting(0.0, minimum=0)  # longer utterances are not trained on; 0: all are
     SpectConfig: SpectConfig = field(default_factory=SpectConfig)
     AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
@@ -148,6 +149,8 @@ class CheckpointConfig:
     ckpt_file_name_prefix: str = setting("DeepSpeech", rule=FILE_NAME_PREFIX)
     ckpt_path: str = setting("checkpoints")
     keep_checkpoint_max: int = setting(10, minimum=1)
+    # PREFIX-last.ckpt is written at least so often; 0: after whole epochs only
+    save_minutes: float = setting(10.0, minimum=0)
     # PREFIX-average.ckpt is the mean of the last N epoch checkpoints; 0: off
     average_last: int = setting(0, minimum=0)
 

@@ -8,6 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from deepspeech2.errors import InputError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -39,6 +41,14 @@ class Group:
     def wait(self) -> None:
         """Wait until all processes call this method."""
         self.sum([0.0])
+
+    def raise_together(self, error: InputError | None) -> None:
+        """Raise the error of one process in every process; None where this one has no error."""
+        failed = self.sum([error is not None])[0]
+        if error:
+            raise error
+        if failed:
+            raise InputError("another process of this run cannot go on: its message says why")
 
     def broadcast(self, parameters: Iterable[Parameter]) -> None:
         """Copy the float32 parameters of the first process to all processes."""

@@ -80,6 +80,12 @@ class Manifest:
         """(rows,) int64: output frames that CTC needs, one per label and one between equals."""
         return self.label_counts + self.repeats
 
+    def fingerprint(self) -> str:
+        """Changes with the utterances and their order, but not with the folder they lie in."""
+        rows = zip(self.audio_paths, self.samples, self.label_counts, self.repeats, strict=True)
+        content = "".join(f"{os.path.basename(path)},{a},{b},{c}\n" for path, a, b, c in rows)
+        return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
+
 
 def read_transcript(path: str | Path, labels: Labels) -> str:
     """Read a transcript and normalise it to upper case and single spaces.

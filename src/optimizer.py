@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from src.checkpoint import STATE_PREFIX
 from src.config import OptimConfig
-
-STATE_PREFIX = "optimizer."  # of the names of optimizer state in checkpoints
 
 
 class AdamW(nn.Cell):

@@ -1,25 +1,28 @@
 """A training run: epochs, evaluations, checkpoints, resume and stop."""
 
 import logging
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from deepspeech2.errors import InputError, RunError
+from deepspeech2.errors import InputError, RunError, first_line
 from deepspeech2.files import ensure_writable
 from deepspeech2.labels import Labels
 from deepspeech2.metrics import ErrorCounts
+from deepspeech2.model import AcousticModel
+from deepspeech2.stopping import STOP_SIGNALS, StopRequests
 from src.batching import rank_share
 from src.callback import TrainingMonitor
 from src.checkpoint import (
     Checkpoint,
-    CheckpointFolder,
+    arrays_of,
     average_checkpoints,
     load_checkpoint,
     load_parameters,
@@ -33,6 +36,7 @@ from src.evaluation import evaluate
 from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
 from src.optimizer import TrainStep, create_optimizer
+from src.run_folder import Lineage, RunFolder, can_link, locked
 from src.stored_models import network_model
 from src.training_data import TrainingData
 from src.word_cuts import find_word_cuts, read_word_cuts, write_word_cuts
@@ -40,14 +44,17 @@ from src.word_cuts import find_word_cuts, read_word_cuts, write_word_cuts
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 5  # transcripts of the val set to log
-STOP_SIGNALS = signal.SIGINT, signal.SIGTERM
+MAX_SKIPPED_STEPS = 100  # in a row; then the run has diverged
+WORST = (float("inf"), float("inf"))
+# what MindSpore and oneDNN say when there is no memory left
+OUT_OF_MEMORY = ("memory", "could not create a primitive", "bad_alloc", "malloc")
 
 
 class Interrupted(RunError):
     """A signal stopped the run, after its state was saved.
 
     Attributes:
-        signal_number: SIGINT or SIGTERM.
+        signal_number: one of `STOP_SIGNALS`.
     """
 
     def __init__(self, message: str, signal_number: int):
@@ -60,22 +67,34 @@ class Progress:
     """The progress of a run, equal in all processes.
 
     Attributes:
+        lineage: the run, after the runs that it came from.
+        optimizer: the kind of optimizer whose state belongs to it.
+        val_set: fingerprint of the val set that `best` refers to; '' without one.
         epoch: whole epochs done.
+        epoch_ended: False between the last step of an epoch and the end of its evaluation.
         batch: global batches done in the unfinished epoch.
         batch_size: utterances per process and batch in the unfinished epoch.
         ranks: number of processes that the batches of the unfinished epoch are planned for; it
             stays the same until the epoch ends, also after a resume with other processes.
+        max_seconds: the longest utterance that the unfinished epoch is planned with.
         step: optimizer steps done.
+        skipped_in_row: the last steps that were not finite.
         best: (WER, CER) in percent of the best evaluation.
         evals_since_best: evaluations after the best one.
     """
 
+    lineage: Lineage
+    optimizer: str
+    val_set: str = ""
     epoch: int = 0
+    epoch_ended: bool = True
     batch: int = 0
     batch_size: int = 0
     ranks: int = 1
+    max_seconds: float = float("inf")
     step: int = 0
-    best: tuple[float, float] = (float("inf"), float("inf"))
+    skipped_in_row: int = 0
+    best: tuple[float, float] = field(default=WORST)
     evals_since_best: int = 0
 
 
@@ -101,43 +120,46 @@ def train(
         Interrupted: when SIGINT or SIGTERM stopped the run. Saved checkpoints stay usable.
     """
     group = group or Group()
-    folder = CheckpointFolder(config.CheckpointConfig)
-    for path in (folder.folder, Path(config.TrainingConfig.log_dir)):
+    folder = RunFolder(config.CheckpointConfig)
+    folders = {folder.folder.resolve(), Path(config.TrainingConfig.log_dir).resolve()}
+    for path in folders:
         ensure_writable(path)
     if group.size > 1:
         _ensure_shared(folder.folder, group)
-    if not resume and folder.last.exists():
-        raise InputError(
-            f"{folder.last}: an earlier run is kept there; go on with --resume auto, or choose "
-            "another CheckpointConfig.ckpt_path"
-        )
-    checkpoint = _checkpoint_to_resume(resume, folder)
-    if checkpoint and pretrained:
-        logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
-    start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
-    if start:
-        config, labels = start.settle(config, new_labels=not checkpoint)
-    else:
-        labels = Labels.load(config.DataConfig.labels_path)
-    run = _Run(config, labels, folder, group)
-    if checkpoint:
-        run.restore(checkpoint)
-    elif start:
-        parameters = start.with_labels(labels, run.network.fc.weight)
-        load_parameters(run.network.get_parameters(), parameters, start.path, strict=False)
-    group.broadcast(run.step_cell.stored_parameters())
-    return run.run()
+    run_id = uuid.uuid4().hex[:8]
+    with _locked(group, folders, run_id):
+        checkpoint = _checkpoint_to_resume(resume, folder)
+        if checkpoint and pretrained:
+            logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
+        start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
+        if start:
+            config, labels = start.settle(config, new_labels=not checkpoint)
+        else:
+            labels = Labels.load(config.DataConfig.labels_path)
+        run = _Run(config, labels, folder, group, run_id)
+        if checkpoint:
+            run.restore(checkpoint, run_id)
+        elif start:
+            parameters = start.with_labels(labels, run.network.fc.weight)
+            load_parameters(run.network.get_parameters(), parameters, start.path, strict=False)
+        group.broadcast(run.step_cell.stored_parameters())
+        return run.run()
 
 
 class _Run:
     """The parts and stages of one run; see `train`."""
 
-    def __init__(self, config: Config, labels: Labels, folder: CheckpointFolder, group: Group):
+    def __init__(
+        self, config: Config, labels: Labels, folder: RunFolder, group: Group, run_id: str
+    ):
         self.config, self.labels = config, labels
         self.folder, self.group = folder, group
-        self.progress = Progress()
+        self.progress = Progress([[run_id, 0]], config.OptimConfig.optimizer)
         self.train_set, self.val_set = self._read_manifests()
         self.data = TrainingData(self.train_set, labels, config)
+        self.data.ensure_enough_for(group.size)
+        if self.val_set:
+            self.progress.val_set = self.val_set.fingerprint()
         training = config.TrainingConfig
         ms.set_seed(training.seed)
         num_bins = config.DataConfig.SpectConfig.num_bins
@@ -157,6 +179,10 @@ class _Run:
             Tensor(shape=[None], dtype=ms.int32) if training.dropout else None,
         )
         self.model = network_model(self.network, config, labels)
+        self.model.acoustic = self._stoppable(self.model.acoustic)
+        self.stop: StopRequests | None = None
+        self.unsaved = False  # whether steps were trained that no file holds
+        self.saved_at = time.monotonic()
         log_dir = Path(training.log_dir)
         self.monitor = TrainingMonitor(log_dir, training.epochs, writes=group.is_first)
         size = sum(p.size for p in self.network.trainable_params())
@@ -173,15 +199,19 @@ class _Run:
             self.group.wait()
         return train_set, val_set
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Restore weights, optimizer state, progress and history of an earlier run."""
+    def restore(self, checkpoint: Checkpoint, new_id: str) -> None:
+        """Restore weights, optimizer state, progress and history of an earlier run.
+
+        Args:
+            checkpoint: the state to go on from.
+            new_id: id of the run, should it leave newer states behind.
+        """
         if not checkpoint.progress:
             raise InputError(
                 f"{checkpoint.path}: holds weights only, nothing to resume: "
                 "use it with --pre_trained_model_path"
             )
-        own = self.step_cell.stored_parameters()
-        load_parameters(own, checkpoint.parameters, checkpoint.path)
+        now = self.progress
         known = {f.name for f in fields(Progress)}
         saved = {name: value for name, value in checkpoint.progress.items() if name in known}
         try:
@@ -193,58 +223,159 @@ class _Run:
                 "begin with its weights by --pre_trained_model_path"
             ) from None
         self.progress.best = tuple(self.progress.best)
+        if self.progress.optimizer != now.optimizer:
+            raise InputError(
+                f"{checkpoint.path}: OptimConfig.optimizer was {self.progress.optimizer!r}, is "
+                f"{now.optimizer!r}: leave it, or begin a new run with these weights by "
+                "--pre_trained_model_path"
+            )
+        own = self.step_cell.stored_parameters()
+        load_parameters(own, checkpoint.parameters, checkpoint.path)
         self._check_order(checkpoint)
+        self._settle_in(checkpoint, new_id)
+        if self.progress.val_set != now.val_set:
+            self.progress.val_set = now.val_set
+            self._judge_best_anew("the val set is another one")
         if self._shuffles_words():
             self._shuffle_words()
         epoch, step = self.progress.epoch + 1, self.progress.step
         logger.info("resuming %s: epoch %d, step %d", checkpoint.path, epoch, step)
+        if self.progress.skipped_in_row:
+            message = "%s: was saved after %d steps in a row that were not finite%s"
+            logger.warning(message, checkpoint.path, self.progress.skipped_in_row, self._way_back())
+
+    def _settle_in(self, checkpoint: Checkpoint, new_id: str) -> None:
+        """Prepare the folder for going on from a checkpoint."""
+        self.group.wait()  # until all have read
+        error = None
+        if self.group.is_first:
+            try:
+                self.progress.lineage = self.folder.adopt(checkpoint, new_id)
+            except InputError as found:
+                error = found
+        self.group.raise_together(error)
+        if self.progress.best != WORST and not self.folder.best.exists():
+            self._judge_best_anew(f"{self.folder.best.name} is not there")
+
+    def _judge_best_anew(self, reason: str) -> None:
+        self.progress.best, self.progress.evals_since_best = WORST, 0
+        logger.warning("%s: the best evaluation is judged anew", reason)
+
+    def _stoppable(self, acoustic: AcousticModel) -> AcousticModel:
+        """`acoustic`, but no batch is computed after a request to stop."""
+
+        def predict(inputs: np.ndarray, input_length: np.ndarray):
+            if self.stop and self.stop.number:
+                raise Interrupted(
+                    f"stopped after epoch {self.progress.epoch}; {self.folder.last} holds "
+                    "everything up to it: go on with --resume auto",
+                    self.stop.number,
+                )
+            return acoustic(inputs, input_length)
+
+        return predict
 
     def run(self) -> TrainingMonitor:
         """Train until the end of the run."""
         progress = self.progress
-        if self._finished():
-            done = progress.epoch, progress.step
-            logger.info("nothing left to do: %d epochs and %d steps are trained", *done)
-        self.monitor.begin(progress.step)
-        with stop_requests() as stop_requested:
+        run_id = progress.lineage[-1][0]
+        if self.group.is_first:
+            logger.info("run %s in %s", run_id, self.folder.folder)
+            if not can_link(self.folder.folder):
+                message = "%s: has no hard links: -last and -best are copies there"
+                logger.warning(message, self.folder.folder)
+        self.monitor.begin(progress.step, run_id)
+        with StopRequests(_announce, may_end=lambda: not self.unsaved) as self.stop:
             try:
+                if not progress.epoch_ended:
+                    self._end_epoch()
+                if self._finished():
+                    self._say_what_is_done()
                 while not self._finished():
-                    self._train_epoch(stop_requested)
+                    self._train_epoch()
+                if self.config.CheckpointConfig.average_last:
+                    self._average()
             finally:
                 self.monitor.close()
-        if self.config.CheckpointConfig.average_last:
-            self._average()
         return self.monitor
 
-    def _train_epoch(self, stop_requested: Callable[[], int]) -> None:
+    def _say_what_is_done(self) -> None:
+        """Say why there is nothing left to do at the start of a run."""
+        progress = self.progress
+        done = progress.epoch, progress.step
+        logger.info("nothing left to do: %d epochs and %d steps are trained", *done)
+        if self._out_of_patience():
+            message = "the last %d evaluations were no better: raise TrainingConfig.patience (=%d)"
+            patience = self.config.TrainingConfig.patience
+            logger.info(message, progress.evals_since_best, patience)
+
+    def _train_epoch(self) -> None:
         """Train the rest of the present epoch.
 
         Raises:
             Interrupted: when a signal was received, after the state was saved.
         """
-        config, progress = self.config, self.progress
+        config, progress, data = self.config, self.progress, self.data
         if not progress.batch:
             progress.batch_size, progress.ranks = config.DataConfig.batch_size, self.group.size
-        batches = self.data.batches(progress.epoch, progress.batch_size, progress.ranks)
+            progress.max_seconds = data.longest
+        planned = data.batches(
+            progress.epoch, progress.batch_size, progress.ranks, progress.max_seconds
+        )
+        batches = [data.within(batch) for batch in planned]
         shares = [rank_share(batch, self.group.rank, self.group.size) for batch in batches]
-        source = self.data.source(progress.epoch, shares[progress.batch :])
+        source = data.source(progress.epoch, shares[progress.batch :])
         self.monitor.begin_epoch(progress.epoch, len(batches), progress.batch)
         self.step_cell.set_train(True)
-        for batch in training_batches(source, config.DataConfig.num_workers):
-            done = progress.epoch + progress.batch / len(batches)
-            rate = scheduled_learning_rate(done, config.TrainingConfig.epochs, config.OptimConfig)
-            self._step(batch, len(batches[progress.batch]), rate)
-            if signal_number := self._requested_stop(stop_requested()):
-                self._save(best=False)
-                raise Interrupted(
-                    f"stopped at step {progress.step}; {self.folder.last} holds everything up to "
-                    "it: go on with --resume auto",
-                    signal_number,
-                )
-            if self._reached_max_steps() and progress.batch < len(batches):
-                self._save(best=False)
-                return
+        with self._memory_errors(batches):
+            for batch in training_batches(source, config.DataConfig.num_workers):
+                done = progress.epoch + progress.batch / len(batches)
+                epochs = config.TrainingConfig.epochs
+                rate = scheduled_learning_rate(done, epochs, config.OptimConfig)
+                self._step(batch, max(1, len(batches[progress.batch])), rate)
+                self._save_when_due()
+                if self._reached_max_steps() and progress.batch < len(batches):
+                    self._save()
+                    return
         self._finish_epoch()
+
+    def _save_when_due(self) -> None:
+        """Save by the clock. Raises Interrupted after a signal, when the state is saved."""
+        minutes = self.config.CheckpointConfig.save_minutes
+        overdue = 0 < minutes <= (time.monotonic() - self.saved_at) / 60
+        requests = [self.stop.number == number for number in STOP_SIGNALS]
+        # all processes stop after the same step, and the clock of the first decides
+        *requested, due = self.group.sum([*requests, overdue and self.group.is_first])
+        number = next((n for n, count in zip(STOP_SIGNALS, requested, strict=True) if count), 0)
+        if number or due:
+            self._save()
+        if number:
+            raise Interrupted(
+                f"stopped at step {self.progress.step}; {self.folder.last} holds everything up to "
+                "it: go on with --resume auto",
+                number,
+            )
+
+    @contextmanager
+    def _memory_errors(self, batches: list[np.ndarray]) -> Iterator[None]:
+        """Turn MindSpore's many errors for too little memory into one, after saving."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            text = f"{type(error).__name__} {error}".lower()
+            if isinstance(error, RunError) or not any(word in text for word in OUT_OF_MEMORY):
+                raise
+            if self.group.size == 1:  # other processes would have to take part
+                self._save()
+            rows = batches[self.progress.batch]
+            longest = self.train_set.seconds[rows].max()
+            raise RunError(
+                f"out of memory in step {self.progress.step + 1}, a batch of {len(rows)} "
+                f"utterances of up to {longest:.1f} s ({first_line(error)}); {self.folder.last} "
+                "holds the steps before it. Leave out long utterances by DataConfig.max_seconds "
+                f"below {longest:.1f}, which works with --resume auto; a smaller "
+                "DataConfig.batch_size counts from the next epoch on"
+            ) from None
 
     def _step(self, batch: Batch, planned: int, rate: float) -> None:
         """Train one step.
@@ -268,8 +399,10 @@ class _Run:
             seeds,
         )
         loss, norm, updated = (output.asnumpy().item() for output in outputs)
+        self.unsaved = True
         progress.batch += 1
         progress.step += 1
+        progress.skipped_in_row = 0 if updated else progress.skipped_in_row + 1
         if not updated:
             message = "step %d: loss %s, gradient norm %s: skipped"
             logger.warning(message, progress.step, loss, norm)
@@ -281,37 +414,54 @@ class _Run:
         # the step divides the loss by the planned utterances, whatever could be read
         sums.add(loss * planned, norm, updated, int(utterances), audio_seconds)
         self.monitor.end_step(progress.step, loss, norm, updated, rate)
+        if progress.skipped_in_row >= MAX_SKIPPED_STEPS:
+            raise RunError(
+                f"step {progress.step}: {progress.skipped_in_row} steps in a row had no finite "
+                f"loss and gradient: the run has diverged{self._way_back()}"
+            )
 
-    def _requested_stop(self, own: int) -> int:
-        """The signal that any process received, 0 for none; all then stop after the same step."""
-        counts = self.group.sum([own == number for number in STOP_SIGNALS])
-        return next((number for number, n in zip(STOP_SIGNALS, counts, strict=True) if n), 0)
+    def _way_back(self) -> str:
+        """How to go on after a divergence: the newest epoch that was sound, and a lower rate."""
+        rate = f"OptimConfig.learning_rate={self.config.OptimConfig.learning_rate / 10:.1e}"
+        sound = {(m.epoch, m.step) for m in self.monitor.history if not m.skipped_steps}
+        for path in reversed(self.folder.numbered()):
+            if tuple(map(int, path.stem.split("-")[-1].split("_"))) in sound:
+                return f". Go on from an epoch that was sound: --resume {path} {rate}"
+        return f". Begin anew with {rate} and another CheckpointConfig.ckpt_path"
 
     def _finish_epoch(self) -> None:
-        """End an epoch: align words, evaluate, log, and save, each if due."""
-        config, progress = self.config.TrainingConfig, self.progress
+        """Save the epoch that was trained, then evaluate it: that can last, and fail."""
+        progress = self.progress
         if not self.monitor.sums.updates:
             raise RunError(
-                f"epoch {progress.epoch + 1}: no step had a finite loss and gradient; try a lower "
-                "OptimConfig.learning_rate"
+                f"epoch {progress.epoch + 1}: no step had a finite loss and gradient"
+                + self._way_back()
             )
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        final = progress.epoch == config.epochs
+        progress.epoch, progress.batch, progress.epoch_ended = progress.epoch + 1, 0, False
         self.group.average(self.buffers)
+        self.monitor.end_training(progress.step)
+        self._save()
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        """Find words, evaluate, log and save, each if due, after the steps of an epoch."""
+        config, progress = self.config.TrainingConfig, self.progress
+        final = progress.epoch == config.epochs
         start = self.config.DataConfig.AugmentationConfig.shuffle_start_epoch
         if self._shuffles_words() and progress.epoch == start:
             self._shuffle_words(anew=True)
         evaluated = final or progress.epoch % config.eval_interval == 0
         errors, examples = self._evaluate() if evaluated else (None, [])
-        self.monitor.end_epoch(progress.step, errors, examples)
+        self.monitor.end_epoch(errors, examples)
         best = False
         if errors is not None:
             rates = errors.wer_percent, errors.cer_percent
             best = rates < progress.best
             progress.best = min(rates, progress.best)
             progress.evals_since_best = 0 if best else progress.evals_since_best + 1
-        if best or self._finished() or progress.epoch % config.save_interval == 0:
-            self._save(best)
+        progress.epoch_ended = True
+        numbered = best or self._finished() or progress.epoch % config.save_interval == 0
+        self._save(best, numbered)
         if self._out_of_patience() and not final:
             message = "stopping early: no better val figures in the last %d evaluations"
             logger.info(message, progress.evals_since_best)
@@ -345,9 +495,18 @@ class _Run:
         if not self.val_set:
             return None, []
         rows = rank_share(np.arange(len(self.val_set)), self.group.rank, self.group.size)
-        evaluation = evaluate(self.model, self.val_set, self.config, rows)
-        examples = [(u.reference, u.hypothesis) for u in evaluation.utterances[:EXAMPLES]]
-        return ErrorCounts(*map(int, self.group.sum(astuple(evaluation.errors)))), examples
+        failed, errors, examples = 0, ErrorCounts(), []
+        try:
+            evaluation = evaluate(self.model, self.val_set, self.config, rows)
+            errors = evaluation.errors
+            examples = [(u.reference, u.hypothesis) for u in evaluation.utterances[:EXAMPLES]]
+        except Interrupted:
+            raise
+        except (RuntimeError, OSError, MemoryError) as error:
+            failed = 1
+            logger.error("the evaluation failed: %s; the run goes on", first_line(error))
+        *counts, failed = self.group.sum([*astuple(errors), failed])
+        return (None, []) if failed else (ErrorCounts(*map(int, counts)), examples)
 
     def _average(self) -> None:
         """Evaluate and save the mean of the checkpoints of the last epochs."""
@@ -361,23 +520,25 @@ class _Run:
         errors, _ = self._evaluate()
         if self.group.is_first:
             info = self.config.model_info(self.labels)
-            save_checkpoint(self.folder.average, self.network.get_parameters(), info)
+            arrays = arrays_of(self.network.get_parameters())
+            save_checkpoint(self.folder.average, arrays, info)
             rates = ""
             if errors:
                 rates = f": val WER {errors.wer_percent:.2f}  val CER {errors.cer_percent:.2f}"
             message = "saved %s, the mean of %d checkpoints%s"
             logger.info(message, self.folder.average, len(paths), rates)
 
-    def _save(self, best: bool) -> None:
+    def _save(self, best: bool = False, numbered: bool = False) -> None:
         """Save a checkpoint; inside an epoch, first average the statistics over the processes."""
         if self.progress.batch:
             self.group.average(self.buffers)
         progress = asdict(self.progress) | self.monitor.progress() | {"order": self.data.order()}
         if self.group.is_first:
-            parameters = self.step_cell.stored_parameters()
+            arrays = arrays_of(self.step_cell.stored_parameters())
             info = self.config.model_info(self.labels)
-            path = self.folder.save(parameters, info, progress, best)
+            path = self.folder.save(arrays, info, progress, best, numbered)
             logger.info("saved %s%s", path, " (best so far)" if best else "")
+        self.unsaved, self.saved_at = False, time.monotonic()
 
     def _finished(self) -> bool:
         done = self.progress.epoch >= self.config.TrainingConfig.epochs
@@ -393,34 +554,37 @@ class _Run:
     def _check_order(self, checkpoint: Checkpoint) -> None:
         """Refuse to resume inside an epoch when the order of its utterances has changed."""
         before, now = checkpoint.progress["order"], self.data.order()
-        if self.progress.batch and before != now:
-            changed = [f"{k} was {before[k]}, is {now[k]}" for k in now if before[k] != now[k]]
-            raise InputError(
-                f"{checkpoint.path}: stopped inside an epoch, whose data would change: "
-                + ", ".join(changed)
-            )
+        changed = [f"{k} was {before[k]}, is {now[k]}" for k in now if before[k] != now[k]]
+        if not changed:
+            return
+        if not self.progress.batch:
+            logger.warning("%s: another training set: %s", checkpoint.path, ", ".join(changed))
+            return
+        whole = [path for path in self.folder.numbered() if path != checkpoint.path]
+        raise InputError(
+            f"{checkpoint.path}: stopped inside an epoch, whose data would change: "
+            f"{', '.join(changed)}. Finish the epoch with the former manifest and seed"
+            + (f", or go on from a whole epoch: --resume {whole[-1]}" if whole else "")
+        )
+
+
+def _announce(_number: int) -> None:
+    logger.warning("stopping as soon as everything is saved; once more to stop at once")
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the number of a received SIGINT or SIGTERM, or 0.
-
-    The second signal of the same kind ends the program at once. Ctrl-C can arrive as either signal:
-    while MindSpore compiles or loads data, its own handler turns SIGINT into SIGTERM.
-    """
-    received = [0]
-
-    def note(number: int, _frame) -> None:
-        received[0] = number
-        signal.signal(number, previous[number])
-        logger.warning("stopping after this step; once more to stop at once")
-
-    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
-        yield lambda: received[0]
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _locked(group: Group, folders: set[Path], run_id: str) -> Iterator[None]:
+    """Lock the folders of a run, in its first process."""
+    with ExitStack() as stack:
+        error = None
+        if group.is_first:
+            try:
+                for path in sorted(folders):
+                    stack.enter_context(locked(path, run_id))
+            except InputError as found:
+                error = found
+        group.raise_together(error)
+        yield
 
 
 def _ensure_shared(folder: Path, group: Group) -> None:
@@ -447,11 +611,14 @@ def _ensure_shared(folder: Path, group: Group) -> None:
         )
 
 
-def _checkpoint_to_resume(resume: str, folder: CheckpointFolder) -> Checkpoint | None:
+def _checkpoint_to_resume(resume: str, folder: RunFolder) -> Checkpoint | None:
     """The checkpoint that `train`'s argument `resume` names; None to begin a new run."""
-    if resume == "auto":
-        if not folder.last.exists():
-            logger.info("%s does not exist yet: starting anew", folder.last)
-            return None
-        resume = str(folder.last)
-    return load_checkpoint(resume) if resume else None
+    if not resume:
+        folder.ensure_empty()
+        return None
+    if resume != "auto":
+        return load_checkpoint(resume)
+    newest = folder.newest()
+    if not newest:
+        logger.info("%s holds no run yet: starting anew", folder.folder)
+    return newest

@@ -30,7 +30,7 @@ class TrainingData:
         config: settings of data, augmentation and seed.
 
     Raises:
-        InputError: when no utterance is long enough, or `noise_dir` cannot be used.
+        InputError: when no utterance can be trained on, or `noise_dir` cannot be used.
     """
 
     def __init__(self, manifest: Manifest, labels: Labels, config: Config):
@@ -45,24 +45,47 @@ class TrainingData:
             self.seed,
             shortest=(manifest.required_frames - 1) * hop,
         )
-        hours = manifest.seconds[self.rows].sum() / 3600
-        logger.info("%s: %d utterances, %.2f hours", manifest.path, len(self.rows), hours)
+        self.longest = config.DataConfig.max_seconds or np.inf
+        used = self.within(self.rows)
+        if not len(used):
+            raise InputError(
+                f"{manifest.path}: no utterance is up to DataConfig.max_seconds "
+                f"(={self.longest}) long"
+            )
+        reason = f"longer than DataConfig.max_seconds ({self.longest} s)"
+        _report_left_out(manifest, manifest.seconds > self.longest, reason)
+        hours = manifest.seconds[used].sum() / 3600
+        logger.info("%s: %d utterances, %.2f hours", manifest.path, len(used), hours)
 
     def shuffle_words(self, word_cuts: Sequence[WordCuts | None]) -> None:
         """Shuffle the words of utterances from now on, by the cuts of each row."""
         self.augmenter = self.augmenter.with_word_cuts(word_cuts)
 
-    def batches(self, epoch: int, batch_size: int, ranks: int) -> list[np.ndarray]:
+    def ensure_enough_for(self, ranks: int) -> None:
+        """Raises InputError when a process would get no utterance."""
+        count = len(self.within(self.rows))
+        if count < ranks:
+            raise InputError(
+                f"{self.manifest.path}: {count} utterances cannot be shared by {ranks} processes: "
+                "start fewer (RANK_SIZE)"
+            )
+
+    def batches(self, epoch: int, batch_size: int, ranks: int, longest: float) -> list[np.ndarray]:
         """The rows of each global batch of an epoch.
 
         Args:
             epoch: number of the epoch, from 0.
             batch_size: utterances per rank and batch.
             ranks: number of processes.
+            longest: seconds of the longest utterance.
         """
-        lengths = self.manifest.seconds[self.rows]
-        batches = epoch_batches(lengths, batch_size, epoch, self.seed, ranks)
-        return [self.rows[batch] for batch in batches]
+        rows = self.within(self.rows, longest)
+        batches = epoch_batches(self.manifest.seconds[rows], batch_size, epoch, self.seed, ranks)
+        return [rows[batch] for batch in batches]
+
+    def within(self, rows: np.ndarray, longest: float | None = None) -> np.ndarray:
+        """The rows of utterances up to `longest` seconds, which is `max_seconds` by default."""
+        return rows[self.manifest.seconds[rows] <= (longest or self.longest)]
 
     def source(self, epoch: int, batches: list[np.ndarray]) -> BatchSource:
         """A source that loads `batches` with the augmentation of an epoch (from 0)."""
@@ -75,9 +98,10 @@ class TrainingData:
         seeds = [self.augmenter.generator(epoch, row, DROPOUT).integers(2**31) for row in rows]
         return np.array(seeds or [0], np.int32)
 
-    def order(self) -> dict[str, int]:
+    def order(self) -> dict[str, int | str]:
         """The values, except the batch size, that determine the order of the utterances."""
-        return {"utterances": len(self.rows), "seed": self.seed}
+        content = self.manifest.fingerprint()
+        return {"utterances": len(self.rows), "content": content, "seed": self.seed}
 
 
 def trainable_rows(manifest: Manifest, config: Config) -> np.ndarray:
@@ -93,13 +117,18 @@ def trainable_rows(manifest: Manifest, config: Config) -> np.ndarray:
     fits = frames >= manifest.required_frames
     if not fits.any():
         raise InputError(f"{manifest.path}: no utterance is long enough for its transcript")
-    if not fits.all():
-        logger.warning(
-            "%s: %d of %d utterances are too short for their transcripts and left out, "
-            "the first in line %d",
-            manifest.path,
-            (~fits).sum(),
-            len(manifest),
-            np.flatnonzero(~fits)[0] + 1,
-        )
+    _report_left_out(manifest, ~fits, "too short for their transcripts")
     return np.flatnonzero(fits)
+
+
+def _report_left_out(manifest: Manifest, left_out: np.ndarray, reason: str) -> None:
+    """Warn about (rows,) utterances that are left out."""
+    if left_out.any():
+        logger.warning(
+            "%s: %d of %d utterances are %s and left out, the first in line %d",
+            manifest.path,
+            left_out.sum(),
+            len(manifest),
+            reason,
+            np.flatnonzero(left_out)[0] + 1,
+        )

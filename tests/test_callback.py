@@ -23,13 +23,15 @@ def monitor(tmp_path):
 
 
 def test_an_epoch_becomes_a_line_of_metrics(monitor):
-    monitor.begin(0)
+    monitor.begin(0, "a1")
     monitor.begin_epoch(0, batches=1, done=0)
     monitor.sums.add(8.0, 2.0, True, utterances=4, audio_seconds=6.0)
     monitor.end_step(1, 2.0, 2.0, True, learning_rate=0.5)
-    monitor.end_epoch(1, ErrorCounts(word_errors=1, words=4, char_errors=1, chars=8))
+    monitor.end_training(1)
+    monitor.end_epoch(ErrorCounts(word_errors=1, words=4, char_errors=1, chars=8))
     monitor.close()
     (row,) = csv.DictReader((monitor.log_dir / "metrics.csv").read_text().splitlines())
+    assert row.pop("run") == "a1"
     found = {name: float(row[name]) for name in row}
     expected = {"epoch": 1, "step": 1, "learning_rate": 0.5, "train_loss": 2.0,
                 "gradient_norm": 2.0, "val_wer": 25.0, "val_cer": 12.5, "skipped_steps": 0}
@@ -39,7 +41,7 @@ def test_an_epoch_becomes_a_line_of_metrics(monitor):
 
 def test_an_epoch_whose_last_step_came_before_the_resume_is_recorded(monitor):
     """The run was stopped between the last step of an epoch and its evaluation."""
-    monitor.begin(5)
+    monitor.begin(5, "a1")
     monitor.begin_epoch(0, batches=5, done=4)
     monitor.sums.add(8.0, 2.0, True, utterances=4, audio_seconds=6.0)
     monitor.end_step(5, 2.0, 2.0, True, learning_rate=0.5)
@@ -47,8 +49,9 @@ def test_an_epoch_whose_last_step_came_before_the_resume_is_recorded(monitor):
     monitor.close()
     resumed = TrainingMonitor(monitor.log_dir, epochs=3)
     resumed.restore(progress)
-    resumed.begin(5)
+    resumed.begin(5, "a1")
     resumed.begin_epoch(0, batches=5, done=5)
-    metrics = resumed.end_epoch(5, None)
+    resumed.end_training(5)
+    metrics = resumed.end_epoch(None)
     resumed.close()
     assert (metrics.learning_rate, metrics.train_loss, metrics.step) == (0.5, 2.0, 5)

@@ -401,17 +401,13 @@ def write(
         InputError: naming the tensors that do not fit the network.
         RunError: when the checkpoint could not be written.
     """
-    from mindspore import Parameter, Tensor
-
-    from src.checkpoint import load_parameters, save_checkpoint
+    from src.checkpoint import arrays_of, load_parameters, save_checkpoint
     from src.DeepSpeech import DeepSpeech
 
     network = DeepSpeech(config.ModelConfig, config.DataConfig.SpectConfig.num_bins, len(labels))
     own = list(network.get_parameters())
-    load_parameters(
-        own, {name: Parameter(Tensor(value)) for name, value in tensors.items()}, source
-    )
-    save_checkpoint(target, own, config.model_info(labels))
+    load_parameters(own, tensors, source)
+    save_checkpoint(target, arrays_of(own), config.model_info(labels))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,103 @@
+"""Signals that ask a command to stop: answered within seconds, whatever the command is doing."""
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+GRACE_SECONDS = 5.0  # for the main thread to end by itself
+
+
+class StopRequests:
+    """Answers signals while its block runs.
+
+    Python runs signal handlers in the main thread, between two byte codes. A library that compiles
+    for a minute therefore delays them, and one that imports modules turns a KeyboardInterrupt into
+    other errors. So a thread watches, and ends the program where the main thread does not: after
+    `GRACE_SECONDS`, or when the same signal arrives once more. A signal that was ignored when the
+    program started (`nohup`, a background job) stays ignored.
+
+    Args:
+        on_request: called in the main thread with the number of the first signal.
+        may_end: whether the program may end now without a loss; called in the thread.
+
+    Attributes:
+        number: the first signal that was received; 0 for none.
+    """
+
+    def __init__(self, on_request: Callable[[int], None],
+                 may_end: Callable[[], bool] = lambda: True):
+        self.number = 0
+        self._on_request, self._may_end = on_request, may_end
+        self._previous = {}
+
+    def __enter__(self) -> "StopRequests":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # signals arrive in the main thread only
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        self._pid = os.getpid()
+        self._previous_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="stop requests", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if not self._previous:
+            return
+        signal.set_wakeup_fd(self._previous_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if os.getpid() == self._pid:
+            self._sender.send(b"\0")
+            self._thread.join()
+        self._sender.close()
+        self._receiver.close()
+
+    def _note(self, number: int, _frame) -> None:
+        if os.getpid() != self._pid:  # a forked worker
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not self.number:
+            self.number = number
+            self._on_request(number)
+
+    def _watch(self) -> None:
+        received, deadline = set(), float("inf")
+        while True:
+            wait = None if not received else 0.2
+            if select.select([self._receiver], [], [], wait)[0]:
+                number = self._receiver.recv(1)[0]
+                if number == 0:
+                    return
+                if number not in self._previous:
+                    continue
+                if number in received:
+                    self._end(number)
+                received.add(number)
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+            if time.monotonic() > deadline and self._may_end():
+                self._end(next(iter(received)))
+
+    def _end(self, number: int) -> None:
+        """End the program without unwinding it."""
+        os.write(2, f"stopped at once by {signal.Signals(number).name}\n".encode())
+        os._exit(128 + number)
+
+
+def describe(number: int) -> str:
+    """What to say when a signal stopped a command."""
+    return "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+
+
+def interrupt(number: int) -> None:
+    """Unwind the main thread, as Ctrl-C does."""
+    raise KeyboardInterrupt(describe(number))
+
