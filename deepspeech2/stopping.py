@@ -43,29 +43,29 @@ class StopRequests:
                 self._previous[number] = signal.signal(number, self._note)
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
-        self._pid = os.getpid()
         self._previous_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="stop requests", daemon=True)
         self._thread.start()
+        _active.append(self)
         return self
 
     def __exit__(self, *_) -> None:
-        if not self._previous:
+        if self not in _active:
             return
-        signal.set_wakeup_fd(self._previous_fd)
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        if os.getpid() == self._pid:
-            self._sender.send(b"\0")
-            self._thread.join()
+        _active.remove(self)
+        self._restore(self._previous_fd)
+        self._sender.send(b"\0")
+        self._thread.join()
         self._sender.close()
         self._receiver.close()
 
+    def _restore(self, wakeup_fd: int) -> None:
+        signal.set_wakeup_fd(wakeup_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
     def _note(self, number: int, _frame) -> None:
-        if os.getpid() != self._pid:  # a forked worker
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif not self.number:
+        if not self.number:
             self.number = number
             self._on_request(number)
 
@@ -90,6 +90,18 @@ class StopRequests:
         """End the program without unwinding it."""
         os.write(2, f"stopped at once by {signal.Signals(number).name}\n".encode())
         os._exit(128 + number)
+
+
+_active: list[StopRequests] = []
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked process: answer signals as before, and do not wake the parent's thread."""
+    while _active:
+        _active.pop()._restore(-1)
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 def describe(number: int) -> str:

@@ -149,8 +149,134 @@ def test_a_step_that_is_not_finite_is_counted_and_poisons_nothing(recipe, tmp_pa
 
 def test_a_run_without_any_finite_step_fails(recipe, monkeypatch):
     with_changed_batches(monkeypatch, lambda _, batch: batch.inputs.fill(np.nan))
-    with pytest.raises(RunError, match="no step had a finite loss"):
+    with pytest.raises(RunError, match=r"no step had a finite loss .*Begin anew with OptimConfig"
+                                       r"\.learning_rate=3\.0e-05"):
         train(load_config(None, recipe))
+
+
+def test_a_diverged_run_says_where_to_go_on(demo_corpus, whole, tmp_path, monkeypatch, caplog):
+    """Three steps are sound; then nothing is finite any more."""
+    folder = shutil.copytree(whole[0], tmp_path / "run", ignore=shutil.ignore_patterns("*-2_*"))
+    (folder / "ckpt" / "DeepSpeech-last.ckpt").unlink()
+    settings = [*tiny_recipe(demo_corpus, folder), "CheckpointConfig.save_minutes=1e-9"]
+    with monkeypatch.context() as patch:
+        with_changed_batches(patch, lambda _, batch: batch.inputs.fill(np.nan))
+        patch.setattr(training, "MAX_SKIPPED_STEPS", 2)
+        with pytest.raises(RunError) as caught:
+            train(load_config(None, settings), resume="auto")
+    way_back = (f"Go on from an epoch that was sound: --resume {folder}/ckpt/DeepSpeech-1_3.ckpt "
+                "OptimConfig.learning_rate=3.0e-05")
+    assert str(caught.value) == ("step 5: 2 steps in a row had no finite loss and gradient: the "
+                                 f"run has diverged. {way_back}")
+    train(load_config(None, [*settings, "TrainingConfig.max_steps=5"]), resume="auto")
+    assert f"was saved after 1 steps in a row that were not finite. {way_back}" in caplog.text
+
+
+def test_an_epoch_is_on_the_disk_before_its_evaluation(recipe, tmp_path, monkeypatch, caplog):
+    """The evaluation and the logs fail; the training goes on, and loses nothing."""
+    states = []
+
+    def fail(*_):
+        states.append(load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress)
+        raise RuntimeError("could not create a primitive\nmore")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "evaluate", fail)
+    # tests/faults has a disk that is really full
+    monkeypatch.setattr("tensorboardX.event_file_writer.EventsWriter.write_event", full)
+    (tmp_path / "logs" / "metrics.csv").mkdir(parents=True)
+    monitor = train(load_config(None, recipe))
+    assert [(s["epoch"], s["step"], s["epoch_ended"]) for s in states] == [
+        (1, 3, False), (2, 6, False)]
+    assert [m.val_wer for m in monitor.history] == [None, None]
+    assert caplog.text.count("the evaluation failed: could not create a primitive; the run") == 2
+    for log, error in (("metrics.csv", "Is a directory"), ("TensorBoard events", "No space left")):
+        assert caplog.text.count(f"{log} cannot be written ") == 1 and error in caplog.text
+    last = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress
+    assert last["epoch_ended"] and len(last["history"]) == 2
+
+
+def test_a_stop_during_an_evaluation_and_saves_by_the_clock_change_nothing(
+    recipe, tmp_path, whole, monkeypatch):
+    real = training.evaluate
+
+    def stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    settings = [*recipe, "CheckpointConfig.save_minutes=1e-9"]
+    saved = []
+    real_save = training.RunFolder.save
+    monkeypatch.setattr(training.RunFolder, "save", lambda self, arrays, info, progress, *rest: (
+        saved.append(progress["step"]), real_save(self, arrays, info, progress, *rest))[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", stop)
+        with pytest.raises(Interrupted, match="stopped after epoch 1; .*--resume auto") as caught:
+            train(load_config(None, settings))
+    assert caught.value.signal_number == signal.SIGTERM
+    assert saved == [1, 2, 3, 3]  # each step, then the epoch
+    resumed = train(load_config(None, settings), resume="auto")
+    assert saved == [1, 2, 3, 3, 3, 4, 5, 6, 6, 6]
+    assert [(m.epoch, m.step, m.val_wer, m.val_cer) for m in resumed.history] == [
+        (m.epoch, m.step, m.val_wer, m.val_cer) for m in whole[1].history]
+    expected = weights(whole[0] / "ckpt" / "DeepSpeech-last.ckpt")
+    for name, array in weights(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").items():
+        np.testing.assert_allclose(array, expected[name], atol=2e-5, err_msg=name)
+
+
+def test_out_of_memory_names_the_batch_and_a_way_on(recipe, tmp_path, labels, demo_corpus,
+                                                    monkeypatch):
+    """The longest utterances come at the end of the first epoch."""
+    def no_memory(i, _):
+        if i == 2:
+            raise RuntimeError("could not create a primitive\n" + 30 * "a line\n")
+
+    with monkeypatch.context() as patch:
+        with_changed_batches(patch, no_memory)
+        with pytest.raises(RunError) as caught:
+            train(load_config(None, recipe))
+    seconds = np.sort(read_manifest(demo_corpus / "demo_train_manifest.csv", labels).seconds)
+    words = (f"out of memory in step 3, a batch of 8 utterances of up to {seconds[-1]:.1f} s (could"
+             f" not create a primitive); {tmp_path}/ckpt/DeepSpeech-last.ckpt holds the steps")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] == 2
+    limit = f"DataConfig.max_seconds={(seconds[-5] + seconds[-4]) / 2}"
+    rows = []
+    with_changed_batches(monkeypatch, lambda _, batch: rows.append(len(batch.rows)))
+    train(load_config(None, [*recipe, limit]), resume="auto")
+    assert rows[0] == 4 and sum(rows[1:]) == 20  # the rest of the epoch, then another epoch
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ("OptimConfig.optimizer=sgd", "OptimConfig.optimizer was 'adam', is 'sgd'"),
+    ("TrainingConfig.epochs=1", "nothing left to do: 2 epochs and 6 steps"),
+    ("TrainingConfig.patience=1", "raise TrainingConfig.patience")])
+def test_why_a_run_does_not_go_on(demo_corpus, whole, tmp_path, caplog, change, message):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    last = load_checkpoint(folder / "ckpt" / "DeepSpeech-last.ckpt")
+    progress = last.progress | {"evals_since_best": 1}
+    save_checkpoint(last.path, last.parameters, last.info, progress)
+    config = load_config(None, [*tiny_recipe(demo_corpus, folder), "TrainingConfig.epochs=9",
+                                change])
+    said = []
+    with caplog.at_level("INFO"):
+        try:
+            train(config, resume="auto")
+        except InputError as error:
+            said.append(str(error))
+    assert message in "\n".join([*caplog.messages, *said])
+
+
+def test_another_val_set_judges_the_best_anew(demo_corpus, whole, tmp_path, caplog):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    settings = [*tiny_recipe(demo_corpus, folder), "TrainingConfig.epochs=3",
+                f"DataConfig.val_manifest={demo_corpus}/demo_test_manifest.csv"]
+    with caplog.at_level("INFO"):
+        train(load_config(None, settings), resume="auto")
+    assert "the val set is another one: the best evaluation is judged anew" in caplog.text
+    assert load_checkpoint(folder / "ckpt" / "DeepSpeech-best.ckpt").progress["epoch"] == 3
 
 
 def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(
@@ -169,15 +295,20 @@ def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(
             np.testing.assert_allclose(tuned[name], array, atol=1e-6, err_msg=name)
 
 
-def test_resuming_refuses_weights_only_and_changed_data_inside_an_epoch(stopped, recipe, tmp_path):
+def test_resuming_refuses_weights_only_and_changed_data_inside_an_epoch(
+    stopped, recipe, tmp_path, demo_corpus):
     inside = str(stopped[0] / "first" / "DeepSpeech-last.ckpt")
     source = load_checkpoint(inside)
     only = tmp_path / "only.ckpt"
     save_checkpoint(only, source.network_parameters(), source.info)
-    for path, change, words in ((inside, "TrainingConfig.seed=1", "seed was 0, is 1"),
-                                (str(only), "TrainingConfig.epochs=9", "weights only"),
-                                (inside, "ModelConfig.hidden_size=32",
-                                 "is 16 in the model but 32")):
+    other_set = f"DataConfig.train_manifest={demo_corpus}/demo_val_manifest.csv"
+    for path, change, words in (
+        (inside, "TrainingConfig.seed=1", "seed was 0, is 1"),
+        (inside, other_set,
+         "utterances was 24, is 6, content was .*Finish the epoch with the former"),
+        (str(only), "TrainingConfig.epochs=9", "weights only"),
+        (inside, "ModelConfig.hidden_size=32", "is 16 in the model but 32"),
+    ):
         with pytest.raises(InputError, match=words):
             train(load_config(None, [*recipe, change]), resume=path)
 

@@ -1,0 +1,151 @@
+"""Signals are answered whatever a command does: in real processes."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+BEGIN = """
+import hashlib, os, signal, sys, time
+from deepspeech2 import commands, stopping
+from deepspeech2.stopping import StopRequests
+stopping.GRACE_SECONDS = 0.2
+
+def busy():
+    "A long time in C, without a Python byte code, as in a compiler."
+    print("ready", flush=True)
+    while True:
+        try:
+            hashlib.pbkdf2_hmac("sha512", b"", b"", 2 * 10**9)
+        except KeyboardInterrupt:
+            pass  # it came before the call
+
+def run(command):
+    sys.exit(commands.run(command))
+"""
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+
+
+def start(script: str, **options) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-c", BEGIN + script], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def ended(process: subprocess.Popen, code: int, message: str) -> None:
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert (output, errors) == ("", message)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_python_code_is_unwound(number):
+    """Files that are half written are removed, for example."""
+    process = start("""
+def command():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned", file=sys.stderr)
+run(command)""")
+    process.send_signal(number)
+    said = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+    ended(process, 128 + number, f"cleaned\n{said}\n")
+
+
+def test_what_an_import_makes_of_the_interruption_is_not_shown():
+    process = start("""
+def command():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise ImportError("initialization failed")
+run(command)""")
+    process.send_signal(signal.SIGINT)
+    ended(process, 130, "interrupted\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_library_that_does_not_return_is_ended(number):
+    process = start("run(busy)")
+    process.send_signal(number)
+    ended(process, 128 + number, f"stopped at once by {number.name}\n")
+
+
+def test_what_would_be_lost_is_waited_for():
+    """A run that must save first; then the rest of the program is ended."""
+    process = start("""
+unsaved = True
+def note(number):
+    print("noted", number, file=sys.stderr)
+with StopRequests(note, may_end=lambda: not unsaved) as stop:
+    print("ready", flush=True)
+    while not stop.number:
+        time.sleep(0.01)
+    time.sleep(1)
+    print("saved", file=sys.stderr)
+    unsaved = False
+    hashlib.pbkdf2_hmac("sha512", b"", b"", 2 * 10**9)""")
+    process.send_signal(signal.SIGTERM)
+    ended(process, 143, "noted 15\nsaved\nstopped at once by SIGTERM\n")
+
+
+def test_the_same_signal_once_more_ends_at_once():
+    process = start("""
+with StopRequests(lambda number: print("noted", file=sys.stderr, flush=True),
+                  may_end=lambda: False) as stop:
+    print("ready", flush=True)
+    while not stop.number:
+        time.sleep(0.01)
+    print("again", flush=True)
+    time.sleep(60)""")
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "again\n"
+    process.send_signal(signal.SIGTERM)
+    ended(process, 143, "noted\nstopped at once by SIGTERM\n")
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As `nohup` does."""
+    process = start("""
+def command():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return 3
+run(command)""", stdin=subprocess.PIPE,
+                    preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    output, errors = process.communicate("\n", timeout=60)
+    assert (process.returncode, output, errors) == (3, "", "")
+
+
+def test_a_forked_worker_ends_as_any_process():
+    process = start("""
+def command():
+    pid = os.fork()
+    if not pid:
+        time.sleep(60)
+    os.kill(pid, signal.SIGTERM)
+    status = os.waitpid(pid, 0)[1]
+    print("ready", flush=True)
+    time.sleep(1)  # the signal of the worker does not stop this process
+    return os.WTERMSIG(status)
+run(command)""")
+    ended(process, 15, "")
+
+
+def test_the_handlers_before_come_back():
+    process = start("""
+before = [signal.getsignal(number) for number in stopping.STOP_SIGNALS]
+with StopRequests(stopping.interrupt):
+    with StopRequests(stopping.interrupt):
+        pass
+assert [signal.getsignal(number) for number in stopping.STOP_SIGNALS] == before
+assert signal.set_wakeup_fd(-1) == -1
+print("ready", flush=True)""")
+    ended(process, 0, "")
