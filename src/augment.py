@@ -10,12 +10,13 @@ Axes: n samples, F frequency bins, T frames.
 import dataclasses
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from deepspeech2.audio import AUDIO_SUFFIXES, AudioError, load_audio
+from deepspeech2.audio import AUDIO_SUFFIXES, AudioError, load_audio, read_audio
 from deepspeech2.errors import InputError
 from src.config import AugmentationConfig
 
@@ -155,10 +156,10 @@ class Augmenter:
 
 
 def find_noise(folder: str) -> tuple[Path, ...]:
-    """The audio files in a folder and its subfolders, sorted.
+    """The audio files in a folder and its subfolders, sorted; broken files are warned about.
 
     Raises:
-        InputError: when `folder` is not a folder, or has no audio file.
+        InputError: when `folder` is not a folder, or has no audio file that can be read.
     """
     if not Path(folder).is_dir():
         raise InputError(f"DataConfig.AugmentationConfig.noise_dir (={folder!r}) is not a folder")
@@ -170,7 +171,24 @@ def find_noise(folder: str) -> tuple[Path, ...]:
             f"DataConfig.AugmentationConfig.noise_dir (={folder!r}) holds no audio file "
             f"({', '.join(AUDIO_SUFFIXES)})"
         )
-    return tuple(found)
+    with ThreadPoolExecutor() as pool:
+        usable = tuple(path for path in pool.map(_readable, found) if path)
+    if not usable:
+        raise InputError(
+            f"DataConfig.AugmentationConfig.noise_dir (={folder!r}): none of the {len(found)} "
+            "audio files there can be read"
+        )
+    return usable
+
+
+def _readable(path: Path) -> Path | None:
+    """The path if the file can be read, else None and a warning."""
+    try:
+        read_audio(path)
+        return path
+    except AudioError as error:
+        logger.warning("noise is left out: %s", error)
+        return None
 
 
 def reorder(

@@ -5,6 +5,7 @@ example `TrainingConfig.epochs` or `DataConfig.SpectConfig.window_size`.
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -372,5 +373,7 @@ def _replace(group: Any, names: list[str], value: Any, key: str) -> Any:
     else:
         found = next(f for f in dataclasses.fields(group) if f.name == names[0])
         value = convert(key, value, kind)
+        if kind is str and value.startswith("~"):  # a path: shells expand it only after a space
+            value = os.path.expanduser(value)
         check(key, value, found)
     return dataclasses.replace(group, **{names[0]: value})

@@ -4,6 +4,8 @@ Axes: N utterances, F frequency bins, T spectrogram frames, T' output frames, C 
 """
 
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ COLUMNS = ["inputs", "input_length", "targets", "target_length", "rows", "texts"
 # Row number of the silence that replaces a batch without any readable utterance: N cannot be 0, and
 # one frame of silence without labels adds nothing to the loss.
 NO_ROW = -1
+SHARED_MEMORY = "/dev/shm"
 PREFETCHED_BATCHES = 4  # the largest batches take 20 to 40 MB each
 
 
@@ -163,6 +166,8 @@ def create_dataset(source: BatchSource, num_workers: int = 1) -> "GeneratorDatas
     import mindspore.dataset as ds  # imported late: ONNX models are evaluated without MindSpore
 
     ds.config.set_prefetch_size(PREFETCHED_BATCHES)
+    if num_workers > 1 and not _shared_memory_suffices(source, num_workers):
+        num_workers = 1
     return ds.GeneratorDataset(
         source,
         COLUMNS,
@@ -170,6 +175,32 @@ def create_dataset(source: BatchSource, num_workers: int = 1) -> "GeneratorDatas
         num_parallel_workers=num_workers,
         python_multiprocessing=num_workers > 1,
     )
+
+
+def usable_workers(num_workers: int) -> int:
+    """`num_workers`, or the number of cores if that is smaller, with a warning."""
+    cores = len(os.sched_getaffinity(0))
+    if num_workers > cores:
+        message = "DataConfig.num_workers is %d, but there are %d cores: %d load audio"
+        logger.warning(message, num_workers, cores, cores)
+    return min(num_workers, cores)
+
+
+def _shared_memory_suffices(source: BatchSource, num_workers: int) -> bool:
+    """Whether the loaders can hand over their batches in shared memory; MindSpore hangs if not."""
+    lengths = source.manifest.seconds
+    seconds = max(lengths[rows].max(initial=0) * len(rows) for rows in source.batches)
+    needed = 4 * source.spect.num_bins * seconds / source.spect.window_stride * num_workers * 2
+    free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else 0
+    if free < needed:
+        logger.warning(
+            "%s has %.0f MB free, %d loading processes need about %.0f MB: a thread loads instead",
+            SHARED_MEMORY,
+            free / 1e6,
+            num_workers,
+            needed / 1e6,
+        )
+    return bool(free >= needed)
 
 
 def training_batches(source: BatchSource, num_workers: int = 1) -> Iterator[Batch]:

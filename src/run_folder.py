@@ -44,7 +44,7 @@ class RunFolder:
     """
 
     def __init__(self, config: CheckpointConfig):
-        self.folder, self.prefix = Path(config.ckpt_path).expanduser(), config.ckpt_file_name_prefix
+        self.folder, self.prefix = Path(config.ckpt_path), config.ckpt_file_name_prefix
         self.keep = config.keep_checkpoint_max
         self.last = self.folder / f"{self.prefix}-last.ckpt"
         self.best = self.folder / f"{self.prefix}-best.ckpt"

@@ -29,7 +29,7 @@ from src.checkpoint import (
     save_checkpoint,
 )
 from src.config import Config
-from src.dataset import Batch, training_batches
+from src.dataset import Batch, training_batches, usable_workers
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 from src.distributed import Group
 from src.evaluation import evaluate
@@ -181,6 +181,7 @@ class _Run:
         self.model = network_model(self.network, config, labels)
         self.model.acoustic = self._stoppable(self.model.acoustic)
         self.stop: StopRequests | None = None
+        self.num_workers = usable_workers(config.DataConfig.num_workers)
         self.unsaved = False  # whether steps were trained that no file holds
         self.saved_at = time.monotonic()
         log_dir = Path(training.log_dir)
@@ -328,7 +329,7 @@ class _Run:
         self.monitor.begin_epoch(progress.epoch, len(batches), progress.batch)
         self.step_cell.set_train(True)
         with self._memory_errors(batches):
-            for batch in training_batches(source, config.DataConfig.num_workers):
+            for batch in training_batches(source, self.num_workers):
                 done = progress.epoch + progress.batch / len(batches)
                 epochs = config.TrainingConfig.epochs
                 rate = scheduled_learning_rate(done, epochs, config.OptimConfig)
@@ -537,7 +538,8 @@ class _Run:
             arrays = arrays_of(self.step_cell.stored_parameters())
             info = self.config.model_info(self.labels)
             path = self.folder.save(arrays, info, progress, best, numbered)
-            logger.info("saved %s%s", path, " (best so far)" if best else "")
+            level = logging.INFO if numbered else logging.DEBUG
+            logger.log(level, "saved %s%s", path, " (best so far)" if best else "")
         self.unsaved, self.saved_at = False, time.monotonic()
 
     def _finished(self) -> bool:

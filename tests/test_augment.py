@@ -205,12 +205,23 @@ def test_short_noise_is_repeated(noise_dir):
     assert rms(added[:RATE]) > 0
 
 
-def test_bad_noise_costs_no_utterance(noise_dir, caplog):
-    (noise_dir / "street" / "hum.FLAC").write_bytes(b"fLaC broken")
+def test_broken_noise_is_left_out_and_a_folder_of_it_refused(noise_dir, caplog):
+    """Case 45: a run trained without noise, with a warning for each utterance."""
     config = AugmentationConfig(noise_dir=str(noise_dir), noise_prob=1.0)
+    (noise_dir / "bad.flac").write_bytes(b"fLaC broken")
+    assert [path.name for path in augmenter(config).noise_paths] == ["hum.FLAC"]
+    assert "noise is left out" in caplog.text and "bad.flac" in caplog.text
+    (noise_dir / "street" / "hum.FLAC").unlink()
+    with pytest.raises(InputError, match="none of the 1 audio files there can be read"):
+        augmenter(config)
+
+
+def test_noise_that_goes_bad_costs_no_utterance(noise_dir, caplog):
+    noisy = augmenter(AugmentationConfig(noise_dir=str(noise_dir), noise_prob=1.0))
+    (noise_dir / "street" / "hum.FLAC").write_bytes(b"fLaC broken")
     samples = sine(400)
     with caplog.at_level(logging.WARNING):
-        np.testing.assert_array_equal(augmenter(config).perturb_waveform(samples, 0), samples)
+        np.testing.assert_array_equal(noisy.perturb_waveform(samples, 0), samples)
     assert "hum.FLAC" in caplog.text
 
 

@@ -222,3 +222,10 @@ def test_file_that_cannot_be_read(tmp_path, content):
 def test_a_wrong_override_is_not_blamed_on_the_file(yaml_file):
     path = yaml_file("TrainingConfig: {epochs: 5}")
     assert "recipe.yaml" not in refusal(path, ["TrainingConfig.seed=-1"])
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch):
+    """No shell expands it within an argument."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = load_config(None, ["CheckpointConfig.ckpt_path=~/ckpt"])
+    assert config.CheckpointConfig.ckpt_path == "/home/someone/ckpt"

@@ -1,6 +1,7 @@
 """Batches against spectrograms and labels computed one file at a time."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from deepspeech2.audio import load_audio
 from deepspeech2.features import SpectConfig, spectrogram
+from src import dataset
 from src.dataset import COLUMNS, BatchSource, create_dataset, training_batches
 from src.manifest import read_manifest, write_manifest
 
@@ -32,8 +34,12 @@ def own_manifest(manifest, labels, tmp_path):
     return write_manifest(tmp_path / "own_manifest.csv", rows, labels)[0]
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_batches_hold_every_utterance_padded_with_zeros(manifest, labels, num_workers):
+@pytest.mark.parametrize(("num_workers", "shared_memory"), [(1, True), (2, True), (2, False)])
+def test_batches_hold_every_utterance_padded_with_zeros(
+    manifest, labels, num_workers, shared_memory, monkeypatch, caplog):
+    """Also where there is no shared memory, which MindSpore would wait for without an end."""
+    if not shared_memory:
+        monkeypatch.setattr(dataset, "SHARED_MEMORY", "/nowhere")
     planned = np.split(np.random.default_rng(0).permutation(len(manifest)), [5, 6, 17])
     batches = list(training_batches(BatchSource(manifest, planned, labels, SPECT), num_workers))
     assert [b.rows for b in batches] == [p.tolist() for p in planned]
@@ -52,6 +58,14 @@ def test_batches_hold_every_utterance_padded_with_zeros(manifest, labels, num_wo
             targets = batch.targets[i, :batch.target_length[i]]
             assert labels.decode(targets) == text == batch.texts[i]
             assert not batch.targets[i, batch.target_length[i]:].any()
+    assert ("a thread loads instead" in caplog.text) is not shared_memory
+
+
+def test_no_more_loaders_than_cores(caplog):
+    cores = len(os.sched_getaffinity(0))
+    assert dataset.usable_workers(cores) == cores and not caplog.text
+    assert dataset.usable_workers(cores + 3) == cores
+    assert f"num_workers is {cores + 3}, but there are {cores} cores" in caplog.text
 
 
 def test_the_dataset_has_the_documented_columns(manifest, labels):
