@@ -3,6 +3,7 @@
 A checkpoint contains them as a string; an exported model has a JSON file beside it.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,19 @@ class ModelInfo:
         spect.check_together()
         return spect
 
-    def to_json(self) -> str:
+    def to_json(self, model: Path | None = None) -> str:
+        """The text that is stored with a model.
+
+        Args:
+            model: the exported model that the text describes, whose checksum it then contains.
+        """
         content = {
             "settings": self.settings,
             "labels": list(self.labels.characters),
             "time_stride": self.time_stride,
         }
+        if model:
+            content["sha256"] = _sha256(model)
         return json.dumps(content, indent=2) + "\n"
 
     @classmethod
@@ -70,11 +78,11 @@ class ModelInfo:
 
 
 def read_info(model: Path) -> ModelInfo:
-    """Read the JSON file beside an exported model.
+    """Read the JSON file beside an exported model, and verify the model's checksum.
 
     Raises:
-        InputError: when the model or its JSON file is missing, and when export.py did not write the
-            JSON file.
+        InputError: when the model or its JSON file is missing, when export.py did not write the
+            JSON file, and when the model is damaged or another one than the JSON file describes.
     """
     if not model.is_file():
         raise InputError(f"{model}: no such model")
@@ -90,4 +98,17 @@ def read_info(model: Path) -> ModelInfo:
         raise InputError(
             f"{path}: written by an earlier version of export.py: export the model again"
         )
+    expected = json.loads(text).get("sha256")  # earlier versions stored none
+    if expected and expected != _sha256(model):
+        raise InputError(
+            f"{model}: damaged, or another model than {path.name} describes: its checksum is wrong"
+        )
     return info
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -73,7 +73,7 @@ def export_mindir(checkpoint: str, config: Config, path: Path, batch_size: int =
         exported = load_mindir(temporary)
         sizes = [batch_size] if batch_size else CHECK_SIZES
         difference = _compare(cell_model(cell), exported, num_bins, path, TOLERANCE, sizes)
-        return _finish(path, config.model_info(labels), difference)
+    return _finish(path, config.model_info(labels), difference)
 
 
 def export_onnx(checkpoint: str, config: Config, path: Path, quantize: str = "") -> Exported:
@@ -115,7 +115,7 @@ def export_onnx(checkpoint: str, config: Config, path: Path, quantize: str = "")
             quantize_onnx(exact, temporary)
             exported = OnnxModel(temporary, info)
             difference = _compare(predict, exported, num_bins, path, INT8_TOLERANCE, CHECK_SIZES)
-        return _finish(path, info, difference)
+    return _finish(path, info, difference)
 
 
 def _compare(
@@ -164,5 +164,5 @@ def _finish(path: Path, info: ModelInfo, difference: float) -> Exported:
     """Write the JSON file that describes the model's inputs and classes."""
     info_path = path.with_suffix(".json")
     with atomic_path(info_path) as temporary:
-        temporary.write_text(info.to_json(), encoding="utf-8")
+        temporary.write_text(info.to_json(path), encoding="utf-8")
     return Exported(path, info_path, len(info.labels), difference)

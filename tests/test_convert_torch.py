@@ -141,13 +141,13 @@ def test_sizes_are_recognised(sizes, settings, tmp_path, convert):
 def test_data_parallel_names_and_the_lookahead_of_v1(tmp_path, convert):
     tensors = state(context=5)
     expected, _ = convert(write_npz(tmp_path / "a.npz", tensors))
-    expected = {name: p.asnumpy() for name, p in expected.parameters.items()}
+    expected = expected.parameters
     tensors["lookahead.0.weight"] = tensors.pop("lookahead.0.conv.weight")[:, 0]
     found, _ = convert(write_npz(tmp_path / "b.npz",
                                  {f"module.{name}": value for name, value in tensors.items()}))
     assert expected.keys() == found.parameters.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found.parameters[name].asnumpy(), value)
+        np.testing.assert_array_equal(found.parameters[name], value)
 
 
 def test_other_alphabets(tmp_path, convert, refused):
@@ -157,7 +157,7 @@ def test_other_alphabets(tmp_path, convert, refused):
     labels.write_text(json.dumps(["_", "Č", " ", "A", "B"]))
     checkpoint, text = convert(source, "--labels_path", str(labels))
     assert str(checkpoint.info.labels) == "Č AB_" and "from --labels_path" in text
-    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy(),
+    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"],
                                   state(classes=5)["fc.0.module.1.weight"][[1, 2, 3, 4, 0]])
     labels.write_text(json.dumps(["Č", " ", "A", "B", "_"]))  # our order, not the file's
     assert "the blank '_' is class 0, in --labels_path class 4" in refused(
@@ -178,8 +178,8 @@ def test_a_converted_model_transcribes_and_is_fine_tuned(recipe, tmp_path, conve
              *(override for override in recipe if not override.startswith("ModelConfig."))]
     assert train.main([*begin, "--pre_trained_model_path", str(checkpoint.path)]) == 0
     tuned = load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").parameters
-    np.testing.assert_allclose(tuned["fc.weight"].asnumpy(),
-                               checkpoint.parameters["fc.weight"].asnumpy(), atol=1e-3)
+    np.testing.assert_allclose(tuned["fc.weight"],
+                               checkpoint.parameters["fc.weight"], atol=1e-3)
     assert train.main([*begin, "--resume", str(checkpoint.path)]) == 2
     assert "weights only" in capsys.readouterr().err
 
@@ -396,7 +396,7 @@ def test_every_version_without_the_classes_it_names(torch, small, package, suffi
     assert defaults in text and ("by default" in text) == bool(defaults)
     assert checkpoint.info.spect() == SpectConfig()
     rows = small.state_dict()["fc.0.module.1.weight"].numpy()
-    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy(),
+    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"],
                                   rows[[ORIGINAL.index(c) for c in OURS]])
     assert not {"omegaconf", "pytorch_lightning", "deepspeech_pytorch.enums"} & sys.modules.keys()
 
@@ -408,7 +408,7 @@ def test_labels_and_window_of_the_file(torch, small, tmp_path, convert, refused)
     assert checkpoint.info.spect().window == "hann" and "hann windows" in text
     assert checkpoint.info.labels == Labels(labels.replace("_", "") + "_")
     rows = small.state_dict()["fc.0.module.1.weight"].numpy()
-    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"].asnumpy()[-1],
+    np.testing.assert_array_equal(checkpoint.parameters["fc.weight"][-1],
                                   rows[labels.index("_")])
     (tmp_path / "labels.json").write_text(json.dumps(list(ORIGINAL)))
     assert repr(labels) in refused(source, "--labels_path", str(tmp_path / "labels.json"))

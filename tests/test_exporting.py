@@ -1,5 +1,6 @@
 """MindIR: equal to the network, dynamic or fixed, and never written when it differs."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.labels import Labels
 from src import exporting
-from src.checkpoint import save_checkpoint
+from src.checkpoint import arrays_of, save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
 from src.exporting import export_mindir
@@ -28,7 +29,7 @@ def checkpoint(tmp_path_factory):
     labels = Labels("AB _")
     network = DeepSpeech(CONFIG.ModelConfig, 161, len(labels))
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
-    save_checkpoint(path, network.get_parameters(), CONFIG.model_info(labels))
+    save_checkpoint(path, arrays_of(network.get_parameters()), CONFIG.model_info(labels))
     return path
 
 
@@ -47,7 +48,9 @@ def test_any_batch_size_and_length_gives_what_the_checkpoint_gives(
     path = exported.path
     assert exported.difference <= 1e-5 and exported.num_classes == 4
     assert sorted(os.listdir(path.parent)) == ["m.json", "m.mindir"]
-    assert json.loads(path.with_suffix(".json").read_text())["labels"] == list("AB _")
+    described = json.loads(path.with_suffix(".json").read_text())
+    assert described["labels"] == list("AB _")
+    assert described["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     model = load_model(path)
     assert (model.labels, model.hop_samples) == (Labels("AB _"), 320)
     for size, frames in ((1, 40), (4, 77), (2, 9)):

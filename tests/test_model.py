@@ -4,6 +4,7 @@ A frame is 320 samples (20 ms) and is centred on a multiple of that.
 """
 
 import io
+import json
 import shutil
 
 import numpy as np
@@ -115,14 +116,18 @@ def test_the_shipped_model_understands_a_recording(shared):
     ("a.onnx", "a.onnx: no such model"),
     ("alone.onnx", "alone.json is missing beside it: export.py writes both"),
     ("old.onnx", "old.json: written by an earlier version of export.py: export the model again"),
-    ("damaged.onnx", "damaged.onnx: not a whole ONNX model"),
+    ("damaged.onnx", "damaged.onnx: damaged, or another model than damaged.json describes"),
+    ("unchecked.onnx", "unchecked.onnx: not a whole ONNX model"),
 ])
 def test_a_model_that_cannot_be_loaded(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
     text = (ASSETS / "an4.json").read_text()
-    for model in ("a.ckpt", "a.mindir", "alone.onnx", "old.onnx", "damaged.onnx"):
+    for model in ("a.ckpt", "a.mindir", "alone.onnx", "old.onnx", "damaged.onnx",
+                  "unchecked.onnx"):
         (tmp_path / model).write_bytes(b"x" * 100)
     (tmp_path / "damaged.json").write_text(text)
+    unchecked = {key: value for key, value in json.loads(text).items() if key != "sha256"}
+    (tmp_path / "unchecked.json").write_text(json.dumps(unchecked))  # of an earlier version
     (tmp_path / "old.json").write_text(text.replace('"time_stride"', '"gone"'))
     with pytest.raises(InputError) as caught:
         load_model(name)

@@ -11,7 +11,7 @@ from deepspeech2.labels import Labels
 from deepspeech2.model_info import read_info
 from deepspeech2.onnx_model import OnnxModel
 from src import exporting
-from src.checkpoint import save_checkpoint
+from src.checkpoint import arrays_of, save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
 from src.onnx_graph import fix_quantization_ranges, quantize_onnx, write_onnx
@@ -43,7 +43,7 @@ def make_checkpoint(path, overrides) -> str:
             values = rng.uniform(0.5, 1.5, parameter.shape)
         parameter.set_data(Tensor((12 * values if name == "fc.weight"
                                    else values).astype(np.float32)))
-    save_checkpoint(path, network.get_parameters(), config.model_info(LABELS))
+    save_checkpoint(path, arrays_of(network.get_parameters()), config.model_info(LABELS))
     return str(path)
 
 
