@@ -423,7 +423,9 @@ class _Run:
 
     def _way_back(self) -> str:
         """How to go on after a divergence: the newest epoch that was sound, and a lower rate."""
-        rate = f"OptimConfig.learning_rate={self.config.OptimConfig.learning_rate / 10:.1e}"
+        diverged = [m.learning_rate for m in self.monitor.history if m.skipped_steps]
+        diverged.append(self.config.OptimConfig.learning_rate)
+        rate = f"OptimConfig.learning_rate={diverged[0] / 10:.1e}"
         sound = {(m.epoch, m.step) for m in self.monitor.history if not m.skipped_steps}
         for path in reversed(self.folder.numbered()):
             if tuple(map(int, path.stem.split("-")[-1].split("_"))) in sound:
