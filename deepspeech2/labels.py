@@ -21,6 +21,18 @@ _FINAL_SIGMA = re.compile(r"(?<=\w)Σ(?!\w)")
 _SHOWN = 20  # characters in a message
 
 
+class UnknownCharacters(InputError):
+    """A text with characters that have no class.
+
+    Attributes:
+        characters: the characters, sorted.
+    """
+
+    def __init__(self, message: str, characters: Sequence[str]):
+        super().__init__(message)
+        self.characters = characters
+
+
 class Labels:
     """The characters of a model's output classes, with `_` as the CTC blank.
 
@@ -101,18 +113,18 @@ class Labels:
         """`text` in the characters of the alphabet; see `fold`.
 
         Raises:
-            InputError: naming the characters that have no class; no character is ever dropped.
+            UnknownCharacters: naming the characters that have no class; none is ever dropped.
         """
         folded = self.fold(text)
         unknown = sorted(set(folded) - self._index.keys())
         if unknown:
             start = SPACE.join(text.split())[:60]
             named = listed([describe(c) for c in unknown])
-            raise InputError(f"unknown characters {named} in {start!r}")
+            raise UnknownCharacters(f"unknown characters {named} in {start!r}", unknown)
         return folded
 
     def encode(self, text: str) -> list[int]:
-        """(U,) class indices of the normalised text. Raises InputError as `normalize`."""
+        """(U,) class indices of the normalised text. Raises as `normalize`."""
         return [self._index[c] for c in self.normalize(text)]
 
     def decode(self, indices: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from deepspeech2.audio import read_audio
 from deepspeech2.errors import InputError
 from deepspeech2.files import atomic_path
-from deepspeech2.labels import Labels
+from deepspeech2.labels import Labels, UnknownCharacters, describe, listed
 
 logger = logging.getLogger(__name__)
 
@@ -123,13 +123,14 @@ def read_transcript(path: str | Path, labels: Labels) -> str:
     """Read a transcript in the characters of the labels; "" if there is nothing in the file.
 
     Raises:
-        InputError: as `read_text`; naming the file, when it has characters without a class.
+        InputError: as `read_text`.
+        UnknownCharacters: naming the file, when it has characters without a class.
     """
     text = read_text(path)
     try:
         return labels.normalize(text)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    except UnknownCharacters as error:
+        raise UnknownCharacters(f"{path}: {error}", error.characters) from None
 
 
 def read_text(path: str | Path) -> str:
@@ -357,6 +358,7 @@ def _check_files(
     if not len(rows):
         return []
     problems = []
+    unknown: list[Sequence[str]] = []  # of each transcript that has characters without a class
     quiet = len(rows) < 2000 or None  # None: shown on a terminal only
     progress_bar = tqdm(desc=f"checking {lines.path.name}", total=len(rows), disable=quiet)
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, progress_bar:
@@ -367,10 +369,15 @@ def _check_files(
             transcript_paths = (lines.transcript_paths[i] for i in part)
             options = repeat(labels), repeat(allow_empty)
             checked = pool.map(_inspect, audio_paths, transcript_paths, *options)
-            for i, (info, messages) in zip(part, checked, strict=True):
+            for i, (info, messages, characters) in zip(part, checked, strict=True):
                 metadata[i] = info
+                unknown += [characters] if characters else []
                 problems += [f"{lines.path}:{lines.numbers[i]}: {text}" for text in messages]
                 progress_bar.update()
+    if len(unknown) > _SHOWN:  # a summary does not show them all
+        counts = Counter(chain.from_iterable(unknown)).most_common()
+        named = listed([f"{describe(c)} in {n}" for c, n in counts], ", ")
+        problems.append(f"{lines.path}: transcripts with unknown characters: {named}")
     return problems
 
 
@@ -405,9 +412,10 @@ def _size_and_mtime(path: str) -> tuple[int, int]:
 
 def _inspect(
     audio: str, transcript: str, labels: Labels, allow_empty: bool
-) -> tuple[UtteranceInfo, list[str]]:
-    """The metadata of one utterance, and the problems with its files."""
+) -> tuple[UtteranceInfo, list[str], Sequence[str]]:
+    """The metadata of one utterance, the problems with its files, and its unknown characters."""
     samples, rate, indices, problems = np.zeros(0), 0, [], []
+    unknown: Sequence[str] = ()
     try:
         samples, rate = read_audio(audio)
     except ValueError as error:
@@ -416,10 +424,11 @@ def _inspect(
         indices = labels.encode(read_transcript(transcript, labels))
         if not indices and not allow_empty:
             problems.append(f"{transcript}: the transcript is empty")
-    except ValueError as error:
+    except InputError as error:
         problems.append(str(error))
+        unknown = getattr(error, "characters", ())
     info = UtteranceInfo(len(samples), rate, len(indices), count_repeats(indices))
-    return info, problems
+    return info, problems, unknown
 
 
 @dataclass(frozen=True)

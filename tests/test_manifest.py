@@ -245,13 +245,18 @@ def test_problems_are_of_one_kind_whatever_they_quote(corpus, labels):
     path = corpus / "train.csv"
     lines = []
     for i in range(7):
-        (corpus / f"{i}.txt").write_text(f"ROOM {i}")
+        (corpus / f"{i}.txt").write_text(f"ROOM 10{i}: Ö", encoding="utf-8")
         lines.append(f"0.wav,{i}.txt\n")
     path.write_text("".join(lines))
     with pytest.raises(ManifestError) as caught:
         read_manifest(path, labels)
     shown = str(caught.value).splitlines()
-    assert len(shown) == 6 and shown[-1] == "and 2 more: unknown characters"
+    assert len(shown) == 7 and shown[-1] == "and 2 more: unknown characters"
+    # all characters with the number of their transcripts
+    start, counts = shown[-2].split(" characters: ")
+    assert start == f"{path}: transcripts with unknown"
+    assert set(counts.split(", ")) == {"'0' in 7", "'1' in 7", "':' in 7", "'Ö' (U+00D6) in 7",
+                                       "'2' in 1", "'3' in 1", "'4' in 1", "'5' in 1", "'6' in 1"}
 
 
 def test_every_problem_in_one_pass_with_its_line(corpus, labels, write_wav):
