@@ -81,7 +81,7 @@ def length_warnings(manifest: Manifest, config: Config) -> list[str]:
 def label_warnings(manifests: list[Manifest], labels: Labels) -> list[str]:
     """Which characters of the transcripts become several labels, and which labels none uses."""
     found: Counter[str] = Counter()  # as the transcripts have them
-    used: set[str] = set()
+    used = {labels.characters[labels.blank_index]}
     for path in (path for manifest in manifests for path in manifest.transcript_paths):
         text = unicodedata.normalize("NFC", read_text(path))
         found.update(text)
@@ -92,8 +92,7 @@ def label_warnings(manifests: list[Manifest], labels: Labels) -> list[str]:
         for c in sorted(found)
         if len(labels.fold(c)) > 1
     ]
-    unused = [c for i, c in enumerate(labels.characters) if c not in used]
-    unused.remove(labels.characters[labels.blank_index])
+    unused = [c for c in labels.characters if c not in used]
     if manifests and unused:
         names = listed([repr(c) if c.isascii() or c.isalnum() else describe(c) for c in unused])
         warnings.append(f"no transcript has {len(unused)} of the {len(labels)} labels: {names}")

@@ -28,7 +28,7 @@ class UnknownCharacters(InputError):
         characters: the characters, sorted.
     """
 
-    def __init__(self, message: str, characters: Sequence[str]):
+    def __init__(self, message: str, characters: Sequence[str] = ()):  # a copy sets them later
         super().__init__(message)
         self.characters = characters
 

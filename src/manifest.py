@@ -307,10 +307,10 @@ def _parse(path: Path) -> _Lines:
 def _fault(line: str, cells: list[str], number: int, folder: Path) -> str:
     """What is wrong with a line of a manifest in `folder`, or ""."""
     found = line.rstrip("\n")[:80]
-    if number == 1 and len(cells) > 1 and all(map(_COLUMN_NAME.fullmatch, cells)):
-        if not os.path.exists(os.path.join(folder, cells[0])):
-            return f"a manifest has no header: delete this line, {found!r}"
-    elif line.strip() and (len(cells) != 2 or "\0" in line or not all(cells)):
+    names = number == 1 and len(cells) > 1 and all(map(_COLUMN_NAME.fullmatch, cells))
+    if names and not os.path.exists(os.path.join(folder, cells[0])):
+        return f"a manifest has no header: delete this line, {found!r}"
+    if line.strip() and (len(cells) != 2 or "\0" in line or not all(cells)):
         return f"expected `audio_path,transcript_path`, found {found!r}"
     return ""
 

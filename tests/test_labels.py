@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from deepspeech2.errors import InputError
-from deepspeech2.labels import Labels
+from deepspeech2.labels import Labels, UnknownCharacters
 
 
 def refusal(function, *arguments) -> str:
@@ -99,6 +99,13 @@ def test_texts_are_written_in_the_characters_of_the_labels(characters, text, wri
     for form in ("NFC", "NFD"):
         assert labels.normalize(unicodedata.normalize(form, text)) == written
     assert labels.normalize(written) == written == labels.decode(labels.encode(text))
+
+
+def test_an_unknown_character_crosses_the_border_of_a_process():
+    with pytest.raises(UnknownCharacters) as caught:
+        Labels("AB _").encode("ab cd")
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copied), copied.characters) == (str(caught.value), ["c", "d"])
 
 
 def test_every_process_and_every_copy_writes_the_same():
