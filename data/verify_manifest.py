@@ -62,6 +62,7 @@ def length_warnings(manifest: Manifest, config: Config) -> list[str]:
     """What train.py leaves out or refuses for its length, each as `file:line: message`."""
     frames = config.output_frames(manifest.samples, manifest.sample_rates)
     needed = manifest.required_frames
+    longest = config.DataConfig.max_seconds or np.inf
     too_long = np.flatnonzero(needed > frames)
     warnings = [
         f"{manifest.where(row)}: {manifest.transcript_paths[row]}: too long for its audio, and "
@@ -71,10 +72,15 @@ def length_warnings(manifest: Manifest, config: Config) -> list[str]:
     ]
     if len(too_long) == len(manifest):
         warnings.append(f"{manifest.path}: no transcript fits its audio, and train.py refuses it")
-    return warnings + [
+    warnings += [
         f"{manifest.where(row)}: {manifest.transcript_paths[row]}: the transcript is empty; "
         "eval.py takes it, train.py refuses it"
         for row in np.flatnonzero(needed == 0)
+    ]
+    return warnings + [
+        f"{manifest.where(row)}: {manifest.audio_paths[row]}: longer than DataConfig.max_seconds, "
+        f"and train.py leaves it out: {manifest.seconds[row]:.1f} s"
+        for row in np.flatnonzero(manifest.seconds > longest)
     ]
 
 

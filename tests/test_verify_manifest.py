@@ -106,6 +106,14 @@ def test_a_manifest_that_training_would_refuse(manifest, tmp_path, warnings):
             "refuses it") in warnings(str(manifest))
 
 
+def test_recordings_that_are_longer_than_the_recipe_takes(manifest, tmp_path, warnings):
+    (tmp_path / "recipe.yaml").write_text("DataConfig: {max_seconds: 0.5}")
+    soundfile.write(tmp_path / "2.wav", np.zeros(16000), 16000)
+    assert warnings(str(manifest), f"--config={tmp_path}/recipe.yaml")[:-1] == [
+        f"{manifest}:3: {tmp_path}/2.wav: longer than DataConfig.max_seconds, and train.py leaves "
+        "it out: 1.0 s"]
+
+
 def test_labels_that_no_transcript_of_any_manifest_uses(manifest, tmp_path, warnings):
     write_texts(tmp_path, "ab", "a b", "ba", "e\u0301")
     (tmp_path / "other.csv").write_text("0.wav,other.txt\n")
