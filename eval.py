@@ -57,7 +57,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from src.stored_models import load_model
 
     model = load_model(args.pretrain_ckpt, config)
-    manifest = read_manifest(config.DataConfig.test_manifest, model.labels)
+    manifest = read_manifest(config.DataConfig.test_manifest, model.labels, allow_empty=True)
     table = Path(config.TrainingConfig.log_dir) / f"{manifest.path.stem}_eval.csv"
     for path in [table, Path(args.save_output)] if args.save_output else [table]:
         ensure_writable(path.parent)

@@ -85,7 +85,7 @@ def read_transcription(path: Path, labels: Labels) -> tuple[dict[str, str | None
                     f"{path}:{number}: expected `WORDS (utterance)`, found {line[:80]!r}"
                 )
             continue
-        name, text = match["name"], " ".join(NOT_WORDS.sub(" ", match["text"]).upper().split())
+        name, text = match["name"], labels.fold(NOT_WORDS.sub(" ", match["text"]))
         problem = ""
         if name in texts:
             problem = f"{name} is there twice"

@@ -130,7 +130,7 @@ def _read_texts(
     for path in sorted(chapter.glob("*.trans.txt")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, 1):
-            name, *words = line.upper().split() or [""]
+            name, *words = line.split() or [""]
             if not name:
                 continue
             problem = ""
@@ -138,7 +138,7 @@ def _read_texts(
                 problem = f"{name} is there twice"
             elif not words:
                 problem = f"{name} has no words"
-            texts[name] = " ".join(words)
+            texts[name] = labels.fold(" ".join(words))
             try:
                 labels.encode(texts[name])
             except ValueError as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from deepspeech2.errors import InputError
-from deepspeech2.labels import Labels
+from deepspeech2.labels import SPACE, Labels
 
 LANGUAGES = ("en",)  # of --spell_out
 NUMBERS, LETTERS, SYMBOLS, MARKERS = "numbers", "foreign letters", "symbols", "markers"
@@ -65,7 +65,12 @@ class Normalizer:
     """
 
     def __init__(self, labels: Labels, spell_out: str | None = None):
+        self._labels = labels
         self._known = set(labels.characters) - {labels.characters[labels.blank_index]}
+        self._space = SPACE if SPACE in self._known else ""
+        # Ukrainian labels, for example, may have the typographic apostrophe
+        own = (chr(code) for code in _APOSTROPHES)
+        self._apostrophe = next((c for c in ("'", *own) if c in self._known), "'")
         self._number_words = _load_number_words(spell_out) if spell_out else None
         self.removed: Counter[str] = Counter()  # punctuation, and markers without speech
         self.abbreviations: Counter[str] = Counter()
@@ -79,7 +84,7 @@ class Normalizer:
         text = unicodedata.normalize("NFC", text).translate(_APOSTROPHES)
         plain = " ".join(text.split())
         clean = self._known.issuperset(plain) and not _STRAY.search(plain)
-        if plain and clean:  # upper case already, as in LibriSpeech
+        if plain and clean:  # as the labels write it already: LibriSpeech, for example
             return plain, ""
         text = self._without_markers(text)
         self.removed.update(_STRAY.findall(text))
@@ -99,7 +104,9 @@ class Normalizer:
         if unknown:
             named = (f"{kind} {' '.join(map(repr, found))}" for kind, found in unknown.items())
             return "", f"the labels cannot write {', '.join(named)}"
-        return (" ".join(words), "") if words else ("", "the transcript is empty")
+        if not self._space and len(words) > 1:
+            self.removed[SPACE] += len(words) - 1
+        return (self._space.join(words), "") if words else ("", "the transcript is empty")
 
     def report(self) -> list[str]:
         """One line for every kind of thing that was found, with counts, the most frequent first."""
@@ -121,13 +128,13 @@ class Normalizer:
         if _MARKER.fullmatch(word):
             return "", MARKERS
         known, unknown = [], set()
-        for character in word.upper():
+        for character in self._labels.fold(word.replace("'", self._apostrophe)):
             category = unicodedata.category(character)
             if character in self._known:
                 known.append(character)
             elif category == "Cf" or (category[0] == "P" and character not in _SPOKEN_SYMBOLS):
                 self.removed[character] += 1
-                known.append("" if character == "'" or category == "Cf" else " ")
+                known.append("" if character == "'" or category == "Cf" else SPACE)
             else:
                 unknown.add(category[0])
         if "N" in unknown:
@@ -165,7 +172,7 @@ class Normalizer:
             spelled = self._number_words(*number.groups())
         if spelled is None:
             spelled = "".join(f" {_SAID[c]} " if c in _SAID else c for c in inner)
-            if not self._known.issuperset(spelled.upper()):
+            if not self._known.issuperset(self._labels.fold(spelled)):
                 decomposed = unicodedata.normalize("NFKD", spelled.translate(_LETTERS))
                 spelled = "".join(c for c in decomposed if not unicodedata.combining(c))
             if any(c.isnumeric() for c in spelled):

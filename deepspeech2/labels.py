@@ -1,7 +1,15 @@
-"""The alphabet: the character of each class, and the class of the CTC blank."""
+"""The alphabet: the character of each class, the class of the CTC blank, and how a text is written.
+
+A text is written in the characters of the alphabet by one rule, whoever reads it (docs/data.md,
+"Alphabets"): Unicode form NFC; a character that the alphabet has stays; any other becomes its
+capital or its small letter, whichever the alphabet has.
+"""
 
 import json
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from deepspeech2.errors import InputError
@@ -9,54 +17,74 @@ from deepspeech2.errors import InputError
 BLANK = "_"
 SPACE = " "
 
+_FINAL_SIGMA = re.compile(r"(?<=\w)Σ(?!\w)")
+_SHOWN = 20  # characters in a message
+
+
+class UnknownCharacters(InputError):
+    """A text with characters that have no class.
+
+    Attributes:
+        characters: the characters, sorted.
+    """
+
+    def __init__(self, message: str, characters: Sequence[str] = ()):  # a copy sets them later
+        super().__init__(message)
+        self.characters = characters
+
 
 class Labels:
     """The characters of a model's output classes, with `_` as the CTC blank.
 
     Args:
-        characters: one character for each class, in class order.
+        characters: one character for each class, in class order, in any Unicode form.
 
     Attributes:
+        characters: the characters in Unicode form NFC.
         blank_index: class of the CTC blank.
         space_index: class of the space, or C if the alphabet has no space.
 
     Raises:
-        InputError: for an entry that is not a single character, a duplicate, a lower-case
-            character, or a missing `_`.
+        InputError: for an entry that is not a single character in Unicode form NFC, a duplicate,
+            or a missing `_`.
     """
 
     def __init__(self, characters: Sequence[str]):
-        self.characters = tuple(characters)
+        self.characters = tuple(_composed(c) for c in characters)
         wrong = [c for c in self.characters if not isinstance(c, str) or len(c) != 1]
         if wrong:
-            raise InputError(f"labels must be single characters, found {wrong[0]!r}")
-        duplicates = sorted({c for c in self.characters if self.characters.count(c) > 1})
-        if duplicates:
             raise InputError(
-                f"labels must be unique, found more than once: {' '.join(map(repr, duplicates))}"
+                "labels must be single characters in Unicode form NFC, found "
+                + listed([_code_points(label) for label in wrong], ", ")
             )
+        duplicates = [c for c, n in Counter(self.characters).items() if n > 1]
+        if duplicates:
+            twice = listed([describe(c) for c in duplicates])
+            raise InputError(f"labels must be unique, found more than once: {twice}")
         if BLANK not in self.characters:
             raise InputError(f"labels must contain {BLANK!r}, the CTC blank")
-        lower = [c for c in self.characters if c != c.upper()]
-        if lower:
-            raise InputError(f"labels must be upper case like the transcripts, found {lower[0]!r}")
         self.blank_index = self.characters.index(BLANK)
         self.space_index = (
             self.characters.index(SPACE) if SPACE in self.characters else len(self.characters)
         )
         self._index = {c: i for i, c in enumerate(self.characters) if c != BLANK}
+        self._spellings = _Spellings(self._index.keys())
 
     @classmethod
     def load(cls, path: str | Path) -> "Labels":
-        """Read a JSON list of characters.
+        """Read a JSON list of characters, in UTF-8 with or without a byte order mark.
 
         Raises:
             InputError: naming the file, when it cannot be read or holds anything else.
         """
         try:
-            characters = json.loads(Path(path).read_text(encoding="utf-8"))
+            characters = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise InputError(f"{path}: cannot read the labels: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}: the labels are not UTF-8: {error.reason} at byte {error.start}"
+            ) from None
         except ValueError as error:
             raise InputError(f"{path}: not a JSON list of characters: {error}") from None
         if not isinstance(characters, list):
@@ -68,20 +96,35 @@ class Labels:
         except ValueError as error:
             raise InputError(f"{path}: {error}") from None
 
+    def fold(self, text: str) -> str:
+        """`text` in the characters of the alphabet; a character without a class stays.
+
+        White space becomes single spaces. See the module for the rule.
+        """
+        text = SPACE.join(unicodedata.normalize("NFC", text).split())
+        if self._index.keys() >= set(text):
+            return text
+        if "ς" in self._index and "Σ" not in self._index:
+            text = _FINAL_SIGMA.sub("ς", text)
+        # again, because a mark can compose with a letter of the other case only
+        return unicodedata.normalize("NFC", text.translate(self._spellings))
+
     def normalize(self, text: str) -> str:
-        """`text` in upper case, with one space for each run of white space.
+        """`text` in the characters of the alphabet; see `fold`.
 
         Raises:
-            InputError: naming the characters that have no class; no character is ever dropped.
+            UnknownCharacters: naming the characters that have no class; none is ever dropped.
         """
-        text = SPACE.join(text.upper().split())
-        unknown = sorted(set(text) - self._index.keys())
+        folded = self.fold(text)
+        unknown = sorted(set(folded) - self._index.keys())
         if unknown:
-            raise InputError(f"unknown characters {' '.join(map(repr, unknown))} in {text[:60]!r}")
-        return text
+            start = SPACE.join(text.split())[:60]
+            named = listed([describe(c) for c in unknown])
+            raise UnknownCharacters(f"unknown characters {named} in {start!r}", unknown)
+        return folded
 
     def encode(self, text: str) -> list[int]:
-        """(U,) class indices of the normalised text. Raises InputError as `normalize`."""
+        """(U,) class indices of the normalised text. Raises as `normalize`."""
         return [self._index[c] for c in self.normalize(text)]
 
     def decode(self, indices: Sequence[int]) -> str:
@@ -99,3 +142,52 @@ class Labels:
 
     def __str__(self) -> str:
         return "".join(self.characters)
+
+
+def describe(character: str) -> str:
+    """A character for a message, with its code point, and with its name where one sees nothing."""
+    if character.isascii() and character.isprintable() and not character.isalpha():
+        return repr(character)
+    visible = unicodedata.category(character)[0] in "LNPS"
+    name = "" if visible else f" {unicodedata.name(character, 'without a name')}"
+    return f"{character!r} (U+{ord(character):04X}{name})"
+
+
+def listed(items: Sequence[str], separator: str = " ") -> str:
+    """The first items for a message, and the number of the others."""
+    rest = len(items) - _SHOWN
+    return separator.join(items[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _composed(character: object) -> object:
+    return unicodedata.normalize("NFC", character) if isinstance(character, str) else character
+
+
+def _code_points(label: object) -> str:
+    """A label that is not one character, for a message."""
+    points = " ".join(f"U+{ord(c):04X}" for c in label) if isinstance(label, str) else ""
+    return f"{label!r} ({points})" if points else repr(label)
+
+
+class _Spellings(dict[int, str]):
+    """How an alphabet writes each character, for `str.translate`; filled as characters occur."""
+
+    def __init__(self, known: Iterable[str]):
+        known = list(known)
+        self._known = frozenset(known)
+        # one-character capitals, ẞ of ß for example, come before SS, which is Unicode's capital
+        spellings = {c.lower(): c for c in reversed(known) if len(c.lower()) == 1}
+        if self._known >= {"I", "İ"}:  # Turkish: i has its own capital
+            spellings["i"] = "İ"
+        if self._known >= {"ı", "i"}:
+            spellings |= {"I": "ı", "İ": "i"}
+        spellings |= {c: c for c in self._known}
+        super().__init__({ord(c): written for c, written in spellings.items()})
+
+    def __missing__(self, code: int) -> str:
+        c = chr(code)
+        folded = c.casefold()
+        variants = [c.upper(), c.lower(), folded, folded.upper()]  # of one character or several
+        written = (unicodedata.normalize("NFC", variant) for variant in variants)
+        self[code] = next(filter(self._known.issuperset, written), c)
+        return self[code]

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from deepspeech2.errors import InputError
-from deepspeech2.features import SpectConfig
+from deepspeech2.features import SpectConfig, num_frames
 from deepspeech2.labels import Labels
 from deepspeech2.model_info import SPECT_GROUP, ModelInfo
 from deepspeech2.settings import ConfigError, check, convert, setting
@@ -192,6 +192,16 @@ class Config:
         settings = _group_settings(self.ModelConfig, "ModelConfig")
         settings |= _group_settings(self.DataConfig.SpectConfig, SPECT_GROUP)
         return ModelInfo(settings, labels, self.ModelConfig.time_stride)
+
+    def output_frames(self, samples, sample_rate):
+        """Output frames of recordings that have not been read, for integers and integer arrays.
+
+        Args:
+            samples: samples in each file.
+            sample_rate: sample rate of each file in Hz.
+        """
+        frames = num_frames(samples, sample_rate, self.DataConfig.SpectConfig)
+        return self.ModelConfig.output_lengths(frames)
 
     def explicit_labels(self) -> Labels | None:
         """The labels that somebody asked for, None for those of a model or the default."""

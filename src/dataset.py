@@ -110,7 +110,7 @@ class BatchSource:
             samples = load_audio(self.manifest.audio_paths[row], self.spect.sample_rate)
             text = read_transcript(self.manifest.transcript_paths[row], self.labels)
         except ValueError as error:
-            logger.warning("%s:%d: passed over: %s", self.manifest.path, row + 1, error)
+            logger.warning("%s: passed over: %s", self.manifest.where(row), error)
             return None
         if self.augmenter is None:
             return spectrogram(samples, self.spect), text

@@ -43,8 +43,7 @@ def find_word_cuts(model: Model, manifest: Manifest, config: Config) -> list[Wor
             try:
                 found[row] = _cuts(model, matrix, text, manifest.audio_paths[row])
             except ValueError as error:
-                place = f"{manifest.path}:{row + 1}"
-                logger.info("%s: its words keep their order: %s", place, error)
+                logger.info("%s: its words keep their order: %s", manifest.where(row), error)
     return found
 
 

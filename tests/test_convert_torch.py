@@ -418,7 +418,7 @@ def test_labels_and_window_of_the_file(torch, small, tmp_path, convert, refused)
 
 def test_unusable_settings_and_labels_of_a_file(torch, small, tmp_path, refused):
     source = tmp_path / "a.pth"
-    for change, words in (({"labels": list("abc_")}, "must be upper case"),
+    for change, words in (({"labels": ["ab", "_"]}, "must be single characters"),
                           ({"labels": [1, 2]}, "found 1"),
                           ({"labels": "ABC"}, "the CTC blank"),
                           ({"labels": 7}, "not a whole checkpoint"),

@@ -757,9 +757,20 @@ def test_what_is_said_is_never_dropped(text, words):
     assert found == "" and words in problem
 
 
-def test_letters_that_the_labels_have_are_kept():
-    labels = Labels([*"ABCÉÑ'", " ", "_"])
-    assert Normalizer(labels).normalize("cab e\u0301 ñ.") == ("CAB É Ñ", "")
+@pytest.mark.parametrize(("characters", "text", "expected"), [
+    ("ABCÉÑ' ", "cab e\u0301 ñ.", "CAB É Ñ"),
+    ("abcéñ' ", "CAB, É Ñ.", "cab é ñ"),
+    ("İIDS ", "Disı, dısi!", "DİSI DISİ"),
+    ("aberstß ", "STRAẞE? Straße.", "straße straße"),
+    ("п’ять ", "П'ять, п’ять", "п’ять п’ять"),  # the apostrophe that the labels have
+    ("नमस्ते ", "नमस्ते।", "नमस्ते"),
+    ("你好世界", "你好，世界。 你好", "你好世界你好"),  # labels without a space
+])
+def test_transcripts_are_written_as_the_labels_write_them(characters, text, expected):
+    normalizer = Normalizer(Labels([*characters, "_"]))
+    assert normalizer.normalize(text) == (expected, "")
+    if " " not in characters:
+        assert normalizer.removed[" "] == 2
 
 
 def test_the_report_counts():

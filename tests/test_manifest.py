@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,11 +94,22 @@ def test_required_frames_are_labels_and_repeats(corpus, labels, text, frames):
     b"\xef\xbb\xbf0.wav,0.txt\n1.wav,1.txt\n",
     b" 0.wav , 0.txt \n\"1.wav\",\"1.txt\"\n",
     b"./0.wav,../NAME/0.txt\n1.wav,1.txt\n",
-], ids=["plain", "no last newline", "CRLF", "BOM", "spaces and quotes", "dots"])
+    b"\n0.wav,0.txt\n\r\n \n1.wav,1.txt\n\n\n",
+], ids=["plain", "no last newline", "CRLF", "BOM", "spaces and quotes", "dots", "blank lines"])
 def test_ways_to_write_lines(corpus, labels, content):
     path = corpus / "other.csv"
     path.write_bytes(content.replace(b"NAME", corpus.name.encode()))
     assert read_manifest(path, labels).samples.tolist() == [1600, 3200]
+
+
+def test_the_line_of_a_row_is_named_behind_blank_lines(corpus, labels):
+    path = corpus / "other.csv"
+    path.write_text("\n0.wav,0.txt\n\n1.wav,1.txt\n")
+    assert [read_manifest(path, labels).where(row) for row in (0, 1)] == [f"{path}:2", f"{path}:4"]
+    path.write_text("\n0.wav,0.txt\n\n9.wav,1.txt\n")
+    assert problems_of(path, labels)[0].startswith(f"{path}:4: {corpus / '9.wav'}: ")
+    path.write_text("\n \n\n")
+    assert problems_of(path, labels) == [f"{path}: the manifest is empty"]
 
 
 def test_relative_paths_begin_at_the_manifest_wherever_one_stands(corpus, labels, monkeypatch):
@@ -169,7 +181,7 @@ def test_facts_do_not_hide_a_missing_file(corpus, labels):
 
 
 @pytest.mark.parametrize("line", [
-    "", "  ", "0.wav", "0.wav,", ",0.txt", " , ", "0.wav,0.txt,0.5", '"0.wav,0.txt', "0.wav\t0.txt",
+    "0.wav", "0.wav,", ",0.txt", " , ", "0.wav,0.txt,0.5", '"0.wav,0.txt', "0.wav\t0.txt",
     "0.wav;0.txt", "0.wav,0.t\0xt", "x" * 200_000 + ",0.txt",
 ], ids=lambda line: repr(line[:20]))
 def test_malformed_line_is_named_and_the_others_are_still_checked(corpus, labels, line):
@@ -181,7 +193,73 @@ def test_malformed_line_is_named_and_the_others_are_still_checked(corpus, labels
     assert len(first) < len(str(path)) + 400
 
 
+@pytest.mark.parametrize("header", [
+    "audio_path,transcript_path", "audio,transcript", "\ufeffwav_filename,wav_filesize,transcript",
+    '"path","text"', "audio file,text",
+])
+def test_a_header_is_named_as_one(corpus, labels, header):
+    path = corpus / "train.csv"
+    path.write_text(f"{header}\n0.wav,0.txt\n")
+    (problem,) = problems_of(path, labels)
+    assert problem.startswith(f"{path}:1: a manifest has no header: delete this line, ")
+    # there is a file of that name
+    shutil.copy(corpus / "0.wav", corpus / header.partition(",")[0].strip('"\ufeff'))
+    (problem,) = problems_of(path, labels)
+    assert problem.startswith(f"{path}:1: ") and "no header" not in problem
+
+
+@pytest.mark.parametrize(("content", "command"), [
+    ('{"audio_filepath": "0.wav", "duration": 1.0, "text": "hello"}\n' * 2, "nemo"),
+    ('{"root_path": ".", "samples": [\n{"wav_path": "0.wav", "transcript_path": "0.txt"}]}',
+     "deepspeech.pytorch"),
+    ('\ufeff\n[["0.wav", "0.txt"]]', None),
+])
+def test_a_json_manifest_is_named_with_the_way_out(corpus, labels, content, command):
+    path = corpus / "train.json"
+    path.write_text(content, encoding="utf-8")
+    (problem,) = problems_of(path, labels)
+    assert problem.startswith(f"{path}: this is JSON; a manifest is a CSV file, ")
+    way_out = f"python -m data.corpus {path} --format {command} makes a manifest of it"
+    assert problem.endswith(way_out) if command else "data.corpus" not in problem
+
+
+def test_names_may_begin_as_json_does(corpus, labels):
+    (corpus / "0.wav").rename(corpus / "[0].wav")
+    (corpus / "train.csv").write_text("[0].wav,0.txt\n1.wav,1.txt\n")
+    assert len(read_manifest(corpus / "train.csv", labels)) == 2
+
+
 # problems
+
+def test_thousands_of_problems_of_one_kind_are_counted(corpus, labels):
+    path = corpus / "moved.csv"
+    path.write_text("".join(f"/old/{i}.wav,/old/{i}.txt\n" for i in range(5000)) + "0.wav\n")
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path, labels)
+    assert len(caught.value.problems) == 10_001
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 13 and lines[0].startswith(f"{path}:5001: expected ")
+    assert lines[-2:] == ["and 4995 more: cannot read the audio: No such file or directory",
+                          "and 4995 more: cannot read the transcript: No such file or directory"]
+
+
+def test_problems_are_of_one_kind_whatever_they_quote(corpus, labels):
+    path = corpus / "train.csv"
+    lines = []
+    for i in range(7):
+        (corpus / f"{i}.txt").write_text(f"ROOM 10{i}: Ö", encoding="utf-8")
+        lines.append(f"0.wav,{i}.txt\n")
+    path.write_text("".join(lines))
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path, labels)
+    shown = str(caught.value).splitlines()
+    assert len(shown) == 7 and shown[-1] == "and 2 more: unknown characters"
+    # all characters with the number of their transcripts
+    start, counts = shown[-2].split(" characters: ")
+    assert start == f"{path}: transcripts with unknown"
+    assert set(counts.split(", ")) == {"'0' in 7", "'1' in 7", "':' in 7", "'Ö' (U+00D6) in 7",
+                                       "'2' in 1", "'3' in 1", "'4' in 1", "'5' in 1", "'6' in 1"}
+
 
 def test_every_problem_in_one_pass_with_its_line(corpus, labels, write_wav):
     write_wav(corpus / "3.wav")
@@ -276,6 +354,30 @@ def test_only_what_changed_is_decoded_again_and_only_once(corpus, labels, decode
         assert sorted(decoded) == read
 
 
+def test_an_index_of_another_version_is_not_believed(corpus, labels, decoded, monkeypatch):
+    """The rule by which texts are written may have changed since."""
+    read_manifest(corpus / "train.csv", labels)
+    decoded.clear()
+    monkeypatch.setattr(manifest_module, "INDEX_VERSION", manifest_module.INDEX_VERSION + 1)
+    read_manifest(corpus / "train.csv", labels)
+    assert sorted(decoded) == ["0.wav", "1.wav", "2.wav"]
+
+
+def test_an_empty_transcript_is_for_evaluation_only_whatever_the_index_knows(
+        corpus, labels, decoded):
+    path = corpus / "train.csv"
+    (corpus / "1.txt").write_text(" \n")
+    refused = f"{path}:2: {corpus / '1.txt'}: the transcript is empty"
+    assert problems_of(path, labels) == [refused]
+    manifest = read_manifest(path, labels, allow_empty=True)
+    assert manifest.label_counts.tolist() == [5, 0, 1]
+    assert manifest.required_frames.tolist() == [6, 0, 1]
+    assert problems_of(path, labels) == [refused]
+    decoded.clear()
+    read_manifest(path, labels, allow_empty=True)
+    assert decoded == []
+
+
 def test_file_that_vanished_is_reported_although_indexed(corpus, labels):
     read_manifest(corpus / "train.csv", labels)
     (corpus / "1.wav").unlink()
@@ -300,7 +402,7 @@ def an_array(_) -> bytes:
 
 
 def flip_a_byte(content: bytes) -> bytes:
-    middle = content.index(b"facts.npy") + 200
+    middle = content.index(b"metadata.npy") + 200
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
 
 
@@ -335,13 +437,17 @@ def test_index_that_cannot_be_written_only_warns(corpus, labels, caplog):
 
 # transcripts
 
-def test_transcript_is_upper_case_with_single_spaces(tmp_path, labels):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf don't\r\n  stop ")
-    assert read_transcript(tmp_path / "a.txt", labels) == "DON'T STOP"
+@pytest.mark.parametrize(("content", "text"), [
+    (b"\xef\xbb\xbf don't\r\n  stop ", "DON'T STOP"), (b"", ""), (b"\xef\xbb\xbf \n\t", ""),
+])
+def test_transcript_is_in_the_characters_of_the_labels_with_single_spaces(
+        tmp_path, labels, content, text):
+    (tmp_path / "a.txt").write_bytes(content)
+    assert read_transcript(tmp_path / "a.txt", labels) == text
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (b"", "empty"), (b" \n\t", "empty"), ("NAÏVE".encode(), "'Ï'"), (b"\xff", "not UTF-8"),
+    ("NAÏVE".encode(), "'Ï'"), (b"\xff", "not UTF-8"),
     (None, "cannot read the transcript: No such file"),
 ])
 def test_bad_transcript_names_the_file(tmp_path, labels, content, words):

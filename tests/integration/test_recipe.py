@@ -1,5 +1,6 @@
 """The commands as a user calls them, from training to transcription, and what bad input gives."""
 
+import csv
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import eval as evaluation_command
 import export
@@ -169,8 +171,8 @@ def test_an_utterance_that_goes_bad_is_not_scored_and_the_evaluation_ends_with_2
     assert evaluation_command.main(options) == 0
     real = manifest.read_manifest
 
-    def read(path, labels):
-        found = real(path, labels)
+    def read(*arguments, **options):
+        found = real(*arguments, **options)
         (tmp_path / "bad.wav").write_bytes(b"")
         return found
 
@@ -179,6 +181,18 @@ def test_an_utterance_that_goes_bad_is_not_scored_and_the_evaluation_ends_with_2
         assert evaluation_command.main(options) == 2
     assert "1 of 2 utterances could not be read" in caplog.text
     assert len((tmp_path / "m_eval.csv").read_text().splitlines()) == 2
+
+
+def test_silence_with_an_empty_transcript_is_scored(tmp_path, write_wav):
+    write_wav(tmp_path / "a.wav", seconds=1, frequency=0)
+    (tmp_path / "a.txt").write_text("\n")
+    (tmp_path / "m.csv").write_text("a.wav,a.txt\n")
+    model = str(ROOT / "deepspeech2" / "assets" / "an4.onnx")
+    assert evaluation_command.main(["--pretrain_ckpt", model, f"TrainingConfig.log_dir={tmp_path}",
+                                    f"DataConfig.test_manifest={tmp_path}/m.csv"]) == 0
+    (row,) = csv.DictReader((tmp_path / "m_eval.csv").read_text().splitlines())
+    assert (row["reference"], row["words"], row["chars"]) == ("", "0", "0")
+    assert int(row["word_errors"]) == len(row["hypothesis"].split())
 
 
 @pytest.mark.parametrize(("options", "words"), [
