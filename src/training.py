@@ -195,7 +195,9 @@ class _Run:
         if not self.group.is_first:
             self.group.wait()
         train_set = read_manifest(data.train_manifest, self.labels)
-        val_set = read_manifest(data.val_manifest, self.labels) if data.val_manifest else None
+        val_set = None
+        if data.val_manifest:
+            val_set = read_manifest(data.val_manifest, self.labels, allow_empty=True)
         if self.group.is_first:
             self.group.wait()
         return train_set, val_set

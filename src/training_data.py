@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from deepspeech2.errors import InputError
-from deepspeech2.features import num_frames
 from deepspeech2.labels import Labels
 from src.augment import DROPOUT, Augmenter, WordCuts
 from src.batching import epoch_batches
@@ -110,10 +109,7 @@ def trainable_rows(manifest: Manifest, config: Config) -> np.ndarray:
     Raises:
         InputError: when there is no such row.
     """
-    spect = config.DataConfig.SpectConfig
-    frames = config.ModelConfig.output_lengths(
-        num_frames(manifest.samples, manifest.sample_rates, spect)
-    )
+    frames = config.output_frames(manifest.samples, manifest.sample_rates)
     fits = frames >= manifest.required_frames
     if not fits.any():
         raise InputError(f"{manifest.path}: no utterance is long enough for its transcript")
@@ -130,5 +126,5 @@ def _report_left_out(manifest: Manifest, left_out: np.ndarray, reason: str) -> N
             left_out.sum(),
             len(manifest),
             reason,
-            np.flatnonzero(left_out)[0] + 1,
+            manifest.line_numbers[np.flatnonzero(left_out)[0]],
         )
