@@ -99,7 +99,7 @@ class Side(FrameworkSide):
         config = self.config.DataConfig
         manifest = read_manifest(config.train_manifest, self.labels)
         data = TrainingData(manifest, self.labels, self.config)
-        batches = data.batches(1, config.batch_size, ranks=1)
+        batches = data.batches(1, data.plan(ranks=1))
         source = BatchSource(manifest, batches, self.labels, config.SpectConfig)
         return training_batches(source, config.num_workers)
 

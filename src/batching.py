@@ -1,12 +1,32 @@
 """Divide utterances into batches: pure functions of lengths, seed and epoch."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 LENGTH_JITTER = 0.1  # largest relative error put on lengths, so that batches vary between epochs
 
 
+@dataclass(frozen=True)
+class BatchPlan:
+    """How the utterances of an epoch are divided into global batches.
+
+    Attributes:
+        batch_size: the most utterances per rank and batch.
+        batch_seconds: the most seconds per rank and batch, padding included; 0 for no limit. An
+            utterance that is longer is a rank's batch of its own.
+        ranks: number of processes.
+        max_seconds: the longest utterance; infinite for no limit.
+    """
+
+    batch_size: int
+    batch_seconds: float = 0.0
+    ranks: int = 1
+    max_seconds: float = float("inf")
+
+
 def epoch_batches(
-    lengths: np.ndarray, batch_size: int, epoch: int, seed: int, ranks: int = 1
+    seconds: np.ndarray, plan: BatchPlan, epoch: int, seed: int
 ) -> list[np.ndarray]:
     """Global batches of one training epoch, with utterances of similar length in each batch.
 
@@ -15,11 +35,10 @@ def epoch_batches(
     another way. Source: Amodei et al. 2015, section 3.2 (SortaGrad).
 
     Args:
-        lengths: (rows,) length of each utterance in any unit.
-        batch_size: utterances per rank and batch.
+        seconds: (rows,) length of each utterance.
+        plan: how to divide them; `max_seconds` is not looked at.
         epoch: number of the epoch, from 0.
         seed: seed of the run; with the epoch it determines jitter and shuffling.
-        ranks: number of processes; a global batch has `ranks * batch_size` utterances.
 
     Returns:
         Arrays of row numbers; every row occurs once.
@@ -27,26 +46,42 @@ def epoch_batches(
     Raises:
         ValueError: when there are fewer utterances than ranks.
     """
-    if len(lengths) < ranks:
-        raise ValueError(f"{len(lengths)} utterances cannot be shared by {ranks} processes")
+    if len(seconds) < plan.ranks:
+        raise ValueError(f"{len(seconds)} utterances cannot be shared by {plan.ranks} processes")
     if epoch == 0:
-        return split_batches(np.argsort(lengths, kind="stable"), batch_size, ranks)
+        return split_batches(np.argsort(seconds, kind="stable"), plan, seconds)
     rng = np.random.default_rng((seed, epoch))
-    jittered = lengths * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(lengths))
-    batches = split_batches(np.argsort(jittered, kind="stable"), batch_size, ranks)
+    jittered = seconds * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(seconds))
+    batches = split_batches(np.argsort(jittered, kind="stable"), plan, seconds)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def split_batches(rows: np.ndarray, batch_size: int, ranks: int = 1) -> list[np.ndarray]:
-    """Divide (rows,) row numbers into consecutive global batches of `ranks * batch_size`.
+def split_batches(rows: np.ndarray, plan: BatchPlan, seconds: np.ndarray) -> list[np.ndarray]:
+    """Divide (rows,) row numbers into consecutive global batches.
 
-    A last batch with fewer rows than ranks joins the batch before it.
+    A last batch with fewer rows than ranks gets rows of the batch before it, or joins it where that
+    has none to spare.
+
+    Args:
+        rows: numbers of rows.
+        plan: how to divide them.
+        seconds: (all rows,) length of each utterance.
     """
-    size = batch_size * ranks
-    starts = list(range(0, len(rows), size))
-    if len(starts) > 1 and len(rows) - starts[-1] < ranks:
-        starts.pop()
-    return np.split(rows, starts[1:]) if starts else []
+    starts, longest = [0], 0.0
+    for i, row in enumerate(rows):
+        size = i - starts[-1] + 1  # with this row
+        padded = -(-size // plan.ranks) * max(longest, seconds[row])
+        if size > plan.batch_size * plan.ranks or (
+            size > plan.ranks and 0 < plan.batch_seconds < padded
+        ):
+            starts.append(i)
+            longest = 0.0
+        longest = max(longest, seconds[row])
+    if len(starts) > 1 and len(rows) - starts[-1] < plan.ranks:
+        starts[-1] = len(rows) - plan.ranks
+        if starts[-1] - starts[-2] < plan.ranks:
+            starts.pop()
+    return np.split(rows, starts[1:]) if len(rows) else []
 
 
 def rank_share(batch: np.ndarray, rank: int, ranks: int) -> np.ndarray:

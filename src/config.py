@@ -73,6 +73,8 @@ class DataConfig:
     val_manifest: str = setting("data/libri_val_manifest.csv")
     test_manifest: str = setting("data/libri_test_clean_manifest.csv")
     batch_size: int = setting(8, minimum=1)  # utterances per process and step
+    # with padding, per process and step; 0: batch_size utterances, however long
+    batch_seconds: float = setting(0.0, minimum=0)
     labels_path: str = setting("./labels.json")
     num_workers: int = setting(1, minimum=1)  # processes that load audio; 1: a thread
     max_seconds: float = setting(0.0, minimum=0)  # longer utterances are not trained on; 0: all are

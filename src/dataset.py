@@ -19,7 +19,7 @@ from deepspeech2.features import SpectConfig, spectrogram
 from deepspeech2.labels import Labels
 from deepspeech2.model import Model
 from src.augment import Augmenter
-from src.batching import split_batches
+from src.batching import BatchPlan, split_batches
 from src.config import Config
 from src.manifest import Manifest, read_transcript
 
@@ -234,7 +234,8 @@ def emissions(
         Each batch with one (T', C) array of class probabilities for each of its utterances; the
         list is empty if none of them can be read.
     """
-    batches = split_batches(rows, config.DataConfig.batch_size)
+    plan = BatchPlan(config.DataConfig.batch_size)
+    batches = split_batches(rows, plan, manifest.seconds)
     source = BatchSource(manifest, batches, model.labels, model.spect)
     workers = config.DataConfig.num_workers
     keep_freed_memory()

@@ -18,7 +18,7 @@ from deepspeech2.labels import Labels
 from deepspeech2.metrics import ErrorCounts
 from deepspeech2.model import AcousticModel
 from deepspeech2.stopping import STOP_SIGNALS, StopRequests
-from src.batching import rank_share
+from src.batching import BatchPlan, rank_share
 from src.callback import TrainingMonitor
 from src.checkpoint import (
     Checkpoint,
@@ -73,10 +73,8 @@ class Progress:
         epoch: whole epochs done.
         epoch_ended: False between the last step of an epoch and the end of its evaluation.
         batch: global batches done in the unfinished epoch.
-        batch_size: utterances per process and batch in the unfinished epoch.
-        ranks: number of processes that the batches of the unfinished epoch are planned for; it
-            stays the same until the epoch ends, also after a resume with other processes.
-        max_seconds: the longest utterance that the unfinished epoch is planned with.
+        plan: fields of the `BatchPlan` of the unfinished epoch; it stays the same until the epoch
+            ends, also after a resume with other processes or settings.
         step: optimizer steps done.
         skipped_in_row: the last steps that were not finite.
         best: (WER, CER) in percent of the best evaluation.
@@ -89,9 +87,7 @@ class Progress:
     epoch: int = 0
     epoch_ended: bool = True
     batch: int = 0
-    batch_size: int = 0
-    ranks: int = 1
-    max_seconds: float = float("inf")
+    plan: dict[str, float] = field(default_factory=dict)
     step: int = 0
     skipped_in_row: int = 0
     best: tuple[float, float] = field(default=WORST)
@@ -320,11 +316,8 @@ class _Run:
         """
         config, progress, data = self.config, self.progress, self.data
         if not progress.batch:
-            progress.batch_size, progress.ranks = config.DataConfig.batch_size, self.group.size
-            progress.max_seconds = data.longest
-        planned = data.batches(
-            progress.epoch, progress.batch_size, progress.ranks, progress.max_seconds
-        )
+            progress.plan = asdict(data.plan(self.group.size))
+        planned = data.batches(progress.epoch, BatchPlan(**progress.plan))
         batches = [data.within(batch) for batch in planned]
         shares = [rank_share(batch, self.group.rank, self.group.size) for batch in batches]
         source = data.source(progress.epoch, shares[progress.batch :])

@@ -12,7 +12,7 @@ import numpy as np
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
 from src.augment import DROPOUT, Augmenter, WordCuts
-from src.batching import epoch_batches
+from src.batching import BatchPlan, epoch_batches
 from src.config import Config
 from src.dataset import BatchSource
 from src.manifest import Manifest
@@ -69,17 +69,15 @@ class TrainingData:
                 "start fewer (RANK_SIZE)"
             )
 
-    def batches(self, epoch: int, batch_size: int, ranks: int, longest: float) -> list[np.ndarray]:
-        """The rows of each global batch of an epoch.
+    def plan(self, ranks: int) -> BatchPlan:
+        """How an epoch that begins now is divided among `ranks` processes."""
+        data = self.config.DataConfig
+        return BatchPlan(data.batch_size, data.batch_seconds, ranks, self.longest)
 
-        Args:
-            epoch: number of the epoch, from 0.
-            batch_size: utterances per rank and batch.
-            ranks: number of processes.
-            longest: seconds of the longest utterance.
-        """
-        rows = self.within(self.rows, longest)
-        batches = epoch_batches(self.manifest.seconds[rows], batch_size, epoch, self.seed, ranks)
+    def batches(self, epoch: int, plan: BatchPlan) -> list[np.ndarray]:
+        """The rows of each global batch of an epoch (from 0)."""
+        rows = self.within(self.rows, plan.max_seconds)
+        batches = epoch_batches(self.manifest.seconds[rows], plan, epoch, self.seed)
         return [rows[batch] for batch in batches]
 
     def within(self, rows: np.ndarray, longest: float | None = None) -> np.ndarray:
