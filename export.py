@@ -1,7 +1,6 @@
 """Convert a checkpoint to a model for inference: `python export.py --help` lists the options."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from deepspeech2 import commands
@@ -98,4 +97,4 @@ def export(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.leave(main())

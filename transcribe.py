@@ -1,7 +1,6 @@
 """Write down what is said in audio files: `python transcribe.py --pretrain_ckpt MODEL FILE…`."""
 
 import argparse
-import sys
 
 import deepspeech2.cli
 from deepspeech2 import commands
@@ -42,4 +41,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.leave(main())

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.stopping import StopRequests, describe, interrupt
@@ -53,6 +54,19 @@ def run(command: Callable[[], int]) -> int:
                 raise
             # what became of the KeyboardInterrupt: an import, for example, ends in an ImportError
             return _report(describe(stop.number), 128 + stop.number)
+
+
+def leave(code: int) -> NoReturn:
+    """End the program with an exit code of `run`.
+
+    After a signal nothing is unwound any more: where an import of MindSpore was interrupted, the
+    program would end in a crash (exit code 134) instead.
+    """
+    if code > 128:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _report(message: str, code: int) -> int:

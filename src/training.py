@@ -113,7 +113,7 @@ def train(
     Raises:
         InputError: before any training, for settings, manifests or checkpoints that cannot be used.
         RunError: when the run fails. Saved checkpoints stay usable.
-        Interrupted: when SIGINT or SIGTERM stopped the run. Saved checkpoints stay usable.
+        Interrupted: when a signal stopped the run, after its state was saved.
     """
     group = group or Group()
     folder = RunFolder(config.CheckpointConfig)

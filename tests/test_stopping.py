@@ -15,9 +15,12 @@ stopping.GRACE_SECONDS = 0.2
 
 def busy():
     "A long time in C, without a Python byte code, as in a compiler."
-    print("ready", flush=True)
+    said = False
     while True:
         try:
+            if not said:
+                said = True
+                print("ready", flush=True)
             hashlib.pbkdf2_hmac("sha512", b"", b"", 2 * 10**9)
         except KeyboardInterrupt:
             pass  # it came before the call
@@ -122,6 +125,19 @@ run(command)""", stdin=subprocess.PIPE,
     process.send_signal(signal.SIGHUP)
     output, errors = process.communicate("\n", timeout=60)
     assert (process.returncode, output, errors) == (3, "", "")
+
+
+def test_a_stopped_command_unwinds_no_libraries():
+    """MindSpore aborts when Python ends after an interrupted import."""
+    process = start("""
+import atexit
+atexit.register(os.abort)
+def command():
+    print("ready", flush=True)
+    time.sleep(60)
+commands.leave(commands.run(command))""")
+    process.send_signal(signal.SIGTERM)
+    ended(process, 143, "stopped by SIGTERM\n")
 
 
 def test_a_forked_worker_ends_as_any_process():

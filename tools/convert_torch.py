@@ -15,7 +15,6 @@ import importlib
 import mmap
 import pickle
 import re
-import sys
 import types
 from collections import OrderedDict
 from dataclasses import dataclass, fields
@@ -448,4 +447,4 @@ def convert_torch(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.leave(main())

@@ -64,8 +64,10 @@ def one_trial(settings: list[str], folder: Path, number: int, delay: float, tria
         if trained:  # else everything of this start was preparation
             trials.seconds_lost.append(max(0.0, sent - written(folder)))
     trials.codes.append(process.returncode)
-    if "Traceback" in output or (number != signal.SIGKILL and process.returncode < 0):
-        trials.bad_outputs.append(output)
+    # killed, or stopped before the first line of the command
+    at_once = process.returncode == -number and (number == signal.SIGKILL or not output)
+    if "Traceback" in output or not (process.returncode == 128 + number or at_once):
+        trials.bad_outputs.append(f"exit code {process.returncode}\n{output}")
 
 
 @pytest.fixture
@@ -100,8 +102,6 @@ def test_random_moments(number, corpus, tmp_path):
     for name, array in expected.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], array, err_msg=name)
     if number == signal.SIGKILL:
-        assert set(trials.codes) == {-9}
         assert max(trials.seconds_lost) <= SAVE_SECONDS + SLACK
     else:
-        assert set(trials.codes) == {128 + number}
         assert max(trials.seconds_to_the_end) <= 10
