@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
@@ -300,7 +301,9 @@ class _Run:
         self.group.average(self.buffers)
         start = self.config.DataConfig.AugmentationConfig.shuffle_start_epoch
         if self._shuffles_words() and progress.epoch == start:
+            began = time.perf_counter()
             self._shuffle_words(anew=True)
+            self.monitor.sums.seconds += time.perf_counter() - began
         evaluated = final or progress.epoch % config.eval_interval == 0
         errors, examples = self._evaluate() if evaluated else (None, [])
         self.monitor.end_epoch(progress.step, errors, examples)
