@@ -2,6 +2,7 @@
 
 Compares the outputs, measures in turns, and writes performance.md (the part between its markers),
 performance.json and performance.png into `docs`. A partial or quick run writes with --output only.
+`--only accuracy` trains for hours, and reports by itself.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import accuracy, report
 from benchmarks.sections import SECTIONS, Bench, prepare_corpora
 from deepspeech2 import commands
 from deepspeech2.errors import InputError
@@ -32,11 +33,12 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m benchmarks",
                                      description="Measure this project against PyTorch.")
     result.add_argument("--only", type=lambda text: text.split(","), metavar="SECTION,…",
-                        help=f"measure only these: {', '.join(SECTIONS)}")
+                        help=f"measure only these: {', '.join(SECTIONS)}; or accuracy alone")
     result.add_argument("--quick", action="store_true",
                         help="tiny networks, to try the benchmark itself")
     result.add_argument("--output", type=Path, metavar="DIR",
-                        help="folder for the report, default is docs")
+                        help="folder for the report, default is docs; runs/accuracy for accuracy")
+    accuracy.add_options(result)
     return result
 
 
@@ -77,12 +79,15 @@ def measure(only: list[str], quick: bool) -> dict:
 def benchmark(args: argparse.Namespace) -> int:
     """Measure and report; returns 1 when outputs differ from PyTorch's."""
     unknown = [name for name in args.only or () if name not in SECTIONS]
-    if unknown:
-        raise InputError(f"--only {','.join(unknown)}: the sections are {', '.join(SECTIONS)}")
+    if unknown and args.only != ["accuracy"]:
+        raise InputError(f"--only {','.join(unknown)}: the sections are {', '.join(SECTIONS)}; or "
+                         "accuracy alone")
     if not importlib.util.find_spec("torch"):
         raise InputError(
             "the benchmark needs torch: python -m pip install -r requirements-benchmark.txt (the "
             "CPU build of PyTorch will do: --extra-index-url https://download.pytorch.org/whl/cpu)")
+    if unknown:
+        return accuracy.benchmark(args, describe_machine())
     results = measure(args.only or list(SECTIONS), args.quick)
     print(report.markdown(results))
     if args.output or not (args.quick or args.only):

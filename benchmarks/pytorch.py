@@ -9,7 +9,6 @@ kept, because that is what is measured. Tensors have the original's names, which
 Axes: N batch, T frame, T' output frame, F bin, C channel or class, H hidden unit, U label.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,24 +20,29 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.workers import TORCH, FrameworkSide, timed
-from src.config import Config
+from src.config import Config, ModelConfig, strided_size
 from src.dataset import Batch
 from src.manifest import Manifest, read_manifest
 from tools.convert_torch import our_name
 
 
 class Network(nn.Module):
-    """(N, 1, 161, T) spectrograms, (N,) frames, longest first -> (T', N, C) logits, (N,)."""
+    """(N, 1, 161, T) spectrograms, (N,) frames, longest first -> (T', N, C) logits, (N,).
 
-    def __init__(self, hidden: int, layers: int, channels: int):
+    The original's has five layers of 1024 units, 32 channels, kernel (21, 11) and time stride 1.
+    """
+
+    def __init__(self, model: ModelConfig):
         super().__init__()
+        hidden, channels, kernel = model.hidden_size, model.conv_channels, model.conv2_kernel
         self.conv = nn.ModuleDict({"seq_module": nn.Sequential(
             nn.Conv2d(1, channels, (41, 11), (2, 2), (20, 5)),
             nn.BatchNorm2d(channels), nn.Hardtanh(0, 20, inplace=True),
-            nn.Conv2d(channels, channels, (21, 11), (2, 1), (10, 5)),
+            nn.Conv2d(channels, channels, kernel, (2, model.conv2_time_stride),
+                      tuple(size // 2 for size in kernel)),
             nn.BatchNorm2d(channels), nn.Hardtanh(0, 20, inplace=True))})
         self.rnns = nn.ModuleList()
-        for i in range(layers):
+        for i in range(model.hidden_layers):
             lstm = nn.LSTM(hidden if i else channels * 41, hidden, bidirectional=True)
             norm = {"batch_norm": nn.ModuleDict({"module": nn.BatchNorm1d(hidden)})} if i else {}
             self.rnns.append(nn.ModuleDict(norm | {"rnn": lstm}))
@@ -46,8 +50,10 @@ class Network(nn.Module):
         self.fc = nn.ModuleList([nn.ModuleDict({"module": output})])
 
     def forward(self, x, input_length):
-        lengths = (input_length - 1) // 2 + 1
+        lengths = input_length
         for module in self.conv["seq_module"]:
+            if isinstance(module, nn.Conv2d):
+                lengths = strided_size(lengths, module.stride[1])
             x = module(x)
             x = x.masked_fill(torch.arange(x.shape[3]) >= lengths[:, None, None, None], 0)
         x = x.flatten(1, 2).permute(2, 0, 1).contiguous()  # (N, C, F', T') -> (T', N, C*F')
@@ -65,6 +71,10 @@ def each_frame(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+def permutation(size: int, seed: int) -> torch.Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
 class Side(FrameworkSide):
     """A network with its training step, stored networks, and a batch."""
 
@@ -76,8 +86,8 @@ class Side(FrameworkSide):
     def build(self, config: Config) -> None:
         """The network with random weights, the loss and the optimizer."""
         torch.manual_seed(0)
-        self.config, model, optim = config, config.ModelConfig, config.OptimConfig
-        self.network = Network(model.hidden_size, model.hidden_layers, model.conv_channels)
+        self.config, optim = config, config.OptimConfig
+        self.network = Network(config.ModelConfig)
         self.loss = nn.CTCLoss(self.labels.blank_index, reduction="sum", zero_infinity=True)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=optim.learning_rate, betas=optim.betas, eps=optim.eps,
@@ -132,15 +142,20 @@ class Side(FrameworkSide):
         self.network.load_state_dict(weights)
         self.optimizer.load_state_dict(state)
 
-    def epoch_batches(self) -> Iterator[Batch]:
-        """An epoch in random order, whatever the lengths; one process loads ahead."""
+    def epoch_batches(self, epoch: int = 1) -> DataLoader:
+        """The batches of an epoch, from 0; one process loads ahead.
+
+        The same utterances, of any length, share a batch in every epoch, and the batches come in a
+        new order. The original takes files as the folder lists them, here a permutation does.
+        """
         data = self.config.DataConfig
         manifest = read_manifest(data.train_manifest, self.labels)
-        rows, size = range(len(manifest)), data.batch_size
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1)).tolist()
-        return iter(DataLoader(
-            rows, batch_sampler=[order[i:i + size] for i in rows[::size]], num_workers=1,
-            collate_fn=partial(self.load_batch, manifest), multiprocessing_context="fork"))
+        self.feature(manifest.audio_paths[0])  # librosa imports much now, not in every epoch
+        rows = permutation(len(manifest), 0).split(data.batch_size)
+        return DataLoader(
+            range(len(manifest)), num_workers=1, multiprocessing_context="fork",
+            batch_sampler=[rows[i].tolist() for i in permutation(len(rows), epoch)],
+            collate_fn=partial(self.load_batch, manifest))
 
     def load_batch(self, manifest: Manifest, rows: list[int]) -> Batch:
         """A batch of tensors as `_collate_fn` makes it: longest first, all labels in a row."""
@@ -159,9 +174,12 @@ class Side(FrameworkSide):
         counts = torch.IntTensor([len(transcript) for _, transcript in utterances])
         return Batch(inputs, frames, targets, counts, rows, [], [])
 
+    def features(self, paths: list[str]) -> float:
+        torch.set_num_threads(1)
+        return super().features(paths)
+
     def feature(self, path: str) -> np.ndarray:
         """(F, T): 16-bit samples over 32767, magnitude of the STFT, log1p, normalised."""
-        torch.set_num_threads(1)
         samples, _ = soundfile.read(path, dtype="int16")
         stft = librosa.stft(samples.astype("float32") / 32767, n_fft=self.spect.n_fft,
                             hop_length=self.spect.hop_length, window=self.spect.window)

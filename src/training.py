@@ -447,7 +447,10 @@ class _Run:
         final = progress.epoch == config.epochs
         start = self.config.DataConfig.AugmentationConfig.shuffle_start_epoch
         if self._shuffles_words() and progress.epoch == start:
+            began = time.perf_counter()
             self._shuffle_words(anew=True)
+            # the sums of this epoch are closed: the time counts in the next one
+            self.monitor.sums.seconds += time.perf_counter() - began
         evaluated = final or progress.epoch % config.eval_interval == 0
         errors, examples = self._evaluate() if evaluated else (None, [])
         self.monitor.end_epoch(errors, examples)

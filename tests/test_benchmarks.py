@@ -3,21 +3,29 @@
 How fast something is, is not tested.
 """
 
+import contextlib
+import itertools
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from reference import features
 
 from benchmarks import __main__ as command
-from benchmarks import report
+from benchmarks import accuracy, report
 from benchmarks.sections import Bench, compare_probabilities, compare_training, flops, speedup
 from benchmarks.workers import timed, wait_until_idle, workers
-from deepspeech2.errors import InputError
+from deepspeech2.errors import InputError, RunError
 from deepspeech_pytorch.decoder import GreedyDecoder
 from src.config import ModelConfig, load_config
 from src.manifest import read_manifest, read_transcript
@@ -258,3 +266,190 @@ def test_a_quick_run(torch, tmp_path):
         assert row["comparison"]["ours"]["same"] and "ours" in row["speedup"]
     for text in ((tmp_path / name).read_text() for name in ("performance.json", "performance.md")):
         assert str(tmp_path) not in text and str(ROOT) not in text and "/tmp" not in text
+
+
+# time to accuracy
+
+SMALL = ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=2", "ModelConfig.conv_channels=2"]
+
+
+def test_the_original_anneals_and_resumes(torch, demo_corpus, tmp_path, monkeypatch):
+    """With a clock of a second a step: three steps are an epoch; a stop between two is not felt."""
+    from benchmarks import original
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
+    data = [f"DataConfig.{split}_manifest={demo_corpus}/demo_{split}_manifest.csv"
+            for split in ("train", "val")]
+
+    def train(seconds: int, name: str):
+        config = load_config(None, [*original.PUBLISHED, *SMALL, *data,
+                                    f"TrainingConfig.log_dir={tmp_path / name}"])
+        original.train(config, seconds / 60)
+        metrics = pd.read_csv(tmp_path / name / "metrics.csv")
+        return metrics, torch.load(tmp_path / name / "state.pt")[:2]
+
+    metrics, (weights, moments) = train(6, "whole")
+    assert metrics["learning_rate"].tolist() == pytest.approx([1.5e-4, 1.5e-4 * 0.99])
+    assert metrics["step"].tolist() == [3, 6] and (metrics["val_cer"] > 0).all()
+    assert metrics["minutes"].tolist() == pytest.approx([0.05, 0.05])
+    first, _ = train(3, "stopped")
+    second, (resumed, resumed_moments) = train(6, "stopped")
+    assert len(first) == 1 and second.equals(metrics)
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert moments["state"][0]["step"] == resumed_moments["state"][0]["step"] == 6
+    assert train(4, "cut")[0]["step"].tolist() == [3, 4]
+
+
+def test_the_original_keeps_its_batches(side):
+    first, second = ([tuple(sorted(rows)) for rows in side.epoch_batches(epoch).batch_sampler]
+                     for epoch in (0, 1))
+    assert first != second and sorted(first) == sorted(second)
+    assert sorted(sum(first, ())) == list(range(24))
+
+
+def test_the_longest_utterance_may_come_last(side):
+    from benchmarks.original import probabilities
+    lengths = np.array([20, 50], np.int32)
+    inputs = np.random.default_rng(0).random((2, 1, 161, 50), np.float32)
+    inputs[0, ..., 20:] = 0
+    probs, frames = probabilities(side.network, inputs, lengths)
+    assert frames.tolist() == [10, 25]
+    for i, length in enumerate(lengths):
+        alone, _ = probabilities(side.network, inputs[i:i + 1, ..., :length], lengths[i:i + 1])
+        np.testing.assert_allclose(probs[i, :frames[i]], alone[0], atol=1e-6)
+
+
+@pytest.fixture
+def contest(torch, tmp_path):
+    """Makes a contest of 120 minutes for 10 minutes of speech, with options."""
+    def make(*options: str) -> accuracy.Contest:
+        args = command.parser().parse_args(options)
+        result = accuracy.Contest("an4", tmp_path, args, "a machine")
+        result.speech_minutes = 10.0
+        return result
+    return make
+
+
+def test_the_original_is_as_large_as_its_epochs_allow(contest, monkeypatch):
+    """In 120 minutes, 70 epochs of 10 minutes take 5.83 seconds of speech a second."""
+    speeds = {"128": 9.0, "192": 8.0, "256": 5.9, "384": 5.8, "512": 4.0, "768": 3.0, "1024": 2.0}
+    monkeypatch.setattr(accuracy.Contest, "trial", lambda self, name, core, setting: pd.DataFrame(
+        {"audio_seconds_per_second": [speeds[setting.removeprefix("ModelConfig.hidden_size=")]]}))
+    for epochs, units in (70, 256), (20, 1024), (1000, 128):
+        record = contest("--original", f"TrainingConfig.epochs={epochs}").plan("original", 0)
+        assert record["settings"] == [f"ModelConfig.hidden_size={units}"]
+    given = contest("--original", "ModelConfig.hidden_size=8").plan("original", 0)
+    assert given["settings"] == [] and given["network"]["hidden_size"] == 8
+
+
+def test_our_epochs_fill_the_minutes(contest, monkeypatch):
+    """The first of them go to compilation, 1.5 by the trial; then an epoch takes one."""
+    trial = pd.DataFrame({"minutes": [2.0, 2.5], "audio_seconds_per_second": [1.0, 10.0]})
+    monkeypatch.setattr(accuracy.Contest, "trial", lambda *_: trial)
+    assert contest().plan("ours", 0)["settings"] == ["TrainingConfig.epochs=118"]
+    assert contest().plan("ours_quarter", 0)["settings"] == ["TrainingConfig.epochs=28"]
+    short = contest("--epochs", "9").plan("ours_quarter", 0)
+    assert short["settings"] == ["TrainingConfig.epochs=2"]
+
+
+def test_parameters_by_hand(contest):
+    """Ours: 16 channels; 41 x 16 inputs of the first of three layers, 256 of the others."""
+    record = contest().plan("original_our_network", 0)
+    assert record["network"] == {"hidden_size": 256, "hidden_layers": 3, "conv_channels": 16,
+                                 "conv2_kernel": (21, 11), "conv2_time_stride": 2}
+    convolutions = 16 * (41 * 11 + 1) + 16 * (16 * 21 * 11 + 1) + 2 * 2 * 16
+    lstms = sum(2 * 4 * 256 * (inputs + 256 + 2) for inputs in (41 * 16, 256, 256))
+    assert record["parameters"] == convolutions + lstms + 3 * 2 * 256 + 29 * 256
+
+
+CURVES = [
+    {"name": "original", "val_wer": [90, 40, 50], "val_cer": [60, 20, 20], "minutes": [10, 20, 30]},
+    {"name": "original_our_network", "val_wer": [70], "val_cer": [50], "minutes": [10]},
+    {"name": "ours", "val_wer": [50, 40, 30], "val_cer": [9, 8, 7], "minutes": [1.2, 2.4, 3.6]},
+    {"name": "ours_quarter", "val_wer": [41], "val_cer": [8], "minutes": [1]}]
+
+
+def test_minutes_to_the_best_of_the_original():
+    network = {"hidden_size": 8, "hidden_layers": 2, "conv_channels": 3, "conv2_time_stride": 1}
+    contestants = [curve | {
+        "title": curve["name"], "finished": curve["name"] != "ours", "network": network,
+        "parameters": 1_200_000, "epoch": [*range(1, len(curve["minutes"]) + 1)]}
+        for curve in CURVES]
+    heading, _, *lines = accuracy.contestants_table(contestants).splitlines()
+    assert heading.endswith(" | minutes to WER 40.00 | of the original's |")
+    assert [line.split(" | ")[-5:] for line in lines] == [
+        ["30.0", "40.00 / 20.00", "50.00 / 20.00", "20.0", "1.00 |"],
+        ["10.0", "70.00 / 50.00", "70.00 / 50.00", "–", "– |"],
+        ["3.6", "30.00 / 7.00", "30.00 / 7.00", "2.4", "0.12 |"],
+        ["1.0", "41.00 / 8.00", "41.00 / 8.00", "–", "– |"]]
+    assert lines[2].startswith("| ours (unfinished) | 8 × 2 | 3 | 1 | 1.2 M | 3 |")
+
+
+def test_accuracy_refuses_what_it_cannot_do(torch, tmp_path, capsys):
+    start = ["--only", "accuracy", "--output", str(tmp_path)]
+    for options, said in [
+            (["--epochs", "3"], "need --corpus"), (["--minutes", "0"], "must be above 0"),
+            (["--corpus", "an4", "--config", "no.yaml"], "no.yaml: cannot read the configuration"),
+            (["--corpus", "an4", "--original", "OptimConfig.rate=1"], "OptimConfig.rate")]:
+        assert command.main([*start, *options]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def processes_naming(folder: Path) -> list[str]:
+    """The command lines of living processes that contain a path."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(path.read_text())
+    return [line for line in found if str(folder) in line]
+
+
+def test_accuracy_goes_on_after_a_kill(torch, demo_corpus, tmp_path, monkeypatch, capsys):
+    """A killed run leaves no process and loses no whole epoch; what is finished stays as it is."""
+    folder, config = tmp_path / "runs", tmp_path / "tiny.yaml"
+    shutil.copytree(demo_corpus, folder / "demo" / "data")  # so that it need not be made
+    config.write_text("ModelConfig: {hidden_size: 16, hidden_layers: 1, conv_channels: 2,\n"
+                      "              conv2_kernel: [21, 1], conv2_time_stride: 2}\n")
+    arguments = ["--only", "accuracy", "--corpus", "demo", "--minutes", "0.05", "--epochs", "3",
+                 "--config", str(config), "--output", str(folder), "--original", *SMALL]
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT)
+    while not (folder / "demo" / "original" / "state.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while processes_naming(folder):
+        time.sleep(0.05)
+    curve = folder / "demo" / "original" / "metrics.csv"
+    first_epoch = curve.read_text().splitlines()[1]
+
+    monkeypatch.setattr(accuracy, "TITLES", {"original": "the original", "ours": "ours"})
+    assert command.main(arguments) == 0
+    assert curve.read_text().splitlines()[1] == first_epoch
+    theirs, ours = json.loads((folder / "accuracy.json").read_text())["corpora"][0]["contestants"]
+    assert theirs["minutes"][-1] >= 0.05 and theirs["finished"] and ours["finished"]
+    assert ours["epoch"] == [1, 2, 3] and min(ours["val_cer"]) > 0
+    page = (folder / "accuracy.md").read_text()
+    assert capsys.readouterr().out.strip() == page.strip()
+    assert "| ours | 16 × 1 | 2 | 2 | 0.0 M | 3 |" in page
+    for text in page, (folder / "accuracy.json").read_text():
+        assert str(tmp_path) not in text and str(ROOT) not in text
+
+    logs = {path: path.stat() for path in folder.glob("demo/*/log.txt")}
+    assert command.main(arguments) == 0
+    assert {path: path.stat() for path in logs} == logs and len(logs) == 2
+    assert command.main([*arguments, "--minutes", "1"]) == 2
+    assert "choose another --output" in capsys.readouterr().err
+
+
+def test_a_trial_measures_the_original(torch, demo_corpus, tmp_path, monkeypatch):
+    shutil.copytree(demo_corpus, tmp_path / "data")
+    args = command.parser().parse_args(["--original", *SMALL])
+    contest = accuracy.Contest("demo", tmp_path, args, "a machine")
+    contest.prepare()
+    monkeypatch.setattr(accuracy, "TRIAL_MINUTES", 1e-6)
+    metrics = contest.trial("original", min(os.sched_getaffinity(0)))
+    assert metrics["step"].tolist() == [1] and metrics["audio_seconds_per_second"][0] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "speech.json"]
+    with pytest.raises(RunError, match="(?s)benchmarks.original.* failed:.*Invalid argument"):
+        contest.trial("original", 1_000_000)  # there is no such core

@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -340,13 +341,17 @@ def test_training_leaves_out_what_ctc_cannot_align(demo_corpus, labels, caplog):
     assert "1 of 24 utterances are too short" in caplog.text
 
 
-def test_words_are_shuffled_by_what_the_run_has_learned(recipe, tmp_path, caplog):
+def test_words_are_shuffled_by_what_the_run_has_learned(recipe, tmp_path, caplog, monkeypatch):
     """From the configured epoch on; after a resume also where the file with the cuts was lost."""
+    find, clock, hours = training.find_word_cuts, time.perf_counter, []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 3600 * len(hours))
+    monkeypatch.setattr(training, "find_word_cuts", lambda *args: hours.append(1) or find(*args))
     config = load_config(None, [*recipe, "DataConfig.AugmentationConfig.shuffle_words=1",
                                 "DataConfig.AugmentationConfig.shuffle_start_epoch=1"])
     path = tmp_path / "ckpt" / "DeepSpeech-word-cuts.csv"
     with caplog.at_level("INFO"):
-        train(config)
+        first, second = train(config).history
+        assert first.minutes < 60 < second.minutes  # the hour of the search is one of training
         assert caplog.text.count("words are shuffled from now on") == 1 and str(path) in caplog.text
         kept = path.read_text()
         assert len(kept.splitlines()) > 24
