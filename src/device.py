@@ -4,7 +4,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from deepspeech2.errors import InputError, RunError
+from deepspeech2.errors import InputError, RunError, first_line
 
 if TYPE_CHECKING:
     from src.distributed import Group
@@ -15,6 +15,7 @@ def set_device(target: str) -> None:
 
     Raises:
         InputError: when MindSpore cannot use the device on this machine.
+        RunError: when there is too little memory.
     """
     # log level 3: errors only, because the compiler warns about harmless things
     os.environ.setdefault("GLOG_v", "3")
@@ -25,7 +26,10 @@ def set_device(target: str) -> None:
     try:
         ms.set_device(target)
         ms.ops.ones(1, ms.float32).asnumpy()  # a missing driver fails only when a kernel runs
-    except (RuntimeError, ValueError, AttributeError):
+    except (RuntimeError, ValueError, AttributeError) as error:
+        if "memory" in str(error).lower():
+            reason = first_line(error)
+            raise RunError(f"MindSpore has too little memory to start: {reason}") from None
         advice = "use --device_target CPU, or see docs/setup.md for what a GPU needs"
         raise InputError(
             f"--device_target {target}: MindSpore {ms.__version__} finds no usable {target} here; "

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 from conftest import ROOT, tiny_recipe
 
 from src.checkpoint import load_checkpoint
@@ -94,10 +96,26 @@ def test_a_terminal_without_unicode(demo_corpus, tmp_path):
     assert "\\xfc" in result.stderr and epochs(folder) == 2
 
 
-def test_a_memory_limit(settings, tmp_path):
-    """Case 65: out of memory ends with one message and leaves what was trained."""
-    result = run("ulimit -v 1800000\ntrain DataConfig.batch_size=24 ModelConfig.hidden_size=1024 "
-                 "ModelConfig.hidden_layers=5 ModelConfig.conv_channels=32", settings)
+def test_a_memory_limit(demo_corpus, tmp_path):
+    """Case 65: out of memory ends with one message, and the run goes on without long utterances."""
+    lines = []
+    for i, seconds in enumerate([2] * 8 + [60] * 8):
+        noise = np.random.default_rng(i).uniform(-0.1, 0.1, seconds * 16000)
+        soundfile.write(tmp_path / f"{i}.wav", noise, 16000)
+        (tmp_path / f"{i}.txt").write_text("AB")
+        lines.append(f"{i}.wav,{i}.txt\n")
+    (tmp_path / "long.csv").write_text("".join(lines))
+    settings = [*tiny_recipe(demo_corpus, tmp_path), "DataConfig.val_manifest=",
+                f"DataConfig.train_manifest={tmp_path}/long.csv", "ModelConfig.hidden_size=256",
+                "ModelConfig.hidden_layers=3", "ModelConfig.conv_channels=16",
+                "ModelConfig.conv2_kernel=[21, 11]", "TrainingConfig.epochs=1"]
+    limit = "ulimit -v 5500000\n"
+    result = run(limit + "train", settings)
+    *_, last_line = result.stderr.splitlines()
     assert result.returncode == 1, result.stderr
+    assert last_line.startswith("failed: out of memory in step 2, a batch of 8 utterances of up to "
+                                "60.0 s"), result.stderr
     assert "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("failed: ")
+    result = run(limit + "train DataConfig.max_seconds=30", settings)
+    assert result.returncode == 0, result.stderr
+    assert epochs(tmp_path) == 1
