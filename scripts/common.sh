@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it: where the project is, which Python runs, and how a job is run.
-# A script sets USAGE before it sources this. From here on the working directory is the repository root.
+# A script sets USAGE before it sources this. From here on the working directory is the repository root, and the
+# arguments of the script name the caller's files by their full paths.
 
 set +o posix            # where `sh` is bash, it came up without some of what follows
 set -euo pipefail
@@ -21,6 +22,27 @@ fail() {
 usage_error() {
     printf '%s\n' "$USAGE" >&2
     fail "$@"
+}
+
+# of_caller PATH: print its full path if the folder of the caller has such a file, else PATH.
+of_caller() {
+    [[ $1 == /* || ! -f $CALLER_DIR/$1 ]] && printf '%s' "$1" || printf '%s' "$CALLER_DIR/$1"
+}
+
+# find_options_files ARGUMENT...: set ARGUMENTS to them, with the full paths of the caller's files behind options.
+find_options_files() {
+    local argument option=
+    ARGUMENTS=()
+    for argument in "$@"; do
+        case $option in --config | --resume | --pretrain_ckpt | --pre_trained_model_path)
+            argument=$(of_caller "$argument") ;;
+        esac
+        case $argument in --config=* | --resume=* | --pretrain_ckpt=* | --pre_trained_model_path=*)
+            argument=${argument%%=*}=$(of_caller "${argument#*=}") ;;
+        esac
+        option=$argument
+        ARGUMENTS+=("$argument")
+    done
 }
 
 # help_if_asked ARGUMENT...: print the usage for -h or --help anywhere.
@@ -53,9 +75,8 @@ take_checkpoint() {
     CHECKPOINT=
     REST=("$@")
     if [ $# -gt 0 ] && ! is_passed_on "$1"; then
-        CHECKPOINT=$1
+        CHECKPOINT=$(of_caller "$1")
         REST=("${@:2}")
-        [[ $CHECKPOINT == /* || ! -e $CALLER_DIR/$CHECKPOINT ]] || CHECKPOINT=$CALLER_DIR/$CHECKPOINT
     fi
 }
 
@@ -78,6 +99,9 @@ find_python() {
     fi
 }
 
+# say_where: say what paths in settings refer to, to a caller who is somewhere else.
+say_where() { [[ $CALLER_DIR == "$ROOT" ]] || say "relative paths in settings start at $ROOT"; }
+
 # log_to NAME: from here on, everything printed also goes to a file LOG below logs/, whose name is printed.
 log_to() {
     LOG=logs/$1-$(date +%Y%m%d-%H%M%S).log
@@ -86,6 +110,7 @@ log_to() {
     exec > >(trap '' INT TERM HUP; exec tee -a -- "$LOG") 2>&1
     LOG_WRITER=$!
     say "log file: $ROOT/$LOG"
+    say_where
 }
 
 # finish STATUS: wait until the log is written, and exit.
@@ -99,20 +124,10 @@ finish() {
     exit "$1"
 }
 
-# job_pids: the processes that get the signals for the job: itself, or the workers that it launched.
-job_pids() {
-    local child workers=
-    for child in $(cat "/proc/$JOB/task/$JOB/children" 2>/dev/null); do
-        ! grep -qzx MS_ROLE=MS_WORKER "/proc/$child/environ" 2>/dev/null || workers+=" $child"
-    done
-    echo "${workers:-$JOB}"
-}
-
 # forward SIGNAL: hand it to the job, and let run_job wait on.
 forward() {
     SIGNALLED=yes
-    # shellcheck disable=SC2046
-    kill -s "$1" $(job_pids) 2>/dev/null || true
+    kill -s "$1" "$JOB" 2>/dev/null || true
 }
 
 # run_job COMMAND...: run it in the foreground, return its exit code. Ctrl-C, TERM and HUP reach the job, which may
@@ -145,50 +160,15 @@ run_logged() {
     finish "$status"
 }
 
-# free_port PORT: print it if it is free, or any free one for 0.
-free_port() {
-    "$PYTHON" -c 'import socket, sys; s = socket.socket(); s.bind(("", int(sys.argv[1]))); print(s.getsockname()[1])' \
-        "$1" 2>/dev/null
+# distribute DEVICE ARGUMENT...: train in RANK_SIZE processes; this process becomes their launcher.
+distribute() {
+    local device=$1
+    shift
+    find_python
+    say_where
+    exec "$PYTHON" -m src.launch "$ROOT/logs/distribute_train_${device,,}-$(date +%Y%m%d-%H%M%S)" \
+        train.py --is_distributed True --device_target "$device" "$@"
 }
 
-# distribute DEVICE ARGUMENT...: train in RANK_SIZE processes through msrun, and exit with the job's exit code.
-distribute() {
-    local device=$1 total=${RANK_SIZE:-8} hosts=${NODE_COUNT:-1} host=${NODE_RANK:-0} port=${MASTER_PORT:-0}
-    local name code status=0 folder patience=120
-    shift
-    for name in total hosts host port; do
-        [[ ${!name} =~ ^[0-9]+$ ]] || usage_error "RANK_SIZE, NODE_COUNT, NODE_RANK and MASTER_PORT are whole numbers"
-    done
-    [ "$total" -gt 0 ] && [ "$hosts" -gt 0 ] && [ $((total % hosts)) -eq 0 ] ||
-        usage_error "RANK_SIZE (=$total) must be a multiple of NODE_COUNT (=$hosts)"
-    [ "$host" -lt "$hosts" ] || usage_error "NODE_RANK (=$host) must be below NODE_COUNT (=$hosts)"
-    if [ "$hosts" -gt 1 ]; then
-        [ -n "${MASTER_ADDR:-}" ] || usage_error "several hosts need MASTER_ADDR"
-        [ "$port" -gt 0 ] || port=8118
-        patience=600        # seconds until the processes of all hosts must have met
-    fi
-    find_python
-    # on a port that somebody else has, the processes would wait for each other in vain
-    [ "$host" -gt 0 ] || port=$(free_port "$port") || fail "MASTER_PORT=$MASTER_PORT is in use here: choose another"
-    # msrun starts its processes as `python`
-    [ -x "$(dirname -- "$PYTHON")/python" ] ||
-        fail "msrun needs a program named python beside $PYTHON: use a virtual environment"
-    export PATH="${PYTHON%/*}:$PATH"
-    log_to "distribute_train_${device,,}"
-    folder=${LOG%.log}
-    say "logs of the single processes: $ROOT/$folder"
-    run_job "$PYTHON" -m mindspore.parallel.cluster.run --worker_num "$total" --local_worker_num $((total / hosts)) \
-        --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$port" --cluster_time_out "$patience" \
-        --node_rank "$host" --log_dir "$folder" --join True --tail_worker_log $((host * total / hosts)) \
-        train.py --is_distributed True --device_target "$device" "$@" || status=$?
-    if [ "$status" -ne 0 ]; then
-        # msrun answers 1 to whatever happens; the exit code of the first process that failed says more
-        code=$(sed -nE 's/.*Worker process .* Error code: ([1-9][0-9]*)\..*/\1/p; T; q' "$LOG")
-        status=${code:-$status}
-        say "what the processes say about it:"
-        grep -hE '^(error|failed|train\.py: error): ' "$folder"/worker_*.log | sort -u ||
-            tail -n 20 "$folder"/worker_*.log "$folder"/scheduler.log || true
-    fi
-    say "exit code $status, log file: $ROOT/$LOG"
-    finish "$status"
-}
+find_options_files "$@"
+set -- "${ARGUMENTS[@]}"

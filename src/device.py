@@ -2,9 +2,13 @@
 
 import logging
 import os
+import signal
+import socket
+import sys
 from typing import TYPE_CHECKING
 
 from deepspeech2.errors import InputError, RunError, first_line
+from deepspeech2.stopping import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from src.distributed import Group
@@ -59,6 +63,37 @@ def set_device_for(model: str, target: str | None, default: str) -> None:
         )
 
 
+def schedule(descriptor: int) -> int:
+    """Introduce the processes of a distributed run to each other, until the run ends.
+
+    Args:
+        descriptor: of the socket that keeps MS_SCHED_PORT for this process.
+
+    Returns:
+        The exit code.
+    """
+    os.environ.setdefault("GLOG_v", "3")
+    from mindspore import communication
+
+    port = int(os.environ["MS_SCHED_PORT"])
+    os.close(descriptor)
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+    except OSError:
+        message = "was taken by another program meanwhile: choose another"
+        print(f"failed: MASTER_PORT={port} {message}", file=sys.stderr)
+        return 1
+    try:
+        communication.init()
+    except RuntimeError as error:
+        message = "the processes of the run did not meet, or lost each other"
+        print(f"failed: {message}: {first_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def join_group() -> "Group":
     """Connect to the other processes of a distributed run.
 
@@ -75,8 +110,16 @@ def join_group() -> "Group":
             "--is_distributed True: start the processes with scripts/run_distribute_train_gpu.sh "
             "or scripts/run_distribute_train_cpu.sh"
         )
+    # until all have met, no Python code runs here, not even what answers signals
+    answers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    answers = {n: answer for n, answer in answers.items() if answer not in (signal.SIG_IGN, None)}
+    for number in answers:
+        signal.signal(number, signal.SIG_DFL)
     try:
         communication.init()
     except RuntimeError as error:
-        raise RunError(f"the processes of the run did not meet: {error}") from None
+        raise RunError(f"the processes of the run did not meet: {first_line(error)}") from None
+    finally:
+        for number, answer in answers.items():
+            signal.signal(number, answer)
     return Group(communication.get_rank(), communication.get_group_size())

@@ -16,6 +16,7 @@ from conftest import ROOT, tiny_recipe
 import train
 from src.checkpoint import load_checkpoint
 from src.config import load_config
+from src.device import schedule
 from src.evaluation import evaluate
 from src.manifest import read_manifest
 from src.stored_models import load_model
@@ -26,16 +27,9 @@ DEADLINE = 600  # seconds, for a machine that has much else to do
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def environment(ranks: int) -> dict[str, str]:
-    return os.environ | {
-        "RANK_SIZE": str(ranks), "MASTER_PORT": str(free_port()), "DS2_PYTHON": sys.executable,
-        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return os.environ | {"RANK_SIZE": str(ranks), "DS2_PYTHON": sys.executable,
+                         "OMP_NUM_THREADS": "1"}
 
 
 def run(command: list[str], folder: Path) -> None:
@@ -55,9 +49,7 @@ def job(demo_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     settings = [*tiny_recipe(demo_corpus, folder), "DataConfig.batch_size=5",
                 "TrainingConfig.epochs=3", "TrainingConfig.eval_interval=100"]
-    launcher = ["-m", "mindspore.parallel.cluster.run", "--worker_num", str(RANKS),
-                "--local_worker_num", str(RANKS), "--master_port", str(free_port()),
-                "--log_dir", str(folder / "log"), "--join", "True"]
+    launcher = ["-m", "src.launch", str(folder / "log")]
     run([sys.executable, WORKER, "alone", str(folder), *settings], folder)
     run([sys.executable, *launcher, WORKER, "job", str(folder), *settings], folder)
     return folder
@@ -120,8 +112,7 @@ def children(pid: int) -> list[int]:
 def workers_of(pid: int) -> list[int]:
     """The processes below the launch script that train."""
     return [child for child in children(pid)
-            if b"MS_ROLE=MS_WORKER" in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            and b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+            if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(recipe, tmp_path):
@@ -134,17 +125,49 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(recipe,
     while not last.exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.2)
-    os.kill(workers_of(process.pid)[1], signal.SIGKILL)
+    started = children(process.pid)
+    killed = workers_of(process.pid)[1]
+    os.kill(killed, signal.SIGKILL)
     try:
         output, _ = process.communicate(timeout=DEADLINE)
     finally:
         process.kill()
-    assert process.returncode != 0, output
+    assert process.returncode == 1, output
+    assert output.splitlines()[-1].startswith(
+        f"failed: process 1 (pid {killed}) was killed by SIGKILL")
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
     epoch = load_checkpoint(last).progress["epoch"]
     assert epoch >= 1
     assert train.main(["--device_target", "CPU", "--resume", "auto", *recipe,
                        f"TrainingConfig.epochs={epoch + 1}"]) == 0
     assert load_checkpoint(last).progress["epoch"] == epoch + 1
+
+
+def test_a_port_that_is_taken_after_the_launcher_has_looked(monkeypatch, capfd):
+    """The scheduler gives up at once; the processes would wait for each other in vain."""
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MS_SCHED_PORT", str(port))
+        assert schedule(os.open(os.devnull, os.O_RDONLY)) == 1
+    assert capfd.readouterr().err == (
+        f"failed: MASTER_PORT={port} was taken by another program meanwhile: choose another\n")
+
+
+def test_a_process_that_waits_for_the_others_can_be_stopped():
+    """MindSpore waits for two minutes, and meanwhile runs no Python code."""
+    code = ("from deepspeech2 import commands; from src.device import join_group; import mindspore;"
+            " print('joining', flush=True); commands.run(join_group)")
+    alone = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1",
+             "MS_SCHED_PORT": "9", "MS_NODE_ID": "0"}
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | alone, text=True, cwd=ROOT,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == "joining\n"
+        time.sleep(2)
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
 
 
 def test_without_a_launcher_the_message_is_clear(recipe, monkeypatch, capsys):

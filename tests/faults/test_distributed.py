@@ -1,0 +1,168 @@
+"""Distributed runs whose processes are killed, stopped or slow: all ends, and little is lost.
+
+`pytest tests/faults/test_distributed.py -s` prints a table; DS2_TRIALS sets the number of trials of
+each kind, 3 by default, and a trial takes about two minutes. Each trial goes on with the run of the
+one before, with another number of processes.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tiny_recipe
+
+from src.checkpoint import load_checkpoint
+
+TRIALS = int(os.environ.get("DS2_TRIALS", "3"))
+SAVE_SECONDS = 3.0
+SLACK = 5.0  # seconds that a step and a save may take on a busy machine
+LONGEST = 60.0  # seconds from the fault to the end of the last process
+SCRIPT = str(ROOT / "scripts" / "run_distribute_train_cpu.sh")
+SCHEDULER = "-"
+
+
+class Run:
+    """One start of the launch script."""
+
+    def __init__(self, folder: Path, settings: list[str], ranks: int, **variables: str):
+        self.folder, self.tag = folder, f"DS2_TRIAL={time.time_ns()}"
+        self.output = folder / "output.txt"
+        self.before = self.saved_at()
+        name, value = self.tag.split("=")
+        with open(self.output, "w") as output:
+            self.process = subprocess.Popen(
+                ["bash", SCRIPT, "--resume", "auto", *settings], stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {
+                    "RANK_SIZE": str(ranks), "DS2_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+                    name: value} | variables)
+
+    def saved_at(self) -> float:
+        """When the newest state was written; 0 without one."""
+        return max((path.stat().st_mtime for path in self.folder.glob("ckpt/*.ckpt")), default=0.0)
+
+    def wait_until_it_trains(self) -> None:
+        while self.saved_at() <= self.before:
+            assert self.process.poll() is None, self.output.read_text()
+            time.sleep(0.2)
+        time.sleep(SAVE_SECONDS)
+
+    def processes(self) -> dict[int, dict[str, str]]:
+        """The environments of all processes that belong to this start."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (path / "environ").read_bytes().decode(errors="replace").split("\0")
+                state = (path / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if self.tag in variables and state != "Z":
+                found[int(path.name)] = dict(v.split("=", 1) for v in variables if "=" in v)
+        return found
+
+    def pid(self, rank: str) -> int:
+        """The process with a rank, or the scheduler."""
+        (found,) = (pid for pid, variables in self.processes().items()
+                    if variables.get("MS_NODE_ID", SCHEDULER if "MS_ROLE" in variables else "")
+                    == rank and os.getpgid(pid) == pid)
+        return found
+
+    def end(self) -> float:
+        """Wait for the end of all processes; returns the seconds that it took."""
+        start = time.monotonic()
+        self.process.wait(300)
+        while self.processes():
+            if time.monotonic() - start > 300:
+                for pid in self.processes():
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+        return time.monotonic() - start
+
+
+KINDS = {  # what is done to which process, and what the last line says about it
+    "rank 1 killed": ("1", signal.SIGKILL, 1, r"failed: process 1 \(pid {}\) was killed by SIGK"),
+    "rank 0 killed": ("0", signal.SIGKILL, 1, r"failed: process 0 \(pid {}\) was killed by SIGK"),
+    "rank 1 stopped": ("1", signal.SIGSTOP, 1, r"failed: process 1 \(pid {}\) was stopped by"),
+    "rank 0 stopped": ("0", signal.SIGSTOP, 1, r"failed: process 0 \(pid {}\) was stopped by"),
+    "scheduler killed": (SCHEDULER, signal.SIGKILL, 1,
+                         r"failed: the scheduler \(pid {}\) was killed by SIGKILL"),
+    "launcher killed": ("", signal.SIGKILL, -signal.SIGKILL, ""),
+    "launcher SIGTERM": ("", signal.SIGTERM, 143, r"process 0, process 1.*: stopped at step \d+"),
+}
+
+
+@pytest.fixture(scope="module")
+def settings(demo_corpus, tmp_path_factory):
+    """The settings of a run without an end, and its folder."""
+    folder = tmp_path_factory.mktemp("run")
+    return [*tiny_recipe(demo_corpus, folder), "TrainingConfig.epochs=100000",
+            "TrainingConfig.eval_interval=100000",
+            f"CheckpointConfig.save_minutes={SAVE_SECONDS / 60}"], folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("trial", range(TRIALS))
+def test_a_fault_ends_the_job(settings, kind, trial):
+    rank, number, code, last = KINDS[kind]
+    settings, folder = settings
+    step = max([load_checkpoint(path).progress["step"] for path in folder.glob("ckpt/*-last.ckpt")],
+               default=0)
+    run = Run(folder, settings, 2 + (trial + list(KINDS).index(kind)) % 2)
+    run.wait_until_it_trains()
+    pid = run.pid(rank) if rank else run.process.pid
+    os.kill(pid, number)
+    sent = time.time()
+    seconds = run.end()
+    lost = max(0.0, sent - run.saved_at())
+    *_, line = run.output.read_text().splitlines()
+    print(f"\n| {kind} | {seconds:.1f} s | {run.process.returncode} | {lost:.1f} s | {line} |")
+    assert run.process.returncode == code
+    assert re.match(last.format(pid), line)
+    assert seconds < LONGEST
+    assert lost < SAVE_SECONDS + SLACK
+    assert load_checkpoint(folder / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] > step
+
+
+def test_a_slow_process_is_waited_for(settings):
+    """For a minute, one process runs for one second in eight."""
+    settings, folder = settings
+    run = Run(folder, settings, 2)
+    run.wait_until_it_trains()
+    pid = run.pid("1")
+    before = run.saved_at()
+    for _ in range(8):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(7)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(1)
+    assert run.process.poll() is None
+    assert run.saved_at() > before
+    run.process.terminate()
+    run.end()
+    assert run.process.returncode == 143
+
+
+def test_a_host_that_stands_still_ends_the_other(settings):
+    """Two hosts, which are launchers on this machine; one stops with its processes."""
+    settings, folder = settings
+    common = {"NODE_COUNT": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "18118"}
+    first = Run(folder, settings, 2, NODE_RANK="0", **common)
+    time.sleep(1.1)  # another name for the log
+    (folder / "second").mkdir(exist_ok=True)
+    second = Run(folder / "second", settings, 2, NODE_RANK="1", **common)
+    first.wait_until_it_trains()
+    pid = second.pid("1")
+    for process in (second.process.pid, pid):
+        os.kill(process, signal.SIGSTOP)
+    seconds = first.end()
+    *_, line = first.output.read_text().splitlines()
+    print(f"\n| host stopped | {seconds:.1f} s | {first.process.returncode} | | {line} |")
+    os.kill(second.process.pid, signal.SIGCONT)
+    second.end()
+    assert first.process.returncode == 1
+    assert line.startswith(f"process 0: failed: process 1 of 2 (pid {pid} on ")
+    assert seconds < LONGEST
