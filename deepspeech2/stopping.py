@@ -93,15 +93,29 @@ class StopRequests:
 
 
 _active: list[StopRequests] = []
+_masks: list[set[int]] = []
+
+
+def _hold_signals() -> None:
+    """Before a fork: a signal that the new process gets at once must wait for its handlers."""
+    if _active:
+        _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS))
+
+
+def _release_signals() -> None:
+    if _masks:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
 
 
 def _leave_to_the_parent() -> None:
     """In a forked process: answer signals as before, and do not wake the parent's thread."""
     while _active:
         _active.pop()._restore(-1)
+    _release_signals()
 
 
-os.register_at_fork(after_in_child=_leave_to_the_parent)
+os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals,
+                    after_in_child=_leave_to_the_parent)
 
 
 def describe(number: int) -> str:

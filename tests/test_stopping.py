@@ -141,16 +141,20 @@ commands.leave(commands.run(command))""")
 
 
 def test_a_forked_worker_ends_as_any_process():
+    """Also when it gets the signal at once, before it has run a line of its own."""
     process = start("""
 def command():
-    pid = os.fork()
-    if not pid:
-        time.sleep(60)
-    os.kill(pid, signal.SIGTERM)
-    status = os.waitpid(pid, 0)[1]
+    for _ in range(50):
+        pid = os.fork()
+        if not pid:
+            time.sleep(60)
+            os._exit(1)
+        os.kill(pid, signal.SIGTERM)
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -15:
+            return 1
     print("ready", flush=True)
-    time.sleep(1)  # the signal of the worker does not stop this process
-    return os.WTERMSIG(status)
+    time.sleep(1)  # the signals of the workers do not stop this process
+    return 15
 run(command)""")
     ended(process, 15, "")
 
