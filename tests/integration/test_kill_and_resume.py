@@ -52,8 +52,8 @@ def test_sigkill_at_any_moment_changes_nothing(recipe, tmp_path):
     assert found.parameters.keys() == expected.parameters.keys()
     for name, array in expected.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], array, err_msg=name)
-    timed = ("minutes", "audio_seconds_per_second")
-    histories = [[{k: v for k, v in row.items() if k not in timed}
+    differing = ("run", "minutes", "audio_seconds_per_second")
+    histories = [[{k: v for k, v in row.items() if k not in differing}
                   for row in checkpoint.progress["history"]]
                  for checkpoint in (found, expected)]
     assert histories[0] == histories[1]

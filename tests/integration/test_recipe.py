@@ -157,7 +157,7 @@ def test_a_bad_manifest_stops_training_before_it_starts(
                        f"CheckpointConfig.ckpt_path={tmp_path}/ckpt",
                        f"TrainingConfig.log_dir={tmp_path}/logs"]) == 2
     assert words.format(tmp_path) in capsys.readouterr().err
-    assert os.listdir(tmp_path / "ckpt") == []
+    assert os.listdir(tmp_path / "ckpt") == [".run.lock"]
 
 
 def test_an_utterance_that_goes_bad_is_not_scored_and_the_evaluation_ends_with_2(
