@@ -411,6 +411,10 @@ def test_run_tests(project, fake):
                            python=fake, FAKE_EXIT="0")
         assert code == 0
         assert re.findall(r"gpu=: (.*)", output) == [*checks, pytest]
+    code, output = run(project / "scripts" / "run_tests.sh", "--faults", "-x", python=fake,
+                       FAKE_EXIT="0")
+    assert code == 0
+    assert re.findall(r"gpu=: (.*)", output) == ["<-m><pytest><-s><tests/faults><-x>"]
     code, output = run(project / "scripts" / "run_tests.sh", python=fake, FAKE_EXIT="3")
     assert code == 3
     assert re.findall(r"gpu=: (.*)", output) == checks[:1]
