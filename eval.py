@@ -57,7 +57,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
     model = load_model(args.pretrain_ckpt, config)
     manifest = read_manifest(config.DataConfig.test_manifest, model.labels, allow_empty=True)
-    table = Path(config.TrainingConfig.log_dir) / f"{manifest.path.stem}_eval.csv"
+    table = evaluation.table_path(config.TrainingConfig.log_dir, manifest)
     for path in [table, Path(args.save_output)] if args.save_output else [table]:
         ensure_writable(path.parent)
     result = evaluation.evaluate(model, manifest, config, keep_probs=bool(args.save_output))

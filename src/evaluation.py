@@ -1,6 +1,8 @@
 """Evaluate a model on a manifest: every utterance once, in manifest order."""
 
+import itertools
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,6 +107,27 @@ def evaluate(
     if missing and not utterances:
         raise RunError(f"{manifest.path}: none of its {len(missing)} utterances could be read")
     return Evaluation(utterances, missing)
+
+
+def table_path(folder: str | Path, manifest: Manifest) -> Path:
+    """Where to write the table of a manifest: a later table of it takes the place of the first.
+
+    Manifests of one name have tables of their own: `NAME_eval.csv`, `NAME-2_eval.csv` and so on.
+    """
+    numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    paths = (Path(folder, f"{manifest.path.stem}{number}_eval.csv") for number in numbers)
+    return next(path for path in paths if _is_free(path, manifest))
+
+
+def _is_free(path: Path, manifest: Manifest) -> bool:
+    """Whether `path` does not exist, or is a table of this manifest."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        known = pd.read_csv(path, usecols=["audio_path"], dtype=str, keep_default_na=False)
+    except (OSError, ValueError):  # pandas' own errors are ValueErrors
+        return False
+    return set(known["audio_path"]) <= set(manifest.audio_paths)
 
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:

@@ -14,7 +14,14 @@ from deepspeech2.labels import Labels
 from deepspeech2.metrics import ErrorCounts
 from deepspeech2.model import Model
 from src.config import load_config
-from src.evaluation import Evaluation, ScoredUtterance, evaluate, write_csv, write_outputs
+from src.evaluation import (
+    Evaluation,
+    ScoredUtterance,
+    evaluate,
+    table_path,
+    write_csv,
+    write_outputs,
+)
 from src.manifest import read_manifest, write_manifest
 
 LABELS = Labels.load(ROOT / "labels.json")
@@ -74,6 +81,23 @@ def test_files_hold_a_row_and_a_matrix_an_utterance(manifest, tmp_path):
     assert outputs.files == [f"arr_{i}" for i in range(len(manifest))]
     for i, u in enumerate(evaluation.utterances):
         np.testing.assert_array_equal(outputs[f"arr_{i}"], u.probs)
+
+
+def test_manifests_of_one_name_have_tables_of_their_own(manifest, tmp_path):
+    paths = list(zip(manifest.audio_paths, manifest.transcript_paths, strict=True))
+    first, second, third = (
+        write_manifest(tmp_path / name / "test.csv", rows, LABELS)[0]
+        for name, rows in (("a", paths[:1]), ("b", paths[1:2]), ("c", paths[2:]))
+    )
+    for own, name in ((first, "test_eval.csv"), (second, "test-2_eval.csv"),
+                      (third, "test-3_eval.csv"), (first, "test_eval.csv")):
+        path = table_path(tmp_path, own)
+        assert path.name == name
+        write_csv(evaluate(says("GO"), own, load_config()), path)
+        (row,) = csv.DictReader(path.read_text().splitlines()[:2])
+        assert row["audio_path"] == own.audio_paths[0]
+    (tmp_path / "test_eval.csv").write_text("something else")
+    assert table_path(tmp_path, first).name == "test-4_eval.csv"
 
 
 def test_a_file_that_went_bad_is_left_out_and_said(manifest, tmp_path):
