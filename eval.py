@@ -32,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE.npz",
         help="file for the softmax matrix (T', classes) of every manifest row, default is ''",
     )
+    result.add_argument(
+        "--report",
+        default="",
+        metavar="DIR",
+        help="folder for report.html, which shows what the model gets wrong, default is ''",
+    )
     cli.add_config_arguments(result)
     return result
 
@@ -54,6 +60,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from src import evaluation
     from src.manifest import read_manifest
     from src.stored_models import load_model
+    from tools import report
 
     model = load_model(args.pretrain_ckpt, config)
     manifest = read_manifest(config.DataConfig.test_manifest, model.labels, allow_empty=True)
@@ -61,7 +68,12 @@ def evaluate(args: argparse.Namespace) -> int:
     table = evaluation.table_path(config.TrainingConfig.log_dir, manifest)
     for path in [table, Path(args.save_output)] if args.save_output else [table]:
         ensure_writable(path.parent)
-    result = evaluation.evaluate(model, manifest, config, keep_probs=bool(args.save_output))
+    if args.report:
+        report.check_folder(args.report)
+    result = evaluation.evaluate(
+        model, manifest, config, keep_probs=bool(args.save_output),
+        keep_confidences=bool(args.report),
+    )
     evaluation.write_csv(result, table, speakers)
     scored = len(result.utterances)
     logger.info("%s: %d utterances scored, one line each in %s", manifest.path, scored, table)
@@ -71,8 +83,13 @@ def evaluate(args: argparse.Namespace) -> int:
     if result.missing:
         message = "%d of %d utterances could not be read and are not scored"
         logger.error(message, len(result.missing), len(manifest))
-    for line in result.details(speakers):
+    rates = result.rates(speakers)
+    for line in evaluation.details(rates):
         logger.info("%s", line)
+    if args.report:
+        task = report.Task(result, rates, manifest, speakers, model, args.pretrain_ckpt, "greedy")
+        report.write_report(args.report, task)
+        logger.info("report in %s", Path(args.report, report.PAGE))
     print(result.summary())
     return 2 if result.missing else 0
 

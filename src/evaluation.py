@@ -15,6 +15,7 @@ from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import atomic_path
 from deepspeech2.metrics import ErrorCounts, count_errors, percent
 from deepspeech2.model import Model
+from deepspeech2.result import Word
 from src.bootstrap import rate_interval
 from src.config import Config
 from src.dataset import emissions
@@ -35,6 +36,8 @@ class ScoredUtterance:
         errors: errors of the hypothesis.
         seconds: duration of the recording.
         probs: (T', C) class probabilities; None unless `keep_probs` is set.
+        confidences: the probability of each word of the hypothesis; None unless `keep_confidences`
+            is set.
     """
 
     row: int
@@ -44,6 +47,33 @@ class ScoredUtterance:
     errors: ErrorCounts
     seconds: float
     probs: np.ndarray | None
+    confidences: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """An error rate and the edits behind it.
+
+    Attributes:
+        percent: errors in percent of `total`.
+        interval: ends of its 95 % interval in percent; None for fewer than two speakers, and
+            without reference words.
+        speakers: number of speakers that the interval was found with.
+        total: number of reference words, or of characters.
+        substitutions, deletions, insertions: how often each edit occurs.
+    """
+
+    percent: float
+    interval: tuple[float, float] | None
+    speakers: int
+    total: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
 
 
 @dataclass(frozen=True)
@@ -68,27 +98,47 @@ class Evaluation:
         wer, cer = self.errors.wer_percent, self.errors.cer_percent
         return f"Test Summary \tAverage WER {wer:.3f}\tAverage CER {cer:.3f}\t"
 
-    def details(self, speakers: Sequence[str]) -> list[str]:
-        """Lines with the interval of each error rate, and the edits behind it.
+    def rates(self, speakers: Sequence[str]) -> dict[str, Rate]:
+        """The rates of words and of characters: {"WER": rate, "CER": rate}.
 
         Args:
             speakers: (rows,) who speaks in each row of the manifest.
         """
-        counts = asdict(self.errors)
         spoken_by = [speakers[u.row] for u in self.utterances]
-        lines = []
-        for name, unit, plural in (("WER", "word", "words"), ("CER", "char", "characters")):
-            errors = [getattr(u.errors, f"{unit}_errors") for u in self.utterances]
-            totals = [getattr(u.errors, f"{unit}s") for u in self.utterances]
-            interval = rate_interval(errors, totals, spoken_by)
-            ends = "no interval: fewer than two speakers" if interval is None else (
-                f"95 % interval {interval[0]:.2f} to {interval[1]:.2f}, "
-                f"{len(set(spoken_by))} speakers")
-            edits = (f"{counts[f'{unit}_{edit}']} {edit}"
-                     for edit in ("substitutions", "deletions", "insertions"))
-            lines.append(f"{name} {percent(sum(errors), sum(totals)):.2f} ({ends}): "
-                         f"{', '.join(edits)} in {sum(totals)} {plural}")
-        return lines
+        return {"WER": find_rate(self.utterances, "word", spoken_by),
+                "CER": find_rate(self.utterances, "char", spoken_by)}
+
+
+def find_rate(
+    utterances: Sequence[ScoredUtterance], unit: str, speakers: Sequence[str]
+) -> Rate:
+    """The error rate of utterances.
+
+    Args:
+        utterances: (N,) what to add up.
+        unit: `word` or `char`.
+        speakers: (N,) who speaks.
+    """
+    errors = [getattr(u.errors, f"{unit}_errors") for u in utterances]
+    totals = [getattr(u.errors, f"{unit}s") for u in utterances]
+    counts = asdict(sum((u.errors for u in utterances), ErrorCounts()))
+    edits = (counts[f"{unit}_{edit}"] for edit in ("substitutions", "deletions", "insertions"))
+    interval = rate_interval(errors, totals, speakers)
+    rate = percent(sum(errors), sum(totals))
+    return Rate(rate, interval, len(set(speakers)), sum(totals), *edits)
+
+
+def details(rates: dict[str, Rate]) -> list[str]:
+    """Lines with the interval of each error rate, and the edits behind it."""
+    lines = []
+    for (name, rate), unit in zip(rates.items(), ("words", "characters"), strict=True):
+        ends = "no interval: fewer than two speakers" if rate.interval is None else (
+            f"95 % interval {rate.interval[0]:.2f} to {rate.interval[1]:.2f}, "
+            f"{rate.speakers} speakers")
+        lines.append(f"{name} {rate.percent:.2f} ({ends}): {rate.substitutions} substitutions, "
+                     f"{rate.deletions} deletions, {rate.insertions} insertions in "
+                     f"{rate.total} {unit}")
+    return lines
 
 
 def evaluate(
@@ -97,6 +147,7 @@ def evaluate(
     config: Config,
     rows: np.ndarray | None = None,
     keep_probs: bool = False,
+    keep_confidences: bool = False,
 ) -> Evaluation:
     """Decode utterances greedily and count their errors.
 
@@ -106,6 +157,7 @@ def evaluate(
         config: batch size and number of loading threads.
         rows: (rows,) row numbers to evaluate; None for all.
         keep_probs: whether to keep the class probabilities.
+        keep_confidences: whether to keep the probabilities of the words.
 
     Raises:
         RunError: when there are utterances but none can be read.
@@ -113,11 +165,12 @@ def evaluate(
     rows = np.arange(len(manifest)) if rows is None else rows
     utterances: list[ScoredUtterance] = []
     missing: list[int] = []
+    durations = manifest.seconds
     for batch, probs in emissions(model, manifest, rows, config):
         missing += batch.missing
         for row, reference, matrix in zip(batch.rows, batch.texts, probs, strict=True):
             hypothesis = model.text(matrix)
-            errors = count_errors(reference, hypothesis)
+            errors, seconds = count_errors(reference, hypothesis), float(durations[row])
             utterances.append(
                 ScoredUtterance(
                     row,
@@ -125,13 +178,21 @@ def evaluate(
                     reference,
                     hypothesis,
                     errors,
-                    float(manifest.seconds[row]),
+                    seconds,
                     matrix.copy() if keep_probs else None,
+                    tuple(word.probability for word in find_words(model, matrix, seconds))
+                    if keep_confidences else None,
                 )
             )
     if missing and not utterances:
         raise RunError(f"{manifest.path}: none of its {len(missing)} utterances could be read")
     return Evaluation(utterances, missing)
+
+
+def find_words(model: Model, probs: np.ndarray, seconds: float) -> tuple[Word, ...]:
+    """The words of an utterance of `seconds` seconds with (T', C) class probabilities."""
+    transcript = model._transcript(probs, round(seconds * model.spect.sample_rate))
+    return tuple(word for segment in transcript.segments for word in segment.words)
 
 
 def table_path(folder: str | Path, manifest: Manifest) -> Path:

@@ -17,6 +17,7 @@ from src.config import load_config
 from src.evaluation import (
     Evaluation,
     ScoredUtterance,
+    details,
     evaluate,
     find_speakers,
     table_path,
@@ -71,12 +72,12 @@ def test_details_name_interval_and_edits():
         ScoredUtterance(row, "", "", "", ErrorCounts(10, row, 1, 0, 40, 0, 2, 0), 1.0, None)
         for row in range(4)
     ]
-    wer, cer = Evaluation(utterances, []).details(["a", "a", "b", "b"])
+    wer, cer = details(Evaluation(utterances, []).rates(["a", "a", "b", "b"]))
     # the rates of the two speakers are the ends: 1 + 2 and 3 + 4 errors in 20 words
     assert wer == ("WER 25.00 (95 % interval 15.00 to 35.00, 2 speakers): "
                    "6 substitutions, 4 deletions, 0 insertions in 40 words")
     assert "CER 5.00 (95 % interval 5.00 to 5.00, 2 speakers): 0 sub" in cer
-    alone, _ = Evaluation(utterances, []).details(["a"] * 4)
+    alone, _ = details(Evaluation(utterances, []).rates(["a"] * 4))
     assert "no interval: fewer than two speakers" in alone
 
 
