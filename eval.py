@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deepspeech2 import commands
 from deepspeech2.errors import InputError
+from deepspeech2.files import ensure_writable
 from src import cli
 from src.config import load_config
 from src.device import set_device_for
@@ -51,28 +52,20 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Score, write the table, print the summary; 2 when an utterance could not be read."""
     config = load_config(args.config, cli.config_changes(args))
-    if not args.pretrain_ckpt:
-        raise InputError("--pretrain_ckpt: name the model to evaluate")
-    if args.save_output and not args.save_output.endswith(".npz"):
-        raise InputError(f"--save_output {args.save_output}: must end in .npz")
+    check_arguments(args)
     set_device_for(args.pretrain_ckpt, args.device_target, DEVICE)
-    from deepspeech2.files import ensure_writable
     from src import evaluation
     from src.manifest import read_manifest
     from src.stored_models import load_model
-    from tools import report
 
     model = load_model(args.pretrain_ckpt, config)
     manifest = read_manifest(config.DataConfig.test_manifest, model.labels, allow_empty=True)
     speakers = evaluation.find_speakers(manifest, config.DataConfig.speaker_pattern)
     table = evaluation.table_path(config.TrainingConfig.log_dir, manifest)
-    for path in [table, Path(args.save_output)] if args.save_output else [table]:
-        ensure_writable(path.parent)
-    if args.report:
-        report.check_folder(args.report)
+    check_outputs(args, table)
     result = evaluation.evaluate(
-        model, manifest, config, keep_probs=bool(args.save_output),
-        keep_confidences=bool(args.report),
+        model, manifest, config,
+        keep_probs=bool(args.save_output), keep_confidences=bool(args.report),
     )
     evaluation.write_csv(result, table, speakers)
     scored = len(result.utterances)
@@ -86,12 +79,32 @@ def evaluate(args: argparse.Namespace) -> int:
     rates = result.rates(speakers)
     for line in evaluation.details(rates):
         logger.info("%s", line)
+    print(result.summary())
     if args.report:
+        from tools import report
+
         task = report.Task(result, rates, manifest, speakers, model, args.pretrain_ckpt, "greedy")
         report.write_report(args.report, task)
         logger.info("report in %s", Path(args.report, report.PAGE))
-    print(result.summary())
     return 2 if result.missing else 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raises InputError for a missing model and for a wrong suffix."""
+    if not args.pretrain_ckpt:
+        raise InputError("--pretrain_ckpt: name the model to evaluate")
+    if args.save_output and not args.save_output.endswith(".npz"):
+        raise InputError(f"--save_output {args.save_output}: must end in .npz")
+
+
+def check_outputs(args: argparse.Namespace, table: Path) -> None:
+    """Raises InputError, before a long evaluation, for a place that cannot be written to."""
+    for path in [table, Path(args.save_output)] if args.save_output else [table]:
+        ensure_writable(path.parent)
+    if args.report:
+        from tools import report
+
+        report.check_folder(args.report)
 
 
 if __name__ == "__main__":

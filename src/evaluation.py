@@ -119,10 +119,11 @@ def find_rate(
         unit: `word` or `char`.
         speakers: (N,) who speaks.
     """
-    errors = [getattr(u.errors, f"{unit}_errors") for u in utterances]
-    totals = [getattr(u.errors, f"{unit}s") for u in utterances]
-    counts = asdict(sum((u.errors for u in utterances), ErrorCounts()))
-    edits = (counts[f"{unit}_{edit}"] for edit in ("substitutions", "deletions", "insertions"))
+    counts = [u.errors for u in utterances]
+    errors = [getattr(c, f"{unit}_errors") for c in counts]
+    totals = [getattr(c, f"{unit}s") for c in counts]
+    edits = (sum(getattr(c, f"{unit}_{edit}") for c in counts)
+             for edit in ("substitutions", "deletions", "insertions"))
     interval = rate_interval(errors, totals, speakers)
     rate = percent(sum(errors), sum(totals))
     return Rate(rate, interval, len(set(speakers)), sum(totals), *edits)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 FORMAT = "deepspeech2 report 1"  # marks a summary.json as ours
 FILES = PAGE, TABLE, SUMMARY = "report.html", "utterances.csv", "summary.json"
 PAGE_BYTES = 10_000_000  # the page is never larger
-MEDIA_CHARACTERS = 6_000_000  # of the page: recordings and pictures, in base64
+MEDIA_CHARACTERS = PAGE_BYTES - 4_000_000  # recordings and pictures, in base64
 SHOWN_ROWS = 500  # of the table of utterances
 SHOWN_SPEAKERS = 20
 SHOWN_CONFUSIONS = 15
@@ -150,7 +150,8 @@ def render(task: Task, summary: dict, levels: Sequence[float | None]) -> str:
         summary=summary, rows=rows, folder=folder, chosen=_chosen(task, order, levels, folder),
         script=script, script_hash=digest, table=TABLE, name_characters=NAME_CHARACTERS,
         text_characters=TEXT_CHARACTERS, word_characters=WORD_CHARACTERS,
-        scale=figures.scale(summary), shown_pairs=SHOWN_PAIRS, shown_speakers=SHOWN_SPEAKERS, shown_unreadable=SHOWN_UNREADABLE,
+        shown_pairs=SHOWN_PAIRS, shown_speakers=SHOWN_SPEAKERS, shown_unreadable=SHOWN_UNREADABLE,
+        scale=figures.scale(summary),
     )
 
 

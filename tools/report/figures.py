@@ -83,7 +83,8 @@ def by_value(
         return []
     found = np.array([values[i] for i in known], float)
     number = min(GROUPS_OF_VALUE, max(1, len(known) // SMALLEST_GROUP))
-    edges = np.unique(np.quantile(found, np.linspace(0, 1, number + 1)))  # equal values stay together
+    edges = np.unique(np.quantile(found, np.linspace(0, 1, number + 1)))
+    # equal values stay together
     places = np.searchsorted(edges[1:-1], found, side="right")
     groups = []
     for place in np.unique(places):
@@ -187,8 +188,10 @@ def calibration(utterances: Iterable[ScoredUtterance]) -> dict | None:
     for utterance in utterances:
         if utterance.confidences is None:
             return None
-        right += [edit == "" for _, y, edit in edits(utterance) if y]
-        sure += utterance.confidences
+        own = [edit == "" for _, y, edit in edits(utterance) if y]
+        if len(own) == len(utterance.confidences):  # not so where a label is white space
+            right += own
+            sure += utterance.confidences
     if not sure:
         return None
     hits, values = np.array(right), np.array(sure)

@@ -6,7 +6,7 @@ const heads = [...table.tHead.rows[0].cells];
 function value(row, column, numeric) {
   const text = row.cells[column].textContent.trim();
   if (!numeric) return text.toLowerCase();
-  const number = parseFloat(text);
+  const number = parseFloat(text.replace("−", "-"));
   return Number.isNaN(number) ? -Infinity : number;
 }
 
