@@ -1,6 +1,7 @@
 """What tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,22 @@ def graph_mode() -> None:
     """MindSpore as the commands set it up. Modules that run no cell do without its import."""
     from src import device
     device.set_device("CPU")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium without a window, which asks no server for anything of its own."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if not found:
+        pytest.skip("a browser is needed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=[
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import numpy as np
 from deepspeech2.audio import AudioError, read_audio
 from deepspeech2.metrics import align, units
 from src.evaluation import ScoredUtterance, find_rate
-from tools.confusions import GAP, count
 
 SILENCE = -100.0  # dBFS; digital silence has no level
 LARGEST_BAR = 200.0  # percent
@@ -83,9 +82,9 @@ def by_value(
         return []
     found = np.array([values[i] for i in known], float)
     number = min(GROUPS_OF_VALUE, max(1, len(known) // SMALLEST_GROUP))
-    edges = np.unique(np.quantile(found, np.linspace(0, 1, number + 1)))
-    # equal values stay together
-    places = np.searchsorted(edges[1:-1], found, side="right")
+    # the lowest value of each group; equal values stay together
+    starts = np.unique(np.quantile(found, np.arange(number) / number))
+    places = np.searchsorted(starts, found, side="right")
     groups = []
     for place in np.unique(places):
         rows = [i for i, own in zip(known, places, strict=True) if own == place]
@@ -136,10 +135,15 @@ def confusions(texts: Sequence[tuple[str, str]], unit: str, top: int) -> list[di
         reference, hypothesis ("" where there is none), times, and how often the reference unit is
         said; the most frequent first, equal ones in alphabetical order.
     """
-    said = Counter(unit_ for reference, _ in texts for unit_ in units(reference, unit))
-    ordered = sorted(count(texts, unit).items(), key=lambda item: (-item[1], item[0]))[:top]
-    return [{"reference": "" if x == GAP else x, "hypothesis": "" if y == GAP else y,
-             "times": times, "said": said[x]} for (x, y), times in ordered]
+    said: Counter[str] = Counter()
+    wrong: Counter[tuple[str, str]] = Counter()
+    for texts_of_one in texts:
+        reference, hypothesis = (units(text, unit) for text in texts_of_one)
+        said.update(reference)
+        wrong.update((x or "", y or "") for x, y in align(reference, hypothesis) if x != y)
+    ordered = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:top]
+    return [{"reference": x, "hypothesis": y, "times": times, "said": said[x]}
+            for (x, y), times in ordered]
 
 
 def rank(utterance: ScoredUtterance) -> tuple:
