@@ -10,7 +10,7 @@ from conftest import ROOT
 
 PACKAGES = ("src", "data", "tools", "deepspeech2", "deepspeech_pytorch")
 MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml",
-             "espeakng-loader": "espeakng_loader"}
+             "espeakng-loader": "espeakng_loader", "Jinja2": "jinja2"}
 NOT_IMPORTED = {"ruff", "import-linter", "pytest-xdist"}  # commands, a plugin
 EXACT = {"torch"}  # one version: what we are measured against
 

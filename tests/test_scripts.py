@@ -420,6 +420,38 @@ def test_run_tests(project, fake):
     assert re.findall(r"gpu=: (.*)", output) == checks[:1]
 
 
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_all_tests_get_a_chromium_where_there_is_none(bare_project, tmp_path, exit_code):
+    """As root, with apt-get. Where that fails, the tests that need Chromium say so."""
+    project, variables = bare_project
+    folder = tmp_path / "stubs"
+    for name in ("ruff", "pytest"):
+        (folder / f"{name}.py").write_text("import os; print(os.environ.get('DS2_ALL_TESTS'))")
+    (folder / "importlinter.py").write_text("class cli: lint_imports_command = print")
+    (project / "requirements-benchmark.txt").write_text("pip>=20\n")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for place in reversed(os.environ["PATH"].split(":")):  # the first of a name comes last
+        for path in sorted(Path(place).glob("*")):
+            (programs / path.name).unlink(missing_ok=True)
+            (programs / path.name).symlink_to(path)
+    for name, text in {"chromium": "", "id": "echo 0",
+                       "apt-get": f"echo apt-get $*; exit {exit_code}"}.items():
+        (programs / name).unlink(missing_ok=True)
+        if text:
+            executable(programs / name, f"#!/bin/sh\n{text}\n")
+    variables["PATH"] = f"{variables['PATH'].split(':')[0]}:{programs}"
+    code, output = run(project / "scripts/run_tests.sh", "--all", python="", **variables)
+    assert code == 0, output
+    calls = re.findall(r"apt-get (.*)", output)
+    assert len(calls) == 2 and calls[1].endswith("--no-install-recommends chromium")
+    assert ("== Chromium could not be installed" in output) == bool(exit_code)
+    assert output.endswith("\n1\n")  # of the last command, which is pytest
+    executable(programs / "chromium", "#!/bin/sh\n")
+    code, output = run(project / "scripts/run_tests.sh", "--all", python="", **variables)
+    assert code == 0 and "apt-get" not in output
+
+
 def test_continuous_integration():
     path = ROOT / ".ci/run"
     assert path.stat().st_mode & stat.S_IXUSR
