@@ -414,7 +414,10 @@ def test_run_tests(project, fake):
     code, output = run(project / "scripts" / "run_tests.sh", "--faults", "-x", python=fake,
                        FAKE_EXIT="0")
     assert code == 0
-    assert re.findall(r"gpu=: (.*)", output) == ["<-m><pytest><-s><tests/faults><-x>"]
+    signals = "tests/faults/test_signals.py"
+    assert re.findall(r"gpu=: (.*)", output) == [
+        f"<-m><pytest><-rP><--numprocesses=2><{signals}><-x>",
+        f"<-m><pytest><-rP><--ignore={signals}><tests/faults><-x>"]
     code, output = run(project / "scripts" / "run_tests.sh", python=fake, FAKE_EXIT="3")
     assert code == 3
     assert re.findall(r"gpu=: (.*)", output) == checks[:1]
