@@ -211,7 +211,7 @@ def _is_free(path: Path, manifest: Manifest) -> bool:
     if not os.path.lexists(path):
         return True
     try:
-        known = pd.read_csv(path, usecols=["audio_path"], dtype=str, keep_default_na=False)
+        known = _read_csv(path, usecols=["audio_path"])
     except (OSError, ValueError):  # pandas' own errors are ValueErrors
         return False
     return set(known["audio_path"]) <= set(manifest.audio_paths)
@@ -252,7 +252,13 @@ def write_csv(evaluation: Evaluation, path: str | Path, speakers: Sequence[str])
         for u in evaluation.utterances
     ]
     with atomic_path(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+        pd.DataFrame(rows).to_csv(temporary, index=False, errors="surrogateescape")
+
+
+def _read_csv(path: str | Path, **options) -> pd.DataFrame:
+    """A table as text; bytes of a file name that are not UTF-8 come back as they were."""
+    return pd.read_csv(path, keep_default_na=False, dtype=str,
+                       encoding_errors="surrogateescape", **options)
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -262,7 +268,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
         InputError: naming the file, when it cannot be read or lacks a column.
     """
     try:
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+        table = _read_csv(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read the table: {error.strerror}") from None
     except ValueError as error:  # pandas' own errors are ValueErrors

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from src.evaluation import (
     details,
     evaluate,
     find_speakers,
+    read_table,
     table_path,
     write_csv,
     write_outputs,
@@ -132,6 +134,22 @@ def test_manifests_of_one_name_have_tables_of_their_own(manifest, tmp_path):
         assert row["audio_path"] == own.audio_paths[0]
     (tmp_path / "test_eval.csv").write_text("something else")
     assert table_path(tmp_path, first).name == "test-4_eval.csv"
+
+
+def test_a_folder_whose_name_is_not_utf_8(manifest, tmp_path):
+    """Python writes its bytes as surrogates, which UTF-8 refuses."""
+    folder = tmp_path / os.fsdecode(b"\xe4")
+    folder.mkdir()
+    shutil.copy(manifest.audio_paths[0], folder / "a.wav")
+    (folder / "a.txt").write_text("GO")
+    (folder / "m.csv").write_text("a.wav,a.txt\n")
+    own = read_manifest(folder / "m.csv", LABELS)
+    for _ in range(2):
+        path = table_path(tmp_path, own)
+        assert path.name == "m_eval.csv"
+        write_csv(evaluate(says("GO"), own, load_config()), path, own.audio_paths)
+    assert os.fsencode(folder / "a.wav") in path.read_bytes()
+    assert read_table(path, ["audio_path"])["audio_path"].tolist() == own.audio_paths
 
 
 def test_a_file_that_went_bad_is_left_out_and_said(manifest, tmp_path):
