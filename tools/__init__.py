@@ -1,1 +1,4 @@
-"""Commands that convert models, and show runs, errors and augmentations: `python -m tools.NAME`."""
+"""What converts models, and shows runs, errors and augmentations.
+
+Most are commands, `python -m tools.NAME`; `eval.py --report` writes the report.
+"""

@@ -23,7 +23,6 @@ from src.checkpoint import load_checkpoint
 
 TRIALS = int(os.environ.get("DS2_TRIALS", "50"))
 SAVE_SECONDS = 3.0
-SLACK = 5.0  # seconds that a step and a save may take on a busy machine
 ENDLESS = 10**6
 
 
@@ -112,6 +111,7 @@ def test_random_moments(number, corpus, tmp_path):
     for name, array in expected.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], array, err_msg=name)
     if number == signal.SIGKILL:
-        assert max(trials.seconds_lost) <= SAVE_SECONDS + SLACK
+        # a step, an evaluation or a save is under way: seconds here, more on a busy machine
+        assert max(trials.seconds_lost) <= SAVE_SECONDS + prepared / 3
     else:
         assert max(trials.seconds_to_the_end) <= 10
