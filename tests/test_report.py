@@ -162,17 +162,20 @@ def test_groups_by_value(summary, transcripts):
 
 def test_equal_values_stay_together():
     utterances = [scored(row, "A", "A") for row in range(30)]
-    groups = figures.by_value(utterances, ["a"] * 30, [1.0] * 20 + [2.0] * 8 + [None] * 2)
+    groups = figures.by_value(utterances, ["a"] * 30, [1.0] * 20 + [2.0] * 8 + [None] * 2, 0.0)
     assert [(g.low, g.high, g.utterances) for g in groups] == [(1, 1, 20), (2, 2, 8)]
-    assert figures.by_value(utterances, ["a"] * 30, [None] * 30) == []
+    assert figures.by_value(utterances, ["a"] * 30, [None] * 30, 0.0) == []
 
 
 def test_what_stands_out():
-    """Two speakers: the errors of one are twice those of all."""
-    utterances = [scored(row, "A B C D", "A B X X" if row < 10 else "A B C D") for row in range(20)]
-    groups = figures.by_speaker(utterances, ["bad"] * 10 + ["good"] * 10)
-    assert figures.worst_group(groups, 25.0).name == "bad"
-    assert figures.worst_group(groups, 50.0) is None
+    """Of two speakers one makes all the errors. A few utterances show nothing."""
+    for number, overall, expected in ((5, 25.0, ["bad"]), (5, 50.0, []), (4, 25.0, [])):
+        utterances = [scored(row, "A B C D", "A B X X" if row < number else "A B C D")
+                      for row in range(2 * number)]
+        groups = figures.by_speaker(utterances, ["bad"] * number + ["good"] * number, overall)
+        assert [g.name for g in groups if g.above] == expected
+        worst = figures.worst_group(groups, overall)
+        assert ([worst.name] if worst else []) == expected
 
 
 def test_confusions():
@@ -238,7 +241,7 @@ def test_the_page_shows_the_figures_of_the_summary(folder, summary, rows):
     for heads, name in ((("Speaker", "WER, %"), "by_speaker"), (("Seconds", "WER, %"), "by_length"),
                         (("dBFS", "WER, %"), "by_loudness")):
         found = body(page, *heads)
-        for row, group in zip(found, summary[name][: report.SHOWN_SPEAKERS], strict=True):
+        for row, group in zip(found, summary[name][: report.LIMITS["shown_speakers"]], strict=True):
             assert row[0].removesuffix(" above") == (
                 group["name"] or f"{group['low']:.1f} to {group['high']:.1f}")
             assert row[1] == f"{group['percent']:.1f}"

@@ -27,11 +27,10 @@ FILES = PAGE, TABLE, SUMMARY = "report.html", "utterances.csv", "summary.json"
 PAGE_BYTES = 10_000_000  # the page is never larger
 MEDIA_CHARACTERS = PAGE_BYTES - 4_000_000  # recordings and pictures, in base64
 SHOWN_ROWS = 500  # of the table of utterances
-SHOWN_SPEAKERS = 20
 SHOWN_CONFUSIONS = 15
-SHOWN_UNREADABLE = 50
-SHOWN_PAIRS = 200  # aligned words of an utterance
-NAME_CHARACTERS, TEXT_CHARACTERS, WORD_CHARACTERS = 120, 300, 40
+# what the page shows at most: rows of tables, aligned words of an utterance, characters of texts
+LIMITS = {"shown_speakers": 20, "shown_unreadable": 50, "shown_pairs": 200,
+          "name_characters": 120, "text_characters": 300, "word_characters": 40}
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,19 @@ def summarise(task: Task, levels: Sequence[float | None]) -> dict:
     utterances = task.result.utterances
     speakers = [task.speakers[u.row] for u in utterances]
     named = list(task.speakers) != task.manifest.audio_paths
+    overall = task.rates["WER"].percent
+    values = {
+        "by_length": [u.seconds for u in utterances],
+        "by_loudness": levels,
+        "by_speed": [u.errors.chars / u.seconds for u in utterances],
+    }
     groups = {
-        "by_speaker": figures.by_speaker(utterances, speakers) if named else None,
-        "by_length": figures.by_value(utterances, speakers, [u.seconds for u in utterances]),
-        "by_loudness": figures.by_value(utterances, speakers, levels),
-        "by_speed": figures.by_value(utterances, speakers,
-                                     [u.errors.chars / u.seconds for u in utterances]),
+        "by_speaker": figures.by_speaker(utterances, speakers, overall) if named else None,
+        **{name: figures.by_value(utterances, speakers, own, overall)
+           for name, own in values.items()},
     }
     texts = [(u.reference, u.hypothesis) for u in utterances]
-    summary = {
+    return {
         "format": FORMAT,
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "model": task.source,
@@ -124,12 +127,11 @@ def summarise(task: Task, levels: Sequence[float | None]) -> dict:
            for name, rate in task.rates.items()},
         **{name: found and [asdict(group) for group in found] for name, found in groups.items()},
         "stands_out": {name: asdict(group) for name, found in groups.items()
-                       if (group := figures.worst_group(found or [], task.rates["WER"].percent))},
+                       if (group := figures.worst_group(found or [], overall))},
         "word_confusions": figures.confusions(texts, "word", SHOWN_CONFUSIONS),
         "letter_confusions": figures.confusions(texts, "character", SHOWN_CONFUSIONS),
         "calibration": figures.calibration(utterances),
     }
-    return summary
 
 
 def render(task: Task, summary: dict, levels: Sequence[float | None]) -> str:
@@ -148,10 +150,7 @@ def render(task: Task, summary: dict, levels: Sequence[float | None]) -> str:
     rows = [_row(task, i, levels[i], folder) for i in order[::-1][:SHOWN_ROWS]]
     return environment.get_template("page.html").render(
         summary=summary, rows=rows, folder=folder, chosen=_chosen(task, order, levels, folder),
-        script=script, script_hash=digest, table=TABLE, name_characters=NAME_CHARACTERS,
-        text_characters=TEXT_CHARACTERS, word_characters=WORD_CHARACTERS,
-        shown_pairs=SHOWN_PAIRS, shown_speakers=SHOWN_SPEAKERS, shown_unreadable=SHOWN_UNREADABLE,
-        scale=figures.scale(summary),
+        scale=figures.scale(summary), table=TABLE, script=script, script_hash=digest, **LIMITS,
     )
 
 

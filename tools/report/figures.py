@@ -32,6 +32,8 @@ class Group:
         errors: number of word errors.
         percent: WER.
         interval: ends of its 95 % interval, or None.
+        above: the whole interval lies above the overall WER, and there are enough utterances for
+            an interval that means something.
     """
 
     name: str
@@ -42,33 +44,40 @@ class Group:
     errors: int
     percent: float
     interval: tuple[float, float] | None
+    above: bool
 
 
 def _group(
-    members: Sequence[ScoredUtterance], speakers: Sequence[str], name: str = "",
+    members: Sequence[ScoredUtterance], speakers: Sequence[str], overall: float, name: str = "",
     ends: tuple[float | None, float | None] = (None, None),
 ) -> Group:
     rate = find_rate(members, "word", speakers)
-    return Group(name, *ends, len(members), rate.total, rate.errors, rate.percent, rate.interval)
+    above = bool(rate.interval and rate.interval[0] > overall and len(members) >= SMALLEST_GROUP)
+    return Group(name, *ends, len(members), rate.total, rate.errors, rate.percent, rate.interval,
+                 above)
 
 
-def by_speaker(utterances: Sequence[ScoredUtterance], speakers: Sequence[str]) -> list[Group]:
+def by_speaker(
+    utterances: Sequence[ScoredUtterance], speakers: Sequence[str], overall: float
+) -> list[Group]:
     """The speakers, highest WER first. Their intervals draw utterances.
 
     Args:
         utterances: (N,) scored utterances.
         speakers: (N,) who speaks.
+        overall: WER of all utterances in percent.
     """
     members: dict[str, list[ScoredUtterance]] = {}
     for speaker, utterance in zip(speakers, utterances, strict=True):
         members.setdefault(speaker, []).append(utterance)
-    groups = [_group(own, [str(u.row) for u in own], name) for name, own in members.items()]
+    groups = [_group(own, [str(u.row) for u in own], overall, name)
+              for name, own in members.items()]
     return sorted(groups, key=lambda group: (-group.percent, -group.errors, group.name))
 
 
 def by_value(
     utterances: Sequence[ScoredUtterance], speakers: Sequence[str],
-    values: Sequence[float | None],
+    values: Sequence[float | None], overall: float,
 ) -> list[Group]:
     """Up to five groups of about equal numbers of utterances, lowest values first.
 
@@ -76,6 +85,7 @@ def by_value(
         utterances: (N,) scored utterances.
         speakers: (N,) who speaks; the intervals draw speakers.
         values: (N,) what to group by; None leaves an utterance out.
+        overall: WER of all utterances in percent.
     """
     known = [i for i, value in enumerate(values) if value is not None]
     if not known:
@@ -90,13 +100,13 @@ def by_value(
         rows = [i for i, own in zip(known, places, strict=True) if own == place]
         inside = found[places == place]
         groups.append(_group([utterances[i] for i in rows], [speakers[i] for i in rows],
-                             ends=(float(inside.min()), float(inside.max()))))
+                             overall, ends=(float(inside.min()), float(inside.max()))))
     return groups
 
 
 def worst_group(groups: Sequence[Group], overall: float) -> Group | None:
-    """The group with most errors beyond the overall WER, of those whose interval lies above it."""
-    above = [group for group in groups if group.interval and group.interval[0] > overall]
+    """Of the groups above the overall WER the one with most errors beyond it."""
+    above = [group for group in groups if group.above]
     return max(above, key=lambda g: g.errors - overall / 100 * g.words, default=None)
 
 
@@ -104,8 +114,8 @@ def scale(summary: dict) -> float:
     """The WER in percent at the right end of all bars of groups: at least 1, at most 200."""
     tops = [summary["wer"]["percent"]]
     for name in ("by_speaker", "by_length", "by_loudness", "by_speed"):
-        tops += [max(group["percent"], *(group["interval"] or ())) if group["interval"]
-                 else group["percent"] for group in summary[name] or []]
+        for group in summary[name] or []:
+            tops += [group["percent"], *(group["interval"] or ())]
     return min(LARGEST_BAR, max(1.0, *tops))
 
 
