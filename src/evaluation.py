@@ -181,7 +181,7 @@ def evaluate(
                     errors,
                     seconds,
                     matrix.copy() if keep_probs else None,
-                    tuple(word.probability for word in find_words(model, matrix, seconds))
+                    confidences=tuple(w.probability for w in find_words(model, matrix, seconds))
                     if keep_confidences else None,
                 )
             )
