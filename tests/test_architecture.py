@@ -16,8 +16,8 @@ COMMANDS = ["train.py", "eval.py", "export.py", "transcribe.py", "-m tools.conve
             "-m tools.confusions", "-m tools.plot_log", "-m tools.plot_augment", "-m data.demo",
             "-m data.an4", "-m data.corpus", "-m data.librispeech", "-m data.verify_manifest"]
 # what takes long to import, or MindSpore must not meet
-SLOW = {"mindspore", "librosa", "numba", "pandas", "matplotlib", "jinja2", "onnx", "google.protobuf",
-        "torch", "scipy"}
+SLOW = {"mindspore", "librosa", "numba", "pandas", "matplotlib", "jinja2", "onnx",
+        "google.protobuf", "torch", "scipy"}
 
 
 def loaded(code: str) -> set[str]:
