@@ -1,5 +1,6 @@
 """Error counts against counts made by hand and a plain table of edit distances."""
 
+import jiwer
 import numpy as np
 import pytest
 
@@ -42,6 +43,14 @@ def test_counts_equal_dynamic_programming():
         assert result.word_errors == edit_distance(words, hypothesis.split())
         assert result.char_errors == edit_distance(chars, hypothesis.replace(" ", ""))
         assert (result.words, result.chars) == (len(words), len(chars))
+
+
+def test_counts_equal_jiwers():
+    rng = np.random.default_rng(1)
+    texts = [" ".join(rng.choice(list("ABC"), rng.integers(1, 9))) for _ in range(60)]
+    references, hypotheses = texts[:30], texts[30:]
+    result = sum(map(count_errors, references, hypotheses), ErrorCounts())
+    assert result.wer_percent == pytest.approx(100 * jiwer.wer(references, hypotheses))
 
 
 def test_sum_is_the_micro_average():
