@@ -1,9 +1,15 @@
-"""Read the text format of n-gram language models, ARPA, in one pass and in bounded memory.
+"""Read and write ARPA, the text format of n-gram language models.
+
+Reading takes one pass and bounded memory.
 
 The format is that of SRILM's manual page ngram-format(5). Files are plain, gzip or xz, whatever
 their names are. Words are separated by ASCII white space only; they are UTF-8.
 """
 
+import contextlib
+import functools
+import gzip
+import lzma
 import math
 import re
 from collections.abc import Sequence
@@ -13,7 +19,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from deepspeech2.errors import InputError
-from deepspeech2.files import unpacked
+from deepspeech2.files import atomic_path, unpacked
 
 MAX_ORDER = 6
 UNKNOWN = ("<unk>", "<UNK>")
@@ -294,3 +300,38 @@ def _number(text: bytes) -> float:
 def _shown(text: bytes) -> str:
     """Some content of the file for a message."""
     return repr(text[:60].decode(errors="backslashreplace"))
+
+
+def write_arpa(path: Path, words: list[str], sections: list[Section]) -> None:
+    """Write an ARPA file, packed as the suffix says: `.gz`, `.xz`, or anything else plain.
+
+    The same model gives the same bytes.
+    """
+    packers = {
+        ".gz": functools.partial(gzip.GzipFile, "", "wb", 9, mtime=0),  # without name and time
+        ".xz": functools.partial(lzma.LZMAFile, mode="wb"),
+    }
+    pack = packers.get(path.suffix, contextlib.nullcontext)
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as file,
+        pack(file) as content,
+    ):
+        _write(content, words, sections)
+
+
+def _write(file: BinaryIO, words: list[str], sections: list[Section]) -> None:
+    counts = [f"ngram {n}={len(section.words)}\n" for n, section in enumerate(sections, 1)]
+    file.write("".join(["\\data\\\n", *counts]).encode())
+    names = np.array(words, object)
+    for n, section in enumerate(sections, 1):
+        file.write(f"\n\\{n}-grams:\n".encode())
+        for start in range(0, len(section.words), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            texts = map(" ".join, names[section.words[part]].tolist())
+            rows = zip(section.log_prob[part] / LOG10, texts, section.backoff[part] / LOG10,
+                       strict=True)
+            lines = [f"{p:.6g}\t{text}\t{b:.6g}\n" if b else f"{p:.6g}\t{text}\n"
+                     for p, text, b in rows]
+            file.write("".join(lines).encode())
+    file.write(b"\n\\end\\\n")
