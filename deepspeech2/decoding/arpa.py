@@ -308,7 +308,7 @@ def write_arpa(path: Path, words: list[str], sections: list[Section]) -> None:
     The same model gives the same bytes.
     """
     packers = {
-        ".gz": functools.partial(gzip.GzipFile, "", "wb", 9, mtime=0),  # without name and time
+        ".gz": functools.partial(gzip.GzipFile, "", "wb", 6, mtime=0),  # without name and time
         ".xz": functools.partial(lzma.LZMAFile, mode="wb"),
     }
     pack = packers.get(path.suffix, contextlib.nullcontext)
