@@ -11,7 +11,7 @@ import kenlm
 import numpy as np
 import pytest
 
-from deepspeech2.decoding.language_model import LanguageModel
+from deepspeech2.decoding.language_model import LanguageModel, advance
 from tools import build_lm
 
 LOG10 = math.log(10)
@@ -99,22 +99,17 @@ def contexts(lm: LanguageModel) -> dict[int, str]:
         state = reached.pop()
         for word, i in lm.ids.items():
             if word not in ("<s>", "</s>"):
-                following = build_lm_advance(lm, state, i)[1]
+                following = advance(lm.tables, state, i)[1]
                 if following not in found:
                     found[following] = f"{found[state]} {word}"
                     reached.append(following)
     return found
 
 
-def build_lm_advance(lm, state, word):
-    from deepspeech2.decoding.language_model import advance
-    return advance(lm.tables, state, word)
-
-
 def assert_sums_to_one(lm: LanguageModel) -> None:
     words = [i for word, i in lm.ids.items() if word != "<s>"]
     for state, context in contexts(lm).items():
-        total = sum(math.exp(build_lm_advance(lm, state, i)[0]) for i in words)
+        total = sum(math.exp(advance(lm.tables, state, i)[0]) for i in words)
         assert total == pytest.approx(1, abs=2e-5), context
 
 

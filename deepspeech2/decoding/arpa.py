@@ -279,7 +279,7 @@ def _count_tokens(text: bytes) -> np.ndarray:
     ends = np.flatnonzero(characters == ord("\n"))
     if not text.endswith(b"\n"):
         ends = np.append(ends, len(text) - 1)
-    return np.diff(np.cumsum(begins)[ends], prepend=0)
+    return np.diff(np.searchsorted(np.flatnonzero(begins), ends, "right"), prepend=0)
 
 
 def _pick(tokens: list[bytes], at: np.ndarray) -> Sequence[bytes]:
