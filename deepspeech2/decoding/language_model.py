@@ -76,10 +76,10 @@ def advance(tables: Tables, state: int, word: int) -> tuple[float, int]:
 
 @functools.cache
 def compiled_advance() -> Callable[[Tables, int, int], tuple[float, int]]:
-    """`advance`, compiled by numba for the use in compiled functions; it releases the GIL."""
+    """`advance` as a function that functions compiled by numba can call; it releases the GIL."""
     import numba  # imported late: it takes long, and greedy decoding does without it
 
-    return numba.njit(nogil=True, cache=True)(advance)
+    return numba.njit(nogil=True)(advance)
 
 
 class LanguageModel:
