@@ -1,6 +1,7 @@
 """Evaluate a model on a manifest: every utterance once, in manifest order."""
 
 import itertools
+import json
 import logging
 import os
 from dataclasses import asdict, dataclass
@@ -28,10 +29,11 @@ class ScoredUtterance:
         row: row of the manifest.
         audio_path: path of the recording.
         reference: the transcript in the manifest.
-        hypothesis: the greedy transcript of the model.
+        hypothesis: the transcript of the model.
         errors: errors of the hypothesis.
         seconds: duration of the recording.
         probs: (T', C) class probabilities; None unless `keep_probs` is set.
+        alternatives: other transcripts, best first.
     """
 
     row: int
@@ -41,6 +43,7 @@ class ScoredUtterance:
     errors: ErrorCounts
     seconds: float
     probs: np.ndarray | None
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def evaluate(
     rows: np.ndarray | None = None,
     keep_probs: bool = False,
 ) -> Evaluation:
-    """Decode utterances greedily and count their errors.
+    """Decode utterances and count their errors.
 
     Args:
         model: the model to evaluate.
@@ -90,8 +93,9 @@ def evaluate(
     missing: list[int] = []
     for batch, probs in emissions(model, manifest, rows, config):
         missing += batch.missing
-        for row, reference, matrix in zip(batch.rows, batch.texts, probs, strict=True):
-            hypothesis = model.text(matrix)
+        for row, reference, matrix, (hypothesis, *others) in zip(
+            batch.rows, batch.texts, probs, model.texts(probs), strict=True
+        ):
             errors = count_errors(reference, hypothesis)
             utterances.append(
                 ScoredUtterance(
@@ -102,6 +106,7 @@ def evaluate(
                     errors,
                     float(manifest.seconds[row]),
                     matrix.copy() if keep_probs else None,
+                    tuple(others),
                 )
             )
     if missing and not utterances:
@@ -131,11 +136,16 @@ def _is_free(path: Path, manifest: Manifest) -> bool:
 
 
 def write_csv(evaluation: Evaluation, path: str | Path) -> None:
-    """Write a CSV line per utterance: path, texts, word and character counts, seconds."""
+    """Write a CSV line per utterance: path, texts, word and character counts, seconds.
+
+    Where the decoder gives several texts, `alternatives` holds the others as a JSON list.
+    """
+    several = any(u.alternatives for u in evaluation.utterances)
     rows = [
         {"audio_path": u.audio_path, "reference": u.reference, "hypothesis": u.hypothesis}
         | asdict(u.errors)
         | {"seconds": round(u.seconds, 3)}
+        | ({"alternatives": json.dumps(u.alternatives, ensure_ascii=False)} if several else {})
         for u in evaluation.utterances
     ]
     with atomic_path(path) as temporary:

@@ -92,12 +92,12 @@ def test_a_recording_of_another_rate_keeps_its_duration():
 
 
 def test_the_text_of_a_transcript_is_that_of_the_evaluation():
-    """Which reads `text` of the emissions of a whole batch."""
+    """Which reads `texts` of the emissions of a whole batch."""
     hears = model("A _ B_ ")
     inputs = np.zeros((2, 1, 161, 21), np.float32)
     for probs, length in zip(hears.emissions(inputs, np.array([21, 13])), (11, 7), strict=True):
         assert len(probs) == length
-        assert hears.text(probs) == hears.transcribe((samples(length), RATE)).text == "A B"
+        assert hears.texts([probs])[0][0] == hears.transcribe((samples(length), RATE)).text == "A B"
 
 
 def test_the_shipped_model_understands_a_recording(shared):
