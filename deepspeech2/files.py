@@ -1,10 +1,17 @@
-"""Write files under a temporary name, then rename them: a final name is always a whole file."""
+"""Write files under a temporary name, then rename them: a final name is always a whole file.
+
+Also: read files whether they are packed or not.
+"""
 
 import contextlib
+import gzip
+import lzma
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from deepspeech2.errors import InputError
 
@@ -87,3 +94,33 @@ def ensure_writable(folder: str | Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"{folder}: cannot write there: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def unpacked(path: str | Path, what: str) -> Iterator[BinaryIO]:
+    """Open a file that may be packed by gzip or xz, as its first bytes say.
+
+    Args:
+        path: the file.
+        what: what messages call the content: `the language model`.
+
+    Raises:
+        InputError: naming the file, when it cannot be read, and within the context when it turns
+            out to be cut or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(6)
+            file.seek(0)
+            if start[:2] == b"\x1f\x8b":
+                with gzip.open(file) as content:
+                    yield content
+            elif start == b"\xfd7zXZ\x00":
+                with lzma.open(file) as content:
+                    yield content
+            else:
+                yield file
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: the packed file is cut or damaged: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read {what}: {error.strerror or error}") from None

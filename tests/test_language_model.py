@@ -1,17 +1,26 @@
 """N-gram models: what they give words, what is cached, and what is refused."""
 
+import errno
+import gzip
 import itertools
 import logging
+import lzma
 import math
+import os
 import random
+import tracemalloc
+import unicodedata
 
 import kenlm
+import numpy as np
 import pytest
 from flashlight.lib.text import dictionary
 from flashlight.lib.text.decoder.kenlm import KenLM
 
+from deepspeech2.decoding import arpa, language_model
 from deepspeech2.decoding.language_model import LanguageModel, advance, compiled_advance
 from deepspeech2.errors import InputError
+from deepspeech2.labels import Labels
 
 LOG10 = math.log(10)
 SMALL = """\\data\\
@@ -204,3 +213,233 @@ def test_a_file_without_unk_gives_unknown_words_the_least_words_probability(tmp_
 def test_capital_unk_is_unk(tmp_path):
     lm = LanguageModel.read(small(tmp_path, SMALL.replace("<unk>", "<UNK>")))
     assert lm.score(["OTHER"], begin=False, end=False) == [pytest.approx(-1.5 * LOG10)]
+
+
+# --- words and labels ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("characters", "spelled"), [
+    ("'ABCÉ _", {"CAB": "cab", "CAFÉ": None, "ABC": "Abc", "'A": "'a", "BÉ": "be\u0301"}),
+    ("abce\u0301 _", {"cab": "cab", "abc": "Abc", "bé": "be\u0301"}),
+])
+def test_words_are_put_into_case_and_unicode_form_of_the_labels(tmp_path, characters, spelled):
+    words = ["cab", "café", "Abc", "'a", "be\u0301", "a\u00a0b"]  # the last has a wide space
+    entries = "\n".join(f"-1.{i}\t{word}" for i, word in enumerate(words))
+    text = SMALL.replace("-0.6\tA\t-0.2\n-0.9\tB\t-0.1", entries).replace("1=5", "1=9")
+    lm = LanguageModel.read(small(tmp_path, text.partition("\\2-")[0].replace("ngram 2=3\n", "")
+                                  + "\\end\\\n"))
+    labels = Labels(list(unicodedata.normalize("NFC", characters)))
+    expected = {spelling: lm.ids[word] for spelling, word in spelled.items() if word}
+    assert lm.spellings(labels) == expected
+    assert lm.coverage(labels) == len(expected) / len(words)
+
+
+def test_of_words_that_become_the_same_the_more_probable_one_counts(tmp_path, labels):
+    lm = LanguageModel.read(small(tmp_path, SMALL.replace("<s> A", "<s> a").replace("A B", "a B")
+                                  .replace("A\t-0.2", "A\n-0.5\ta").replace("1=5", "1=6")))
+    assert lm.spellings(labels) == {"A": lm.ids["a"], "B": lm.ids["B"]}
+
+
+def test_a_model_of_another_script_is_refused_with_a_word(tmp_path, labels):
+    text = SMALL.replace("A", "МИР").replace("B", "дом")
+    lm = LanguageModel.read(small(tmp_path, text))
+    for ask in (lm.spellings, lm.coverage):
+        with pytest.raises(InputError, match=r"lm\.arpa: the labels can spell none of the 2 words "
+                                             r".*'МИР' has 'И' \(U\+0418\)"):
+            ask(labels)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz"])
+def test_packed_files_are_read_whatever_their_name_is(tmp_path, pack, name):
+    (tmp_path / name).write_bytes(pack(SMALL.encode()))
+    assert LanguageModel.read(tmp_path / name).counts == (5, 3)
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text,
+    lambda text: "made by a program\n\n" + text, lambda text: text.replace("\t", " "),
+    lambda text: text.rstrip("\n"), lambda text: text.replace("-0.3\tA B", "-0.3\tA B\t0"),
+    lambda text: text.replace("\n\n\\end", "\n\\end"), lambda text: text + "\n\n",
+    lambda text: text.replace("-0.3\tA", "-3e-1\tA"),
+])
+def test_variants_of_the_format(tmp_path, change):
+    lm = LanguageModel.read(small(tmp_path, change(SMALL)))
+    assert lm.score(["A", "B"]) == pytest.approx([p * LOG10 for p in (-0.2, -0.3, -0.4)])
+
+
+def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch):
+    path = write(tmp_path / "lm.arpa", random_model(1, 3, suffixes=True))
+    whole = LanguageModel.read(path)
+    monkeypatch.setattr(arpa, "_CHUNK", 50)
+    monkeypatch.setattr(arpa, "_BLOCK", 3)
+    parts = LanguageModel.read(path)
+    assert parts.words == whole.words
+    for one, other in zip(parts.tables, whole.tables, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("\\data\\", "data", "not an ARPA language model: no line \\data\\"),
+    ("ngram 1=5\nngram 2=3\n", "", "lm.arpa:2: the head announces no 1-grams"),
+    ("ngram 2=3", "ngram 3=3", "lm.arpa:3: 'ngram 3=3' where 'ngram 2=COUNT' should come"),
+    ("ngram 2=3", "ngram 2=many", "lm.arpa:3: 'ngram 2=many'"),
+    ("ngram 2=3", "ngram 2=4", "lm.arpa:16: fewer 2-grams than the 4 that the head announces"),
+    ("ngram 2=3", "ngram 2=2", "lm.arpa:15: more 2-grams than the 2 that the head announces"),
+    ("ngram 2=3", "ngram 2=3000000000", "lm.arpa:4: 3000000005 n-grams, at most 2147483646"),
+    ("1=5", "1=4", "lm.arpa:10: more 1-grams than the 4"),
+    ("\n\\2-grams:", "\n\\3-grams:", "lm.arpa:12: '\\\\3-grams:' where \\2-grams: should come"),
+    ("-0.3\tA B", "-0.3\tA", "lm.arpa:14: '-0.3\\tA' is no 2-gram: needed are a log probability, "
+                             "2 words"),
+    ("-0.3\tA B", "-0.3\tA B 0 0", "lm.arpa:14: '-0.3\\tA B 0 0' is no 2-gram"),
+    ("-0.3\tA B", "-0.3\tA C", "lm.arpa:14: 'C' is not among the 1-grams"),
+    ("-0.3\tA B", "nan\tA B", "lm.arpa:14: 'nan' is not a finite number"),
+    ("-0.3\tA B", "-inf\tA B", "lm.arpa:14: '-inf' is not a finite number"),
+    ("B\t-0.1", "B\tx", "lm.arpa:10: 'x' is not a finite number"),
+    ("-0.3\tA B", "0.3\tA B", "lm.arpa:14: a log probability of '0.3'; none is above 0"),
+    ("-0.3\tA B", "-0.3\t<s> A", "lm.arpa:14: '<s> A': the same n-gram stands in an earlier"),
+    ("-0.9\tB", "-0.9\tA", "lm.arpa:10: 'A' stands among the 1-grams twice"),
+    ("<s>", "<S>", "lm.arpa: <s> is not among the 1-grams"),
+    ("</s>", "END", "lm.arpa: </s> is not among the 1-grams"),
+    ("\n\\end\\\n", "", "lm.arpa:15: the file is cut: it ends where \\end\\ should come"),
+    ("-0.4\tB </s>\n\n\\end\\\n", "", "lm.arpa:14: the file is cut: 1 of 3 2-grams are missing"),
+])
+def test_what_is_wrong_in_a_file_is_named_with_its_line(tmp_path, old, new, message):
+    assert old in SMALL
+    assert message in refusal(tmp_path, SMALL.replace(old, new))
+
+
+def test_an_ngram_without_its_context_is_refused(tmp_path):
+    text = SMALL.replace("ngram 2=3", "ngram 2=3\nngram 3=1").replace(
+        "\\end\\", "\\3-grams:\n-0.1\tB A B\n\n\\end\\")
+    assert "lm.arpa:19: 'B A B': its context is missing among the 2-grams" in refusal(
+        tmp_path, text)
+
+
+def test_order_7_is_refused_with_the_way_out(tmp_path):
+    counts = "".join(f"ngram {n}=5\n" for n in range(1, 8))
+    message = refusal(tmp_path, f"\\data\\\n{counts}\n\\1-grams:\n")
+    assert "a model of order 7; orders 1 to 6 are read" in message and "-order 6" in message
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "lm.arpa: the language model is empty"),
+    (b"mmap lm http://kheafield.com/code format version 5\n\0\0\0", "a KenLM binary"),
+    (b"PK\x03\x04...", "a ZIP archive"), (b"\x00" * 5000, "not an ARPA language model"),
+    ("ONE TWO\n" * 5000, "not an ARPA language model"),
+    (SMALL.encode("utf-16"), "not an ARPA language model"),
+    (SMALL.replace("A", "É").encode("latin-1"), "lm.arpa:9: b'\\xc9' is not UTF-8"),
+    (gzip.compress(SMALL.encode())[:-20], "lm.arpa: the packed file is cut or damaged"),
+    (gzip.compress(SMALL.encode())[:-4], "lm.arpa: the packed file is cut or damaged"),
+    (gzip.compress(SMALL.encode())[:-8] + b"\0" * 8, "lm.arpa: the packed file is cut or damaged"),
+    (lzma.compress(SMALL.encode())[:-20], "lm.arpa: the packed file is cut or damaged"),
+    (b"\x1f\x8b" + b"x" * 100, "lm.arpa: the packed file is cut or damaged"),
+])
+def test_what_is_no_language_model_is_refused(tmp_path, content, message):
+    assert message in refusal(tmp_path, content)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    for path, reason in ((tmp_path / "lm.arpa", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(InputError, match=f"cannot read the language model: {reason}"):
+            LanguageModel.read(path)
+
+
+@pytest.mark.parametrize("content", ["\0", "\n", "x\n", SMALL + "\n"])
+def test_a_file_that_unpacks_without_end_is_given_up_in_bounded_memory(
+        tmp_path, content, monkeypatch):
+    monkeypatch.setattr(arpa, "_ALWAYS", 1 << 20)
+    monkeypatch.setattr(arpa, "_CHUNK", 1 << 16)
+    bomb = gzip.compress((content * ((1 << 24) // len(content))).encode())
+    assert len(bomb) < 1 << 17
+    tracemalloc.start()
+    try:
+        refusal(tmp_path, bomb)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A file whose model is cached however small it is, and a home folder for tests."""
+    monkeypatch.setattr(language_model, "CACHED_FROM", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    (tmp_path / "model").mkdir()
+    return write(tmp_path / "model" / "lm.arpa", random_model(9, 3, suffixes=True))
+
+
+def same(one: LanguageModel, other: LanguageModel) -> bool:
+    arrays = zip(one.tables, other.tables, strict=True)
+    return (one.words, one.counts, one.begin) == (other.words, other.counts, other.begin) and all(
+        a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays)
+
+
+def no_parsing(monkeypatch):
+    def refuse(path):
+        raise AssertionError(f"{path} was parsed")
+    monkeypatch.setattr(language_model, "read_arpa", refuse)
+
+
+def test_the_second_reading_takes_the_cache(cached, monkeypatch):
+    first = LanguageModel.read(cached)
+    assert sorted(p.name for p in cached.parent.iterdir()) == ["lm.arpa", "lm.arpa.cache"]
+    no_parsing(monkeypatch)
+    assert same(LanguageModel.read(cached), first)
+
+
+def test_a_small_file_gets_no_cache(tmp_path):
+    LanguageModel.read(small(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["lm.arpa"]
+
+
+def test_a_file_that_changed_is_read_anew(cached):
+    LanguageModel.read(cached)
+    before = cached.stat()
+    cached.write_text(cached.read_text().replace("E", "F"))
+    os.utime(cached, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert "F" in LanguageModel.read(cached).ids
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: b"", lambda content: content[:-1], lambda content: content[:len(content) // 2],
+    lambda content: b"x" * 1000,
+    *(lambda content, share=share: content[:int(share * len(content))] + b"\xa5\x5a\xa5"
+        + content[int(share * len(content)) + 3:] for share in np.linspace(0, 0.99, 25)),
+])
+def test_a_damaged_cache_is_passed_over_and_made_anew(cached, damage, monkeypatch):
+    first = LanguageModel.read(cached)
+    cache = cached.with_name("lm.arpa.cache")
+    cache.write_bytes(damage(cache.read_bytes()))
+    assert same(LanguageModel.read(cached), first)
+    no_parsing(monkeypatch)
+    assert same(LanguageModel.read(cached), first)
+
+
+def test_where_nothing_can_be_written_the_users_cache_folder_is_taken(cached, monkeypatch, caplog):
+    real = language_model.atomic_path
+
+    def read_only(path):
+        if path.parent == cached.parent:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+    monkeypatch.setattr(language_model, "atomic_path", read_only)
+    first = LanguageModel.read(cached)
+    assert len(list((cached.parents[1] / "home" / "deepspeech2").iterdir())) == 1
+    assert not caplog.records
+    with monkeypatch.context() as only_read:
+        no_parsing(only_read)
+        assert same(LanguageModel.read(cached), first)
+
+
+def test_without_any_cache_the_reason_is_said_once(cached, monkeypatch, caplog):
+    (cached.parent / "lm.arpa.cache").mkdir()  # cannot be replaced by a file
+    (cached.parents[1] / "home").write_text("no folder")
+    assert LanguageModel.read(cached).order == 3
+    assert len(caplog.records) == 1 and "no cache" in caplog.text

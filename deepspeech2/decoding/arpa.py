@@ -1,22 +1,25 @@
-"""Read the text format of n-gram language models, ARPA, in one pass and in bounded memory.
+"""Read and write ARPA, the text format of n-gram language models.
+
+Reading takes one pass and bounded memory.
 
 The format is that of SRILM's manual page ngram-format(5). Files are plain, gzip or xz, whatever
 their names are. Words are separated by ASCII white space only; they are UTF-8.
 """
 
 import contextlib
+import functools
 import gzip
 import lzma
 import math
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
 from deepspeech2.errors import InputError
+from deepspeech2.files import atomic_path, unpacked
 
 MAX_ORDER = 6
 UNKNOWN = ("<unk>", "<UNK>")
@@ -28,7 +31,7 @@ _BLOCK = 1 << 16  # lines that are parsed at once
 _PREAMBLE = 1000  # lines before \data\
 _MAX_RATIO, _ALWAYS = 200, 1 << 28  # of bytes unpacked to packed; bytes that are never too many
 _IS_SPACE = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # as in bytes.split
-_GZIP, _XZ, _BOM = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
 _FOREIGN = {
     b"mmap lm http://kheafield.com/": "a KenLM binary, which holds hashes in place of words; take "
     "the ARPA file that KenLM's build_binary made it from (plain, .gz or .xz)",
@@ -63,33 +66,19 @@ def read_arpa(path: Path) -> tuple[list[str], list[Section]]:
         InputError: naming file and line, when the file is missing, damaged, cut, of another format
             or inconsistent.
     """
-    with _opened(path) as file:
+    with unpacked(path, "the language model") as file:
+        _check_magic(path, file)
+        file.seek(0)
         return _Arpa(path, file).read()
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The unpacked content of a file; errors of the packed one become InputErrors."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-            if not start:
-                raise InputError(f"{path}: the language model is empty")
-            for magic, what in _FOREIGN.items():
-                if start.startswith(magic):
-                    raise InputError(f"{path}: not ARPA but {what}")
-            file.seek(0)
-            opener = {_GZIP: gzip.open, _XZ: lzma.open}
-            packed = next((kind for kind in opener if start.startswith(kind)), None)
-            if packed is None:
-                yield file
-            else:
-                with opener[packed](file) as unpacked:
-                    yield unpacked
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: the packed file is cut or damaged: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the language model: {error.strerror}") from None
+def _check_magic(path: Path, file: BinaryIO) -> None:
+    start = file.read(64)
+    if not start:
+        raise InputError(f"{path}: the language model is empty")
+    for magic, what in _FOREIGN.items():
+        if start.startswith(magic):
+            raise InputError(f"{path}: not ARPA but {what}")
 
 
 class _Lines:
@@ -311,3 +300,38 @@ def _number(text: bytes) -> float:
 def _shown(text: bytes) -> str:
     """Some content of the file for a message."""
     return repr(text[:60].decode(errors="backslashreplace"))
+
+
+def write_arpa(path: Path, words: list[str], sections: list[Section]) -> None:
+    """Write an ARPA file, packed as the suffix says: `.gz`, `.xz`, or anything else plain.
+
+    The same model gives the same bytes.
+    """
+    packers = {
+        ".gz": functools.partial(gzip.GzipFile, "", "wb", 9, mtime=0),  # without name and time
+        ".xz": functools.partial(lzma.LZMAFile, mode="wb"),
+    }
+    pack = packers.get(path.suffix, contextlib.nullcontext)
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as file,
+        pack(file) as content,
+    ):
+        _write(content, words, sections)
+
+
+def _write(file: BinaryIO, words: list[str], sections: list[Section]) -> None:
+    counts = [f"ngram {n}={len(section.words)}\n" for n, section in enumerate(sections, 1)]
+    file.write("".join(["\\data\\\n", *counts]).encode())
+    names = np.array(words, object)
+    for n, section in enumerate(sections, 1):
+        file.write(f"\n\\{n}-grams:\n".encode())
+        for start in range(0, len(section.words), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            texts = map(" ".join, names[section.words[part]].tolist())
+            rows = zip(section.log_prob[part] / LOG10, texts, section.backoff[part] / LOG10,
+                       strict=True)
+            lines = [f"{p:.6g}\t{text}\t{b:.6g}\n" if b else f"{p:.6g}\t{text}\n"
+                     for p, text, b in rows]
+            file.write("".join(lines).encode())
+    file.write(b"\n\\end\\\n")

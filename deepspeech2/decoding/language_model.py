@@ -11,7 +11,6 @@ import functools
 import hashlib
 import logging
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -134,13 +133,17 @@ class LanguageModel:
                 words = bytes(arrays["words"]).decode().split("\n")
                 tables = Tables(*(arrays[field] for field in Tables._fields))
                 return cls(str(path), words, arrays["counts"].tolist(), tables)
-        words, sections = read_arpa(path)
-        _complete(path, words, sections)
-        result = cls(str(path), words, [len(s.words) for s in sections],
-                     _automaton(path, words, sections))
+        result = cls.of(str(path), *read_arpa(path))
         if sum(result.counts) >= CACHED_FROM:
             _save_cache(path, stamp, result)
         return result
+
+    @classmethod
+    def of(cls, name: str, words: list[str], sections: list[Section]) -> "LanguageModel":
+        """The model of n-grams in any order; raises as `read`."""
+        _complete(name, words, sections)
+        counts = [len(section.words) for section in sections]
+        return cls(name, words, counts, _automaton(name, words, sections))
 
     def score(self, words: Sequence[str], begin: bool = True, end: bool = True) -> list[float]:
         """The natural log probability of each word after those before it.
@@ -202,12 +205,12 @@ class LanguageModel:
         )
 
 
-def _complete(path: Path, words: list[str], sections: list[Section]) -> None:
+def _complete(name: str, words: list[str], sections: list[Section]) -> None:
     """Check that the sentence markers are there, and add `<unk>` where it is missing."""
     for marker in (BEGIN, END):
         if marker not in words:
             raise InputError(
-                f"{path}: {marker} is not among the 1-grams: the model does not know where "
+                f"{name}: {marker} is not among the 1-grams: the model does not know where "
                 "sentences begin and end; build it from sentences, one a line"
             )
     if not set(UNKNOWN) & set(words):
@@ -217,7 +220,7 @@ def _complete(path: Path, words: list[str], sections: list[Section]) -> None:
         ]
         least = possible.min() if len(possible) else _IMPOSSIBLE
         _log.info("%s: no <unk>: unknown words get the least word's log probability, %.2f",
-                  path, least)
+                  name, least)
         sections[0] = Section(
             np.append(first.words, np.int32([[len(words)]]), axis=0),
             np.append(first.log_prob, np.float32(least)),
@@ -227,7 +230,7 @@ def _complete(path: Path, words: list[str], sections: list[Section]) -> None:
         words.append(UNKNOWN[0])
 
 
-def _automaton(path: Path, words: list[str], sections: list[Section]) -> Tables:
+def _automaton(name: str, words: list[str], sections: list[Section]) -> Tables:
     """The automaton of the n-grams, which are in any order within their sections.
 
     Raises:
@@ -242,14 +245,14 @@ def _automaton(path: Path, words: list[str], sections: list[Section]) -> Tables:
         for k in range(1, n - 1):
             parent = _child(keys, size, parent, section.words[:, k])
             if (parent < 0).any():
-                _refuse(path, words, section, int(np.argmin(parent)), "its context "
+                _refuse(name, words, section, int(np.argmin(parent)), "its context "
                         f"is missing among the {n - 1}-grams: the model is not whole")
         new = parent * size + section.words[:, n - 1]
         ascending = np.argsort(new, kind="stable")
         new = new[ascending]
         if (new[1:] == new[:-1]).any():
             i = ascending[1:][np.argmax(new[1:] == new[:-1])]
-            _refuse(path, words, section, i, "the same n-gram stands in an earlier line")
+            _refuse(name, words, section, i, "the same n-gram stands in an earlier line")
         keys = np.concatenate([keys, new])
         log_prob.append(section.log_prob[ascending])
         backoff.append(section.backoff[ascending])
@@ -312,9 +315,9 @@ def _child(keys: np.ndarray, size: int, parent: np.ndarray, word: np.ndarray) ->
     return np.where(parent == 0, word + 1, np.where(found, at + 1 + size, -1))
 
 
-def _refuse(path: Path, words: list[str], section: Section, row: int, message: str):
+def _refuse(name: str, words: list[str], section: Section, row: int, message: str):
     ngram = " ".join(words[i] for i in section.words[row])
-    raise InputError(f"{path}:{section.first_line + row}: {ngram!r}: {message}")
+    raise InputError(f"{name}:{section.first_line + row}: {ngram!r}: {message}")
 
 
 # --- cache ---------------------------------------------------------------------------------------
@@ -338,12 +341,8 @@ def _load_cache(place: Path, stamp: np.ndarray) -> dict[str, np.ndarray] | None:
             if not np.array_equal(file["stamp"], stamp):
                 return None
             arrays = {name: file[name] for name in (*Tables._fields, "words", "counts")}
-    except FileNotFoundError:
-        return None
-    # what NumPy, zipfile and zlib raise for damaged files; the ZIP format has checksums
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError,
-            NotImplementedError, zipfile.BadZipFile) as error:
-        _log.warning("%s: a damaged cache, passed over: %s", place, error)
+    # the ZIP format has checksums, and a damaged file can raise any error
+    except Exception:
         return None
     return arrays
 
