@@ -3,6 +3,7 @@
 Axes: T' output frames, C classes, W words of the vocabulary, P positions of its trie.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ class BeamSearch:
 
     Args:
         labels: the classes in their order.
-        config: weights and widths; its paths and hotwords are those of `make_decoder`.
+        config: weights and widths. `decoder_type`, paths and hotwords are for `make_decoder`.
         language_model: a word n-gram model.
         lexicon: the only words that are allowed; None for any.
         hotwords: words to prefer. With a lexicon they are allowed too.
@@ -49,7 +50,8 @@ class BeamSearch:
         lexicon: Sequence[str] | None = None,
         hotwords: Sequence[str] = (),
     ):
-        self.labels, self.config = labels, config.checked()
+        self.labels = labels
+        self.config = dataclasses.replace(config, decoder_type="beam").checked()
         if labels.space_index == len(labels) and (language_model or lexicon or hotwords):
             raise InputError(
                 "the labels have no space, so a text has no words: language model, lexicon and "
@@ -104,8 +106,8 @@ class BeamSearch:
             ahead,
         )
         rules = Rules(
-            blank=labels.blank_index,
-            space=labels.space_index,
+            blank=np.int32(labels.blank_index),
+            space=np.int32(labels.space_index),
             closed=closed,
             width=config.beam_width,
             margin=config.beam_threshold,
@@ -133,6 +135,7 @@ class BeamSearch:
         probs = self._checked(probs)
         log_probs = np.log(np.maximum(probs, SMALLEST, dtype=np.float64))
         classes = np.argsort(-log_probs, axis=1, kind="stable")[:, : config.cutoff_top_n]
+        classes = np.ascontiguousarray(classes, np.int32)
         num_classes = np.full(len(probs), classes.shape[1])
         if config.cutoff_prob < 1:
             before = np.take_along_axis(probs, classes, 1).cumsum(1)[:, :-1]
@@ -169,7 +172,7 @@ class BeamSearch:
                 f"the probabilities have shape {probs.shape}, needed is (T', {len(self.labels)}): "
                 "frames and classes"
             )
-        for wrong, what in [(~np.isfinite(probs), "which is not a number"),
+        for wrong, what in [(~np.isfinite(probs), "which is not a finite number"),
                             (probs < 0, "needed are probabilities, not logits or logarithms")]:
             if wrong.any():
                 frame, symbol = np.argwhere(wrong)[0]

@@ -158,11 +158,17 @@ class BeamDecoder:
 
     def align(self, probs: np.ndarray, text: str) -> tuple[np.ndarray, np.ndarray]:
         """(T', C) class probabilities, a text -> its (U,) classes and their (U, 2) frames."""
-        symbols = np.array(self._labels.encode(text), int)
+        labels = self._labels
+        symbols = np.array(labels.encode(text), int)
         if not len(symbols):
             return symbols, np.empty((0, 2), int)
         log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
-        return symbols, ctc_align(log_probs, symbols, self._labels.blank_index)
+        if labels.space_index < len(labels):
+            # the text lacks the spaces at its ends and second spaces: they count as blanks
+            log_probs[:, labels.blank_index] = np.maximum(
+                log_probs[:, labels.blank_index], log_probs[:, labels.space_index]
+            )
+        return symbols, ctc_align(log_probs, symbols, labels.blank_index)
 
 
 def make_decoder(config: LMConfig, labels: Labels) -> Decoder:

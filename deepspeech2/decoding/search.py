@@ -23,9 +23,11 @@ from numba import njit
 
 from deepspeech2.decoding.language_model import advance
 
-ROOT = 0
-UNKNOWN = -1  # the place in the trie of a word that has left it
-STAYS = -1  # in place of a symbol: a hypothesis keeps its text
+# of one NumPy type each, because numba compiles a function again for every type of an argument
+ROOT = np.int32(0)
+UNKNOWN = np.int32(-1)  # the place in the trie of a word that has left it
+STAYS = np.int32(-1)  # in place of a symbol: a hypothesis keeps its text
+NONE, ONE = np.int64(0), np.int64(1)
 FIRST_NODES = 1024
 
 NODE = np.dtype(
@@ -61,7 +63,7 @@ HYPOTHESIS = np.dtype(
 CANDIDATE = np.dtype(
     [
         ("score", np.float64),
-        ("slot", np.int32),  # the hypothesis that it comes from
+        ("slot", np.int64),  # the hypothesis that it comes from
         ("symbol", np.int32),  # what it appends, or STAYS
         ("position", np.int32),
     ],
@@ -156,7 +158,8 @@ def _trie_child(vocabulary, position, symbol):
             low = middle + 1
         else:
             high = middle
-    return low if low < end and vocabulary.symbol[low] == symbol else UNKNOWN
+    found = low < end and vocabulary.symbol[low] == symbol
+    return np.int32(low) if found else UNKNOWN
 
 
 @njit(nogil=True)
@@ -232,7 +235,7 @@ def _stay(row, nodes, now, size, vocabulary, rules, reached, frame, heap):
     Returns:
         The number of candidates, and their best score.
     """
-    held, best = 0, -np.inf
+    held, best = NONE, -np.inf
     for i in range(size):
         hypothesis, node = now[i], nodes[now[i].node]
         symbol = node.symbol
@@ -339,7 +342,7 @@ def _select(nodes, count, now, size, after, heap, held, floor, row):
         for i in range(count):
             larger[i] = nodes[i]
         nodes = larger
-    size = -1
+    size = NONE
     while held > 0:
         worst = heap[0]
         score, slot, symbol, position = worst.score, worst.slot, worst.symbol, worst.position
@@ -454,7 +457,7 @@ def _compile(language_model_source):
         root.parent, root.symbol, root.child, root.sibling, root.slot = -1, rules.space, -1, -1, 0
         root.position, root.state, root.language, root.log_prob = ROOT, rules.begin, 0.0, 0.0
         root.ended = 0
-        count, size = 1, 1
+        count, size = ONE, ONE
         now, after = np.empty(rules.width, HYPOTHESIS), np.empty(rules.width, HYPOTHESIS)
         now[0].node, now[0].blank, now[0].symbol, now[0].total = ROOT, 0.0, -np.inf, 0.0
         heap = np.empty(rules.width, CANDIDATE)
