@@ -45,13 +45,13 @@ def test_other_texts_of_a_beam_search_stand_in_the_table(manifest, tmp_path):
     """Decoded in two threads; the frames say GO, a hotword is preferred."""
     (tmp_path / "words.txt").write_text("go\nno\ngot\n")
     settings = ["decoder_type=beam", "top_paths=2", "lm_workers=2", "hotwords=GOT",
-                "hotword_bonus=5", f"lexicon_path={tmp_path}/words.txt"]
+                "hotword_bonus=4", "beta=0", f"lexicon_path={tmp_path}/words.txt"]
     config = load_config(None, [f"LMConfig.{setting}" for setting in settings])
     greedy = says("GO")
 
     def acoustic(inputs, input_length):
         probs, lengths = greedy.acoustic(inputs, input_length)
-        probs = probs + 0.01
+        probs = probs**4 + 1e-6
         return probs / probs.sum(axis=2, keepdims=True), lengths
 
     model = Model(acoustic, config.model_info(LABELS), make_decoder(config.LMConfig, LABELS))
