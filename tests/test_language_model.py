@@ -238,6 +238,13 @@ def test_of_words_that_become_the_same_the_more_probable_one_counts(tmp_path, la
     lm = LanguageModel.read(small(tmp_path, SMALL.replace("<s> A", "<s> a").replace("A B", "a B")
                                   .replace("A\t-0.2", "A\n-0.5\ta").replace("1=5", "1=6")))
     assert lm.spellings(labels) == {"A": lm.ids["a"], "B": lm.ids["B"]}
+    assert lm.coverage(labels) == 1
+
+
+def test_a_model_without_words_is_refused(tmp_path, labels):
+    text = "\\data\\\nngram 1=2\n\n\\1-grams:\n-99\t<s>\n-0.5\t</s>\n\n\\end\\\n"
+    with pytest.raises(InputError, match="the language model has no words"):
+        LanguageModel.read(small(tmp_path, text)).coverage(labels)
 
 
 def test_a_model_of_another_script_is_refused_with_a_word(tmp_path, labels):

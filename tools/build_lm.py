@@ -257,7 +257,10 @@ def build(args: argparse.Namespace, labels: Labels) -> tuple[list[str], list]:
         counted = kneser_ney.count_ngrams(tokens, len(corpus.words), args.order)
         _log.info("%s: %s n-grams counted", name, "/".join(str(len(level)) for level in counted))
         models.append(kneser_ney.estimate(counted, args.prune, name))
+        kept = "/".join(str(len(level)) for level in models[-1])
+        _log.info("%s: %s n-grams kept and estimated", name, kept)
     if args.mix:
+        _log.info("mixing")
         models = [_mix(corpus.words, models, names, dev)]
     sections = kneser_ney.sections(models[0])
     if dev:

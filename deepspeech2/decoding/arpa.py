@@ -279,7 +279,7 @@ def _count_tokens(text: bytes) -> np.ndarray:
     ends = np.flatnonzero(characters == ord("\n"))
     if not text.endswith(b"\n"):
         ends = np.append(ends, len(text) - 1)
-    return np.diff(np.cumsum(begins)[ends], prepend=0)
+    return np.diff(np.searchsorted(np.flatnonzero(begins), ends, "right"), prepend=0)
 
 
 def _pick(tokens: list[bytes], at: np.ndarray) -> Sequence[bytes]:
@@ -308,7 +308,7 @@ def write_arpa(path: Path, words: list[str], sections: list[Section]) -> None:
     The same model gives the same bytes.
     """
     packers = {
-        ".gz": functools.partial(gzip.GzipFile, "", "wb", 9, mtime=0),  # without name and time
+        ".gz": functools.partial(gzip.GzipFile, "", "wb", 6, mtime=0),  # without name and time
         ".xz": functools.partial(lzma.LZMAFile, mode="wb"),
     }
     pack = packers.get(path.suffix, contextlib.nullcontext)

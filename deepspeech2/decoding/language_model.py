@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -76,10 +76,10 @@ def advance(tables: Tables, state: int, word: int) -> tuple[float, int]:
 
 @functools.cache
 def compiled_advance() -> Callable[[Tables, int, int], tuple[float, int]]:
-    """`advance`, compiled by numba for the use in compiled functions; it releases the GIL."""
+    """`advance` as a function that functions compiled by numba can call; it releases the GIL."""
     import numba  # imported late: it takes long, and greedy decoding does without it
 
-    return numba.njit(nogil=True, cache=True)(advance)
+    return numba.njit(nogil=True)(advance)
 
 
 class LanguageModel:
@@ -169,36 +169,42 @@ class LanguageModel:
         Raises:
             InputError: when the labels can spell none, naming a word and what it lacks.
         """
-        special = {BEGIN, END, *UNKNOWN}
-        plain = [word for word in self.words if word not in special]
-        folded = labels.fold(SPACE.join(plain)).split(SPACE)  # at once: a hundred times faster
-        if len(folded) != len(plain):  # a word has white space of Unicode in it
-            folded = [labels.fold(word) for word in plain]
-        letters = set(labels.characters) - {BLANK, SPACE}
         result: dict[str, int] = {}
-        for word, spelling in zip(plain, folded, strict=True):
-            if letters.issuperset(spelling):
-                i = self.ids[word]
-                other = result.setdefault(spelling, i)
-                if self.tables.log_prob[1 + i] > self.tables.log_prob[1 + other]:
-                    result[spelling] = i
-        if not result:
-            self._refuse(plain, folded, letters, labels)
+        for word, spelling in self._spelled(labels):
+            i = self.ids[word]
+            other = result.setdefault(spelling, i)
+            if self.tables.log_prob[1 + i] > self.tables.log_prob[1 + other]:
+                result[spelling] = i
         return result
 
     def coverage(self, labels: Labels) -> float:
         """The share of the model's words that the labels can spell. Raises as `spellings`."""
-        special = sum(word in self.ids for word in (BEGIN, END, *UNKNOWN))
-        return len(self.spellings(labels)) / max(1, len(self.words) - special)
+        return len(self._spelled(labels)) / len(self._plain_words())
 
-    def _refuse(self, words: list[str], folded: list[str], letters: set[str], labels: Labels):
-        if not words:
+    def _plain_words(self) -> list[str]:
+        return [word for word in self.words if word not in (BEGIN, END, *UNKNOWN)]
+
+    def _spelled(self, labels: Labels) -> list[tuple[str, str]]:
+        """(word, word as the labels spell it) of the words that they can spell."""
+        words = self._plain_words()
+        if all(len(word.split()) == 1 for word in words):
+            folded = labels.fold(SPACE.join(words)).split(SPACE)  # at once: much faster
+        else:  # a word has white space of Unicode in it
+            folded = [labels.fold(word) for word in words]
+        letters = set(labels.characters) - {BLANK, SPACE}
+        pairs = list(zip(words, folded, strict=True)) if words else []
+        result = [pair for pair in pairs if letters.issuperset(pair[1])]
+        if not result:
+            self._refuse(pairs, letters, labels)
+        return result
+
+    def _refuse(self, pairs: list[tuple[str, str]], letters: set[str], labels: Labels) -> NoReturn:
+        if not pairs:
             raise InputError(f"{self.name}: the language model has no words")
-        # the first word is often a number or a punctuation mark
-        word, spelling = max(zip(words, folded, strict=True), key=lambda pair: len(pair[1]))
+        word, spelling = max(pairs, key=lambda pair: len(pair[1]))  # not a punctuation mark
         lacking = listed([describe(c) for c in sorted(set(spelling) - letters)])
         raise InputError(
-            f"{self.name}: the labels can spell none of the {len(words)} words of the language "
+            f"{self.name}: the labels can spell none of the {len(pairs)} words of the language "
             f"model: {word!r} has {lacking}, the labels are {str(labels)!r}. Upper and lower case "
             "and the Unicode form do not matter. Take a model of the labels' script, or build one "
             "with python -m tools.build_lm"
@@ -315,7 +321,7 @@ def _child(keys: np.ndarray, size: int, parent: np.ndarray, word: np.ndarray) ->
     return np.where(parent == 0, word + 1, np.where(found, at + 1 + size, -1))
 
 
-def _refuse(name: str, words: list[str], section: Section, row: int, message: str):
+def _refuse(name: str, words: list[str], section: Section, row: int, message: str) -> NoReturn:
     ngram = " ".join(words[i] for i in section.words[row])
     raise InputError(f"{name}:{section.first_line + row}: {ngram!r}: {message}")
 
