@@ -251,7 +251,7 @@ class BeamCTCDecoder(Decoder):
         batch = [matrix[:size] for matrix, size in zip(probs, sizes, strict=True)]
         strings = self._decoder.texts(batch)
         offsets = [
-            [self._decoder.align(matrix, text)[1][:, 0].astype(np.int32) for text in texts]
+            [spans[:, 0].astype(np.int32) for _, spans in self._decoder.align(matrix, texts)]
             for matrix, texts in zip(batch, strings, strict=True)
         ]
         return strings, offsets

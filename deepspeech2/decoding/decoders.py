@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from deepspeech2.decoding.alignment import ctc_align
+from deepspeech2.decoding.alignment import ctc_align_texts
 from deepspeech2.decoding.greedy import greedy_path
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
@@ -154,21 +154,33 @@ class BeamDecoder:
     def path(self, probs: np.ndarray) -> Path:
         """The best path of the best text, found by forced alignment; see `Decoder.path`."""
         text, *others = self.texts([probs])[0]
-        return Path(*self.align(probs, text), tuple(others))
+        ((symbols, spans),) = self.align(probs, [text])
+        return Path(symbols, spans, tuple(others))
 
-    def align(self, probs: np.ndarray, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """(T', C) class probabilities, a text -> its (U,) classes and their (U, 2) frames."""
+    def align(
+        self, probs: np.ndarray, texts: Sequence[str]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Where the symbols of each text are said.
+
+        Args:
+            probs: (T', C) class probabilities.
+            texts: texts of the search.
+
+        Returns:
+            For each text its (U,) classes, and their (U, 2) first and last frames.
+        """
         labels = self._labels
-        symbols = np.array(labels.encode(text), int)
-        if not len(symbols):
-            return symbols, np.empty((0, 2), int)
         log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
         if labels.space_index < len(labels):
-            # the text lacks the spaces at its ends and second spaces: they count as blanks
+            # a text lacks the spaces at its ends and second spaces: they count as blanks
             log_probs[:, labels.blank_index] = np.maximum(
                 log_probs[:, labels.blank_index], log_probs[:, labels.space_index]
             )
-        return symbols, ctc_align(log_probs, symbols, labels.blank_index)
+        symbols = [np.array(labels.encode(text), int) for text in texts]
+        spoken = [classes for classes in symbols if len(classes)]
+        spans = iter(ctc_align_texts(log_probs, spoken, labels.blank_index) if spoken else ())
+        nowhere = np.empty((0, 2), int)
+        return [(classes, next(spans) if len(classes) else nowhere) for classes in symbols]
 
 
 def make_decoder(config: LMConfig, labels: Labels) -> Decoder:

@@ -15,13 +15,12 @@ bi-directional recurrent DNNs", algorithm 1.
 Axes: T' output frames, C classes, P positions of the vocabulary's trie.
 """
 
-import inspect
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from deepspeech2.decoding.language_model import advance
+from deepspeech2.decoding.language_model import advance, compiled_advance
 
 # of one NumPy type each, because numba compiles a function again for every type of an argument
 ROOT = np.int32(0)
@@ -123,7 +122,7 @@ class Rules(NamedTuple):
     most_gain: float
 
 
-_advance = njit(nogil=True)(advance)
+_advance = compiled_advance()
 
 
 @njit(nogil=True)
@@ -445,13 +444,15 @@ def _texts(nodes, node_of):
     return result
 
 
-def _compile(language_model_source):
-    """The compiled search. numba stores it beside this file and looks for changes in this file
-    only, hence the source of `advance` as a part of the key.
+def _compile(advance_code):
+    """The compiled search.
+
+    numba stores it beside this file and looks for changes of this file only, hence the code of
+    `advance` as a part of the key.
     """
 
     def prefix_beam_search(log_probs, classes, num_classes, vocabulary, tables, rules):
-        language_model_source  # noqa: B018
+        advance_code  # noqa: B018
         nodes = np.empty(FIRST_NODES, NODE)
         root = nodes[ROOT]
         root.parent, root.symbol, root.child, root.sibling, root.slot = -1, rules.space, -1, -1, 0
@@ -488,4 +489,4 @@ def _compile(language_model_source):
         return njit(nogil=True)(prefix_beam_search)
 
 
-prefix_beam_search = _compile(inspect.getsource(advance))
+prefix_beam_search = _compile(repr((advance.__code__.co_code, advance.__code__.co_consts)))
