@@ -123,9 +123,12 @@ class Rules(NamedTuple):
 
 
 _advance = compiled_advance()
+# arrays are many arguments for compiled code: without the calls the search takes 0.6 to 0.8 times as
+# long, and compiles no slower
+_inlined = njit(nogil=True, inline="always")
 
 
-@njit(nogil=True)
+@_inlined
 def _log_add(a, b):
     """ln(e^a + e^b)."""
     if a < b:
@@ -136,7 +139,7 @@ def _log_add(a, b):
     return a + np.log1p(np.exp(difference))
 
 
-@njit(nogil=True)
+@_inlined
 def _word_log_prob(tables, state, word):
     """What the language model says of a word, and its next state; 0 without a language model."""
     if tables is None:
@@ -144,7 +147,7 @@ def _word_log_prob(tables, state, word):
     return _advance(tables, state, word)
 
 
-@njit(nogil=True)
+@_inlined
 def _trie_child(vocabulary, position, symbol):
     """The position behind a letter, or UNKNOWN."""
     if position == UNKNOWN:
@@ -161,7 +164,7 @@ def _trie_child(vocabulary, position, symbol):
     return np.int32(low) if found else UNKNOWN
 
 
-@njit(nogil=True)
+@_inlined
 def _end_word(node, vocabulary, tables, rules):
     """Score the word in progress as finished, once for each node; False if it must not end."""
     if node.ended == 0:
@@ -183,7 +186,7 @@ def _end_word(node, vocabulary, tables, rules):
 # --- the best candidates of a frame: a heap with the worst one on top ----------------------------
 
 
-@njit(nogil=True)
+@_inlined
 def _sink(heap, held, score, slot, symbol, position):
     """Put a candidate into the place of the worst one."""
     i = 0
@@ -199,7 +202,7 @@ def _sink(heap, held, score, slot, symbol, position):
     at.score, at.slot, at.symbol, at.position = score, slot, symbol, position
 
 
-@njit(nogil=True)
+@_inlined
 def _push(heap, held, score, slot, symbol, position):
     """Add a candidate; it takes the place of the worst one if the heap is full."""
     if held == len(heap):
@@ -217,7 +220,7 @@ def _push(heap, held, score, slot, symbol, position):
 # --- a frame -------------------------------------------------------------------------------------
 
 
-@njit(nogil=True)
+@_inlined
 def _ahead(node, vocabulary, rules):
     """What the word in progress is expected to add."""
     if node.symbol == rules.space:
@@ -254,7 +257,7 @@ def _stay(row, nodes, now, size, vocabulary, rules, reached, frame, heap):
     return held, best
 
 
-@njit(nogil=True)
+@_inlined
 def _extend_by_letters(
     row, classes, nodes, now, i, vocabulary, rules, reached, frame, heap, held, best
 ):
@@ -286,7 +289,7 @@ def _extend_by_letters(
     return held, best
 
 
-@njit(nogil=True)
+@_inlined
 def _extend_by_space(row, nodes, now, i, vocabulary, tables, rules, heap, held, best):
     """The text with a space behind it: its last word is finished."""
     hypothesis, node = now[i], nodes[now[i].node]
