@@ -113,7 +113,7 @@ def test_transcribe_uses_the_shipped_model_where_no_other_is_named(tmp_path, wri
 def test_transcribe_with_known_words_says_no_others(tmp_path, write_wav, capsys):
     write_wav(tmp_path / "a.wav")
     (tmp_path / "words.txt").write_text("yes\nno\n")
-    options = ["--lexicon", f"{tmp_path}/words.txt", "--hotwords", "maybe", "--beta", "20"]
+    options = ["--lexicon", f"{tmp_path}/words.txt", "--hotwords", "maybe"]
     assert deepspeech2.cli.main(["transcribe", *options, f"{tmp_path}/a.wav"]) == 0
     assert set(capsys.readouterr().out.split()) <= {"YES", "NO", "MAYBE"}
 

@@ -19,7 +19,7 @@ LABELS = Labels("AB _")
 def test_beam_and_greedy_agree_where_one_path_stands_out(path):
     """The greedy text may have several spaces; the beam search has one, on any of their frames."""
     probs = frames(path, LABELS, p=0.99)
-    greedy, beam = GreedyDecoder(LABELS), make_decoder(LMConfig("beam", beta=0.0), LABELS)
+    greedy, beam = GreedyDecoder(LABELS), make_decoder(LMConfig("beam"), LABELS)
     assert beam.texts([probs, probs]) == greedy.texts([probs, probs])
     symbols, spans, alternatives = beam.path(probs)
     assert LABELS.decode(symbols) == greedy.texts([probs])[0][0] and alternatives == ()
@@ -33,7 +33,7 @@ def test_beam_and_greedy_agree_where_one_path_stands_out(path):
 
 def test_other_texts_are_alternatives():
     probs = np.array([[0.5, 0.3, 0, 0.2]], np.float32)
-    decoder = make_decoder(LMConfig("beam", beta=0.0, top_paths=2), LABELS)
+    decoder = make_decoder(LMConfig("beam", top_paths=2), LABELS)
     assert decoder.texts([probs]) == [["A", "B"]]
     symbols, spans, alternatives = decoder.path(probs)
     assert (symbols.tolist(), spans.tolist(), alternatives) == ([0], [[0, 0]], ("B",))

@@ -45,7 +45,7 @@ def test_other_texts_of_a_beam_search_stand_in_the_table(manifest, tmp_path):
     """Decoded in two threads; the frames say GO, a hotword is preferred."""
     (tmp_path / "words.txt").write_text("go\nno\ngot\n")
     settings = ["decoder_type=beam", "top_paths=2", "lm_workers=2", "hotwords=GOT",
-                "hotword_bonus=4", "beta=0", f"lexicon_path={tmp_path}/words.txt"]
+                "hotword_bonus=4", f"lexicon_path={tmp_path}/words.txt"]
     config = load_config(None, [f"LMConfig.{setting}" for setting in settings])
     greedy = says("GO")
 

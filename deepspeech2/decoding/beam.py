@@ -25,9 +25,9 @@ class BeamSearch:
     """Finds the texts with the highest scores.
 
     The score of a text is a sum of natural logarithms: the log probability of all its CTC paths,
-    `alpha` times the language model's log probability of its words and of the end, `beta` for each
-    word, minus `unknown_cost` for each word that the language model does not know, plus
-    `hotword_bonus` for each letter of a hotword. A hotword costs no `unknown_cost`.
+    `hotword_bonus` for each letter of a hotword, and with a language model `alpha` times its log
+    probability of the words and of the end, `beta` for each word, minus `unknown_cost` for each
+    word that it does not know. A hotword costs no `unknown_cost`.
 
     Args:
         labels: the classes in their order.
@@ -80,8 +80,8 @@ class BeamSearch:
         ids = np.array([known.get(word, unknown_id) for word in words], np.int32)
         hot = np.array([word in preferred for word in words], bool)
         letters = np.array([len(word) for word in words], float)
-        gains = config.beta + hot * letters * config.hotword_bonus
-        unknown_gain = config.beta
+        unknown_gain = config.beta if lm else 0.0
+        gains = unknown_gain + hot * letters * config.hotword_bonus
         unigrams, unknown_unigram = np.zeros(len(words)), 0.0
         if lm:
             lacking = np.array([word not in known for word in words], bool)

@@ -35,7 +35,7 @@ class LMConfig:
     alpha: float = setting(0.4, minimum=0)  # weight of the language model's log probabilities
     beta: float = setting(2.0)  # what a word adds to the score of its text
     unknown_cost: float = setting(5.0)  # what a word that the language model lacks costs
-    hotword_bonus: float = setting(0.5, minimum=0)  # what each letter of a hotword adds
+    hotword_bonus: float = setting(1.0, minimum=0)  # what each letter of a hotword adds
     cutoff_top_n: int = setting(40, minimum=1)  # classes of a frame that can extend a text
     cutoff_prob: float = setting(1.0, above=0, maximum=1)  # their probability together
     beam_width: int = setting(100, minimum=1)  # hypotheses that survive a frame
