@@ -305,6 +305,8 @@ def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch):
     ("-0.3\tA B", "-0.3\tA C", "lm.arpa:14: 'C' is not among the 1-grams"),
     ("-0.3\tA B", "nan\tA B", "lm.arpa:14: 'nan' is not a finite number"),
     ("-0.3\tA B", "-inf\tA B", "lm.arpa:14: '-inf' is not a finite number"),
+    ("-0.3\tA B", "-1e300\tA B", "lm.arpa:14: '-1e300' is not a finite number"),
+    ("B\t-0.1", "B\t1e39", "lm.arpa:10: '1e39' is not a finite number"),
     ("B\t-0.1", "B\tx", "lm.arpa:10: 'x' is not a finite number"),
     ("-0.3\tA B", "0.3\tA B", "lm.arpa:14: a log probability of '0.3'; none is above 0"),
     ("-0.3\tA B", "-0.3\t<s> A", "lm.arpa:14: '<s> A': the same n-gram stands in an earlier"),

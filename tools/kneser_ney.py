@@ -179,7 +179,7 @@ def sections(grams: list[Grams]) -> list[Section]:
         if result:
             words = np.concatenate([result[-1].words[level.context], words], axis=1)
         with np.errstate(divide="ignore"):
-            log_prob = np.maximum(np.log(level.prob), -99 * LOG10)
+            log_prob = np.clip(np.log(level.prob), -99 * LOG10, 0)  # 1 may be a little more
         result.append(Section(words, log_prob.astype(np.float32),
                               np.log(level.backoff).astype(np.float32), 0))
     return result

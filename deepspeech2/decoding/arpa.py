@@ -1,9 +1,8 @@
 """Read and write ARPA, the text format of n-gram language models.
 
-Reading takes one pass and bounded memory.
-
 The format is that of SRILM's manual page ngram-format(5). Files are plain, gzip or xz, whatever
 their names are. Words are separated by ASCII white space only; they are UTF-8.
+Reading takes one pass, and memory in proportion to the file.
 """
 
 import contextlib
@@ -215,27 +214,30 @@ class _Arpa:
         tokens = text.split()
         starts = np.cumsum(widths) - widths
         probs, *words = (_pick(tokens, starts + k) for k in range(n + 1))
-        log_prob, backoff = self._numbers(probs, np.arange(len(starts))), np.zeros(len(starts))
+        log_prob = self._logs(probs, np.arange(len(starts)))
+        backoff = np.zeros(len(starts), np.float32)
         rows = np.flatnonzero(widths == n + 2)
-        backoff[rows] = self._numbers(_pick(tokens, starts[rows] + n + 1), rows)
+        backoff[rows] = self._logs(_pick(tokens, starts[rows] + n + 1), rows)
         if (log_prob > 0).any():
             i = int(np.argmax(log_prob > 0))
             self._refuse(i, f"a log probability of {_shown(probs[i])}; none is above 0")
         if n == 1:
             self._add_words(words[0])
         ids = np.stack([self._word_ids(column) for column in words], axis=1)
-        return ids, (log_prob * LOG10).astype(np.float32), (backoff * LOG10).astype(np.float32)
+        return ids, log_prob, backoff
 
-    def _numbers(self, column: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
-        """(M,) float64 of tokens that stand in the lines `rows` of the block."""
+    def _logs(self, column: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
+        """(M,) float32 natural logarithms of tokens that stand in the lines `rows` of the block."""
         try:
             values = np.fromiter(map(float, column), np.float64, len(column))
         except ValueError:
             values = np.array([_number(text) for text in column])
-        if not np.isfinite(values).all():
-            i = int(np.argmin(np.isfinite(values)))
+        with np.errstate(over="ignore"):
+            logs = (values * LOG10).astype(np.float32)
+        if not np.isfinite(logs).all():
+            i = int(np.argmin(np.isfinite(logs)))
             self._refuse(int(rows[i]), f"{_shown(column[i])} is not a finite number")
-        return values
+        return logs
 
     def _word_ids(self, column: Sequence[bytes]) -> np.ndarray:
         """(M,) int32."""

@@ -59,7 +59,7 @@ def advance(tables: Tables, state: int, word: int) -> tuple[float, int]:
     """
     backoff = 0.0
     while state > 0:
-        low, high = tables.first[state], tables.first[state + 1]
+        low, high = int(tables.first[state]), int(tables.first[state + 1])
         end = high
         while low < high:  # binary search
             middle = (low + high) >> 1
@@ -70,7 +70,7 @@ def advance(tables: Tables, state: int, word: int) -> tuple[float, int]:
         if low < end and tables.word[low] == word:
             return backoff + float(tables.log_prob[low]), int(tables.state[low])
         backoff += float(tables.backoff[state])
-        state = tables.shorter[state]
+        state = int(tables.shorter[state])
     return backoff + float(tables.log_prob[word + 1]), int(tables.state[word + 1])
 
 
