@@ -51,6 +51,7 @@ class BeamSearch:
         hotwords: Sequence[str] = (),
     ):
         self.labels = labels
+        self._classes = {character: i for i, character in enumerate(labels.characters)}
         self.config = dataclasses.replace(config, decoder_type="beam").checked()
         if labels.space_index == len(labels) and (language_model or lexicon or hotwords):
             raise InputError(
@@ -58,63 +59,64 @@ class BeamSearch:
                 "hotwords need one"
             )
         known = language_model.spellings(labels) if language_model else {}
-        preferred = {_spelled(word, labels, "hotword") for word in hotwords}
-        allowed = known if lexicon is None else {_spelled(w, labels, "lexicon") for w in lexicon}
-        words = list(dict.fromkeys([*allowed, *sorted(preferred)]))
+        preferred = dict.fromkeys(_spelled(word, labels, "hotword") for word in hotwords)
+        allowed = known if lexicon is None else [_spelled(w, labels, "lexicon") for w in lexicon]
+        words = list(dict.fromkeys([*allowed, *preferred]))
+        hot = np.array([word in preferred for word in words], bool)
+        closed = lexicon is not None
         self._tables = language_model.tables if language_model else None
-        self._vocabulary, self._rules = self._compile(
-            words, known, preferred, lexicon is not None, language_model
-        )
+        self._vocabulary, self._rules = self._compile(words, known, hot, closed, language_model)
 
     def _compile(
         self,
         words: list[str],
         known: dict[str, int],
-        preferred: set[str],
+        hot: np.ndarray,
         closed: bool,
-        language_model: LanguageModel | None,
+        lm: LanguageModel | None,
     ) -> tuple[Vocabulary, Rules]:
-        """Vocabulary and rules for the compiled search."""
-        config, labels, lm = self.config, self.labels, language_model
-        unknown_id = lm.unknown if lm else 0
-        ids = np.array([known.get(word, unknown_id) for word in words], np.int32)
-        hot = np.array([word in preferred for word in words], bool)
-        letters = np.array([len(word) for word in words], float)
-        unknown_gain = config.beta if lm else 0.0
-        gains = unknown_gain + hot * letters * config.hotword_bonus
-        unigrams, unknown_unigram = np.zeros(len(words)), 0.0
-        if lm:
-            lacking = np.array([word not in known for word in words], bool)
-            gains -= config.unknown_cost * (lacking & ~hot)
-            unknown_gain -= config.unknown_cost
-            unigrams = lm.tables.log_prob[1 + ids].astype(float)
-            unknown_unigram = float(lm.tables.log_prob[1 + unknown_id])
-        unknown_ahead = config.alpha * unknown_unigram + unknown_gain
-        trie = build_trie([labels.encode(word) for word in words])
+        """What the compiled search needs.
+
+        Args:
+            words: the vocabulary.
+            known: {word: id} of the words that the language model knows.
+            hot: (W,) which words are hotwords.
+            closed: whether other words are forbidden.
+            lm: the language model.
+        """
+        config = self.config
+        unknown = lm.unknown if lm else 0
+        ids = np.array([known.get(word, unknown) for word in words], np.int32)
+        unigrams = lm.tables.log_prob[1:].astype(float) if lm else np.zeros(1)
+        beta, cost = (config.beta, config.unknown_cost) if lm else (0.0, 0.0)
+        unknown_gain = beta - cost
+        unknown_ahead = config.alpha * float(unigrams[unknown]) + unknown_gain
+        lacking = np.array([word not in known for word in words], bool)
+        gains = beta - cost * (lacking & ~hot)
         letter_bonus = config.hotword_bonus * hot
-        # with the bonus of the letters so far in place of that of the whole word
-        scores = config.alpha * unigrams + gains - letter_bonus * letters
-        ahead = best_below(trie, scores, letter_bonus)
-        if not closed:
-            ahead = np.maximum(ahead, unknown_ahead)
-        ends = trie.word >= 0
+        trie = build_trie([[self._classes[letter] for letter in word] for word in words])
+        ahead = best_below(trie, config.alpha * unigrams[ids] + gains, letter_bonus)
+        gains = gains + letter_bonus * np.array([len(word) for word in words])
+        ends = np.flatnonzero(trie.word >= 0)
         vocabulary = Vocabulary(
-            trie.first,
-            trie.symbol,
-            np.where(ends, ids[trie.word] if words else 0, -1).astype(np.int32),
-            np.where(ends, gains[trie.word] if words else 0, 0.0),
-            ahead,
+            first=trie.first,
+            symbol=trie.symbol,
+            word=np.full(len(trie.word), -1, np.int32),
+            gain=np.zeros(len(trie.word)),
+            ahead=ahead if closed else np.maximum(ahead, unknown_ahead),
         )
+        vocabulary.word[ends] = ids[trie.word[ends]]
+        vocabulary.gain[ends] = gains[trie.word[ends]]
         rules = Rules(
-            blank=np.int32(labels.blank_index),
-            space=np.int32(labels.space_index),
+            blank=np.int32(self.labels.blank_index),
+            space=np.int32(self.labels.space_index),
             closed=closed,
             width=config.beam_width,
             margin=config.beam_threshold,
             alpha=config.alpha,
             begin=lm.begin if lm else 0,
             end=lm.end if lm else 0,
-            unknown=unknown_id,
+            unknown=unknown,
             unknown_gain=unknown_gain,
             unknown_ahead=unknown_ahead,
             letter_bonus=float(letter_bonus.max(initial=0)),
