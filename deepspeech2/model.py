@@ -122,7 +122,7 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
             and as `make_decoder`.
     """
     if not isinstance(lm, LMConfig):
-        lm = LMConfig("beam", str(lm)) if lm else LMConfig()
+        lm = LMConfig(decoder_type="beam", lm_path=str(lm)) if lm else LMConfig()
     shipped = shipped_models()
     path = shipped.get(str(name), Path(name))
     if path.suffix in NEEDS_MINDSPORE:

@@ -5,7 +5,6 @@ Axes: T' output frames, C classes, U symbols of a text.
 
 import dataclasses
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -144,7 +143,7 @@ class BeamDecoder:
             config,
             language_model,
             read_lexicon(config.lexicon_path, labels) if config.lexicon_path else None,
-            re.split(r"[\s,]+", config.hotwords.strip(", ")) if config.hotwords else (),
+            config.hotwords.replace(",", " ").split(),
         )
 
     def texts(self, batch: Sequence[np.ndarray]) -> list[list[str]]:
