@@ -83,7 +83,8 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.report:
         from tools import report
 
-        task = report.Task(result, rates, manifest, speakers, model, args.pretrain_ckpt, "greedy")
+        decoder = config.LMConfig.decoder_type
+        task = report.Task(result, rates, manifest, speakers, model, args.pretrain_ckpt, decoder)
         report.write_report(args.report, task)
         logger.info("report in %s", Path(args.report, report.PAGE))
     return 2 if result.missing else 0

@@ -1,11 +1,13 @@
 """Write down what is said in audio files: `python transcribe.py --pretrain_ckpt MODEL FILE…`."""
 
 import argparse
+import dataclasses
 
 import deepspeech2.cli
 from deepspeech2 import commands
 from deepspeech2.model import Model
 from src import cli
+from src.config import load_config
 from src.device import set_device_for
 
 DEVICE = "CPU"
@@ -32,10 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
 
     def load() -> Model:
+        lm_config = deepspeech2.cli.decoding_settings(args)
+        config = dataclasses.replace(load_config(), LMConfig=lm_config)
         set_device_for(args.pretrain_ckpt, args.device_target, DEVICE)
         from src.stored_models import load_model
 
-        return load_model(args.pretrain_ckpt)
+        return load_model(args.pretrain_ckpt, config)
 
     return commands.run(lambda: deepspeech2.cli.transcribe(args, load))
 

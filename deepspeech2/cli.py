@@ -1,14 +1,28 @@
 """The console command `deepspeech2`: `deepspeech2 transcribe FILE…`."""
 
 import argparse
+import dataclasses
 import logging
 from collections.abc import Callable
 
 from deepspeech2 import commands
+from deepspeech2.decoding.decoders import LMConfig
 from deepspeech2.errors import InputError
 from deepspeech2.model import Model, load_model
 
 logger = logging.getLogger(__name__)
+
+FIELDS = {field.name: field for field in dataclasses.fields(LMConfig)}
+DECODING_OPTIONS = {  # option: field of LMConfig, metavar, help
+    "lm": ("lm_path", "LM.arpa", "language model of words, an ARPA file, also .gz and .xz"),
+    "lexicon": ("lexicon_path", "FILE", "the only words that are allowed, one a line"),
+    "hotwords": ("hotwords", "WORDS", "words to prefer, separated by commas"),
+    "alpha": ("alpha", "NUMBER", "weight of the language model"),
+    "beta": ("beta", "NUMBER", "what each word adds to the score of its text"),
+    "unknown_cost": ("unknown_cost", "NUMBER", "what a word costs that the language model lacks"),
+    "hotword_bonus": ("hotword_bonus", "NUMBER", "what each letter of a hotword adds"),
+    "beam_width": ("beam_width", "N", "hypotheses that survive a frame"),
+}
 
 
 def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +34,34 @@ def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
         help="recordings: WAV, FLAC, OGG (Vorbis or Opus) or MP3, of any sample rate; "
         "channels are averaged",
     )
+    decoding = parser.add_argument_group("decoding", "docs/decoding.md explains these options.")
+    decoding.add_argument(
+        "--decoder",
+        choices=FIELDS["decoder_type"].metadata["choices"],
+        default=None,
+        help="how to decode, default is greedy, or beam with one of the next options",
+    )
+    for option, (name, metavar, text) in DECODING_OPTIONS.items():
+        field = FIELDS[name]
+        decoding.add_argument(
+            f"--{option}",
+            dest=name,
+            type=field.type,
+            default=field.default,
+            metavar=metavar,
+            help=f"{text}, default is {field.default!r}",
+        )
+
+
+def decoding_settings(args: argparse.Namespace) -> LMConfig:
+    """The settings of the decoder that the options ask for.
+
+    Raises:
+        ConfigError: naming the setting, for a wrong value.
+    """
+    values = {name: getattr(args, name) for name, _, _ in DECODING_OPTIONS.values()}
+    changed = any(value != FIELDS[name].default for name, value in values.items())
+    return LMConfig(args.decoder or ("beam" if changed else "greedy"), **values).checked()
 
 
 def transcribe(args: argparse.Namespace, load: Callable[[], Model]) -> int:
@@ -65,4 +107,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     args = parser().parse_args(argv)
-    return commands.run(lambda: transcribe(args, lambda: load_model(args.model)))
+    return commands.run(
+        lambda: transcribe(args, lambda: load_model(args.model, decoding_settings(args)))
+    )

@@ -4,7 +4,7 @@ Axes: N utterances, F frequency bins, T spectrogram frames, T' output frames, C 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from deepspeech2.audio import Audio, load_audio
 from deepspeech2.decoding.alignment import span_log_prob, word_slices
-from deepspeech2.decoding.greedy import greedy_path
+from deepspeech2.decoding.decoders import Decoder, GreedyDecoder, LMConfig, make_decoder
 from deepspeech2.errors import InputError
 from deepspeech2.features import spectrogram
 from deepspeech2.model_info import ModelInfo, read_info
@@ -31,6 +31,7 @@ class Model:
     Args:
         acoustic: see `AcousticModel`.
         info: settings and labels that the model was trained with.
+        decoder: makes text of class probabilities; None for the greedy decoder.
 
     Attributes:
         labels: the classes in their order.
@@ -38,14 +39,15 @@ class Model:
         hop_samples: samples between two output frames, at `spect.sample_rate`.
     """
 
-    def __init__(self, acoustic: AcousticModel, info: ModelInfo):
+    def __init__(self, acoustic: AcousticModel, info: ModelInfo, decoder: Decoder | None = None):
         self.acoustic = acoustic
         self.labels = info.labels
+        self.decoder = decoder or GreedyDecoder(info.labels)
         self.spect = info.spect()
         self.hop_samples = info.time_stride * self.spect.hop_length
 
     def transcribe(self, audio: Audio) -> Transcript:
-        """The greedy transcript of a recording.
+        """The transcript of a recording.
 
         Args:
             audio: a path, a binary file object, or a pair of (n,) or (n, channels) samples and
@@ -57,7 +59,7 @@ class Model:
         samples = load_audio(audio, self.spect.sample_rate)
         inputs = spectrogram(samples, self.spect)[None, None]  # (1, 1, F, T)
         probs = self.emissions(inputs, np.array([inputs.shape[3]], np.int32))[0]
-        return self._transcript(probs, len(samples))
+        return self.transcript(probs, len(samples))
 
     def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
         """The class probabilities of each utterance of a batch, without padding.
@@ -72,13 +74,16 @@ class Model:
         probs, lengths = self.acoustic(inputs, input_length)
         return [utterance[:length] for utterance, length in zip(probs, lengths, strict=True)]
 
-    def text(self, probs: np.ndarray) -> str:
-        """(T', C) class probabilities -> the greedy text, with single spaces between words."""
-        symbols, _ = greedy_path(probs, self.labels.blank_index)
-        return " ".join(self.labels.decode(symbols).split())
+    def texts(self, batch: Sequence[np.ndarray]) -> list[list[str]]:
+        """(T', C) class probabilities of each utterance -> its texts, best first, at least one.
 
-    def _transcript(self, probs: np.ndarray, num_samples: int) -> Transcript:
-        symbols, spans = greedy_path(probs, self.labels.blank_index)
+        Words have single spaces between them.
+        """
+        return self.decoder.texts(batch)
+
+    def transcript(self, probs: np.ndarray, num_samples: int) -> Transcript:
+        """The transcript of a recording of `num_samples` with (T', C) class probabilities."""
+        symbols, spans, alternatives = self.decoder.path(probs)
         duration = num_samples / self.spect.sample_rate
         words, log_prob, frames = [], 0.0, 0
         for part in word_slices(symbols, self.labels.space_index):
@@ -88,11 +93,11 @@ class Model:
             words.append(Word(start, end, text, math.exp(total / count)))
             log_prob, frames = log_prob + total, frames + count
         if not words:
-            return Transcript("", (), duration)
+            return Transcript("", (), duration, alternatives)
         text = " ".join(word.word for word in words)
         probability = math.exp(log_prob / frames)
         segment = Segment(words[0].start, words[-1].end, text, tuple(words), probability)
-        return Transcript(text, (segment,), duration)
+        return Transcript(text, (segment,), duration, alternatives)
 
     def _seconds(self, spans: np.ndarray, num_samples: int) -> tuple[float, float]:
         """(U, 2) first and last frames of a word's symbols -> start and end of the word in seconds.
@@ -105,16 +110,20 @@ class Model:
         return start / self.spect.sample_rate, end / self.spect.sample_rate
 
 
-def load_model(name: str | Path) -> Model:
+def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Model:
     """Load a model.
 
     Args:
         name: `an4` or another model that comes with the package, or the path of an ONNX model.
+        lm: a language model's ARPA file, with which a beam search decodes; or all settings of the
+            decoder. None: greedy decoding.
 
     Raises:
-        InputError: for an unknown name, and for a file that is missing, damaged, or needs
-            MindSpore.
+        InputError: for an unknown name, for a file that is missing, damaged, or needs MindSpore,
+            and as `make_decoder`.
     """
+    if not isinstance(lm, LMConfig):
+        lm = LMConfig(decoder_type="beam", lm_path=str(lm)) if lm else LMConfig()
     shipped = shipped_models()
     path = shipped.get(str(name), Path(name))
     if path.suffix in NEEDS_MINDSPORE:
@@ -133,7 +142,7 @@ def load_model(name: str | Path) -> Model:
     from deepspeech2.onnx_model import OnnxModel  # imported late: ONNX Runtime takes a while
 
     info = read_info(path)
-    return Model(OnnxModel(path, info), info)
+    return Model(OnnxModel(path, info), info, make_decoder(lm, info.labels))
 
 
 def shipped_models() -> dict[str, Path]:

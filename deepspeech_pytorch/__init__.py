@@ -1,1 +1,1 @@
-"""Greedy CTC decoding and edit distances with the interface of deepspeech.pytorch V2.1."""
+"""Decoders and edit distances with the interface of deepspeech.pytorch V2.1."""

@@ -13,8 +13,9 @@ import operator
 import Levenshtein
 import numpy as np
 
+from deepspeech2.decoding.decoders import BeamDecoder, LMConfig
 from deepspeech2.decoding.greedy import symbol_starts
-from deepspeech2.labels import BLANK, SPACE
+from deepspeech2.labels import BLANK, SPACE, Labels
 
 
 class Decoder:
@@ -78,6 +79,17 @@ class Decoder:
     def decode(self, probs, sizes=None):
         """Texts and offsets of a batch; see `GreedyDecoder.decode`. Subclasses implement it."""
         raise NotImplementedError(f"{type(self).__name__} does not implement decode()")
+
+    def _check_batch(self, probs, sizes):
+        """(N, T, C) `probs` as an array, (N,) `sizes`. Raises ValueError as `decode`."""
+        probs = np.asarray(probs)
+        c = len(self.int_to_char)
+        if probs.ndim != 3 or probs.shape[2] != c:
+            raise ValueError(
+                f"`probs` has shape {probs.shape}, needed is (N, T, {c}): a class per label"
+            )
+        n, t, _ = probs.shape
+        return probs, _check_sizes(sizes, np.full(n, t))
 
 
 class GreedyDecoder(Decoder):
@@ -146,16 +158,8 @@ class GreedyDecoder(Decoder):
         Raises:
             ValueError: for a wrong shape, and for a size outside 0 … T.
         """
-        probs = np.asarray(probs)
-        c = len(self._symbols)
-        if probs.ndim != 3 or probs.shape[2] != c:
-            raise ValueError(
-                f"`probs` has shape {probs.shape}, needed is (N, T, {c}): a class per label"
-            )
-        n, t, _ = probs.shape
-        return self._collapse(
-            probs.argmax(axis=2), _check_sizes(sizes, np.full(n, t)), remove_repetitions=True
-        )
+        probs, sizes = self._check_batch(probs, sizes)
+        return self._collapse(probs.argmax(axis=2), sizes, remove_repetitions=True)
 
     def _collapse(self, classes, sizes, remove_repetitions):
         """(N, T) classes, (N,) sizes -> [[str]], [[offsets]], without a loop over frames."""
@@ -172,6 +176,85 @@ class GreedyDecoder(Decoder):
         ends = keep.sum(axis=1).cumsum().tolist()
         spans = list(zip([0, *ends], ends, strict=False))
         return [["".join(symbols[i:j])] for i, j in spans], [[frames[i:j]] for i, j in spans]
+
+
+class BeamCTCDecoder(Decoder):
+    """Searches for the likeliest texts, with a language model if there is one.
+
+    The beam search is `deepspeech2.decoding.beam`, which needs numba. Words have single spaces
+    between them. Other weights than deepspeech.pytorch's suit it: see docs/decoding.md.
+
+    Args:
+        labels: see `Decoder`; single characters.
+        lm_path: ARPA file of a word n-gram model; None for no language model.
+        alpha: weight of the language model's natural log probabilities.
+        beta: what each word adds to the score of its text.
+        cutoff_top_n: classes of a frame that can extend a text.
+        cutoff_prob: their probability together.
+        beam_width: hypotheses that survive a frame, and the most texts of an utterance.
+        num_processes: threads that decode a batch; at most one a core is used.
+        blank_index: see `Decoder`.
+
+    Raises:
+        ValueError: as `Decoder`, for a wrong value, and for a language model that cannot be used.
+    """
+
+    def __init__(
+        self,
+        labels,
+        lm_path=None,
+        alpha=0,
+        beta=0,
+        cutoff_top_n=40,
+        cutoff_prob=1.0,
+        beam_width=100,
+        num_processes=4,
+        blank_index=0,
+    ):
+        super().__init__(labels, blank_index)
+        characters = list(labels)
+        if BLANK in characters and characters[self.blank_index] != BLANK:
+            raise ValueError(
+                f"`labels` have {BLANK!r} as class {characters.index(BLANK)}, but `blank_index` "
+                f"is {self.blank_index}: {BLANK!r} can only be the blank"
+            )
+        characters[self.blank_index] = BLANK
+        config = LMConfig(
+            decoder_type="beam",
+            lm_path=str(lm_path or ""),
+            top_paths=beam_width,
+            alpha=alpha,
+            beta=beta,
+            cutoff_top_n=cutoff_top_n,
+            cutoff_prob=cutoff_prob,
+            beam_width=beam_width,
+            lm_workers=num_processes,
+        )
+        self._decoder = BeamDecoder(Labels(characters), config)
+
+    def decode(self, probs, sizes=None):
+        """The texts with the highest scores, best first.
+
+        Args:
+            probs: (N, T, C) probabilities.
+            sizes: (N,) number of frames to use of each utterance; None for T.
+
+        Returns:
+            [[str]], [[offsets]]: for each utterance its texts, at least one, and for each text the
+            int32 frames in which its symbols begin on the text's most probable path.
+
+        Raises:
+            ValueError: for a wrong shape, a size outside 0 … T, and values that are no
+                probabilities.
+        """
+        probs, sizes = self._check_batch(probs, sizes)
+        batch = [matrix[:size] for matrix, size in zip(probs, sizes, strict=True)]
+        strings = self._decoder.texts(batch)
+        offsets = [
+            [spans[:, 0].astype(np.int32) for _, spans in self._decoder.align(matrix, texts)]
+            for matrix, texts in zip(batch, strings, strict=True)
+        ]
+        return strings, offsets
 
 
 def _stack(sequences, fill):

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from deepspeech2.decoding.decoders import LMConfig
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig, num_frames
 from deepspeech2.labels import Labels
@@ -185,6 +186,7 @@ class Config:
     ModelConfig: ModelConfig = field(default_factory=ModelConfig)
     OptimConfig: OptimConfig = field(default_factory=OptimConfig)
     CheckpointConfig: CheckpointConfig = field(default_factory=CheckpointConfig)
+    LMConfig: LMConfig = field(default_factory=LMConfig)
     explicit: frozenset[str] = frozenset()
 
     def with_settings(self, settings: dict[str, Any], explicit: bool) -> "Config":
@@ -286,6 +288,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 def _check_together(config: Config) -> None:
     """Check the settings that depend on each other. Raises ConfigError naming them."""
     config.DataConfig.SpectConfig.check_together()
+    config.LMConfig.check_together()
     noise = config.DataConfig.AugmentationConfig
     if noise.noise_min > noise.noise_max:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """Evaluate a model on a manifest: every utterance once, in manifest order."""
 
 import itertools
+import json
 import logging
 import os
 import re
@@ -32,10 +33,11 @@ class ScoredUtterance:
         row: row of the manifest.
         audio_path: path of the recording.
         reference: the transcript in the manifest.
-        hypothesis: the greedy transcript of the model.
+        hypothesis: the transcript of the model.
         errors: errors of the hypothesis.
         seconds: duration of the recording.
         probs: (T', C) class probabilities; None unless `keep_probs` is set.
+        alternatives: other transcripts, best first.
         confidences: the probability of each word of the hypothesis; None unless `keep_confidences`
             is set.
     """
@@ -47,6 +49,7 @@ class ScoredUtterance:
     errors: ErrorCounts
     seconds: float
     probs: np.ndarray | None
+    alternatives: tuple[str, ...] = ()
     confidences: tuple[float, ...] | None = None
 
 
@@ -150,7 +153,7 @@ def evaluate(
     keep_probs: bool = False,
     keep_confidences: bool = False,
 ) -> Evaluation:
-    """Decode utterances greedily and count their errors.
+    """Decode utterances and count their errors.
 
     Args:
         model: the model to evaluate.
@@ -169,8 +172,9 @@ def evaluate(
     durations = manifest.seconds
     for batch, probs in emissions(model, manifest, rows, config):
         missing += batch.missing
-        for row, reference, matrix in zip(batch.rows, batch.texts, probs, strict=True):
-            hypothesis = model.text(matrix)
+        for row, reference, matrix, (hypothesis, *others) in zip(
+            batch.rows, batch.texts, probs, model.texts(probs), strict=True
+        ):
             errors, seconds = count_errors(reference, hypothesis), float(durations[row])
             utterances.append(
                 ScoredUtterance(
@@ -181,7 +185,8 @@ def evaluate(
                     errors,
                     seconds,
                     matrix.copy() if keep_probs else None,
-                    confidences=tuple(w.probability for w in find_words(model, matrix, seconds))
+                    tuple(others),
+                    tuple(w.probability for w in find_words(model, matrix, seconds))
                     if keep_confidences else None,
                 )
             )
@@ -192,7 +197,7 @@ def evaluate(
 
 def find_words(model: Model, probs: np.ndarray, seconds: float) -> tuple[Word, ...]:
     """The words of an utterance of `seconds` seconds with (T', C) class probabilities."""
-    transcript = model._transcript(probs, round(seconds * model.spect.sample_rate))
+    transcript = model.transcript(probs, round(seconds * model.spect.sample_rate))
     return tuple(word for segment in transcript.segments for word in segment.words)
 
 
@@ -240,15 +245,19 @@ def find_speakers(manifest: Manifest, pattern: str) -> list[str]:
 def write_csv(evaluation: Evaluation, path: str | Path, speakers: Sequence[str]) -> None:
     """Write a CSV line per utterance: path, speaker, texts, counts of edits, seconds.
 
+    Where the decoder gives several texts, `alternatives` holds the others as a JSON list.
+
     Args:
         speakers: (rows,) who speaks in each row of the manifest.
     """
+    several = any(u.alternatives for u in evaluation.utterances)
     rows = [
         {"audio_path": u.audio_path, "speaker": speakers[u.row], "reference": u.reference,
          "hypothesis": u.hypothesis, "word_errors": u.errors.word_errors,
          "char_errors": u.errors.char_errors}
         | asdict(u.errors)
         | {"seconds": round(u.seconds, 3)}
+        | ({"alternatives": json.dumps(u.alternatives, ensure_ascii=False)} if several else {})
         for u in evaluation.utterances
     ]
     with atomic_path(path) as temporary:

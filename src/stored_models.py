@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import deepspeech2
+from deepspeech2.decoding.decoders import make_decoder
 from deepspeech2.errors import InputError, first_line
 from deepspeech2.labels import Labels
 from deepspeech2.model import AcousticModel, Model
@@ -23,7 +24,8 @@ def load_model(path: str | Path, config: Config | None = None) -> Model:
 
     Args:
         path: a `.ckpt`, `.mindir` or `.onnx` file.
-        config: explicit settings must not contradict the model; None for the defaults.
+        config: explicit settings must not contradict the model, and `LMConfig` says how the model
+            decodes; None for the defaults.
 
     Raises:
         InputError: as `load_network`, for another suffix, and for an exported model that is damaged
@@ -38,8 +40,8 @@ def load_model(path: str | Path, config: Config | None = None) -> Model:
     info = read_info(path)
     config.with_model(info, str(path))
     if path.suffix == ".onnx":
-        return deepspeech2.load_model(path)
-    return Model(load_mindir(path), info)
+        return deepspeech2.load_model(path, config.LMConfig)
+    return Model(load_mindir(path), info, make_decoder(config.LMConfig, info.labels))
 
 
 def load_network(path: str | Path, config: Config) -> tuple["DeepSpeech", Config, Labels]:
@@ -69,7 +71,8 @@ def network_model(network: "DeepSpeech", config: Config, labels: Labels) -> Mode
 
     cell = PredictCell(network)
     cell.set_inputs(*dynamic_inputs(config.DataConfig.SpectConfig.num_bins))
-    return Model(cell_model(cell), config.model_info(labels))
+    decoder = make_decoder(config.LMConfig, labels)
+    return Model(cell_model(cell), config.model_info(labels), decoder)
 
 
 def cell_model(cell: "nn.Cell") -> AcousticModel:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from deepspeech2.decoding.alignment import ctc_align, span_log_prob, word_slices
+from deepspeech2.decoding.alignment import ctc_align, ctc_align_texts, span_log_prob, word_slices
 
 BLANK = 2
 
@@ -27,6 +27,15 @@ def test_the_path_is_the_best_of_all(targets, seed):
     log_probs = np.log(np.random.default_rng(seed).dirichlet([0.5] * 3, 6) + 1e-9)
     assert [tuple(pair) for pair in ctc_align(log_probs, targets, BLANK)] == best_of_all_paths(
         log_probs, targets)
+
+
+def test_texts_of_different_lengths_are_aligned_together():
+    log_probs = np.log(np.random.default_rng(0).dirichlet([0.5] * 3, 6) + 1e-9)
+    texts = [[1, 0, 1], [0], [0, 0], [1, 0, 1, 0, 1, 0]]
+    for targets, spans in zip(texts, ctc_align_texts(log_probs, texts, BLANK), strict=True):
+        assert [tuple(pair) for pair in spans] == best_of_all_paths(log_probs, targets)
+    with pytest.raises(ValueError, match="4 labels cannot be aligned with 6 frames"):
+        ctc_align_texts(log_probs, [[0], [0] * 4], BLANK)
 
 
 def test_labels_that_need_all_frames():

@@ -7,6 +7,7 @@ import pytest
 
 import deepspeech2.cli
 from deepspeech2.audio import read_audio
+from deepspeech2.decoding.decoders import LMConfig
 from deepspeech2.errors import InputError
 from deepspeech2.result import Transcript
 from src import cli, device
@@ -92,7 +93,7 @@ def test_transcribe_gives_a_line_a_file_in_order_and_names_the_bad_one(
         def transcribe(self, path: str) -> Transcript:
             return Transcript(Path(path).stem, (), len(read_audio(path)[0]) / 16000)
 
-    monkeypatch.setattr(deepspeech2.cli, "load_model", {"mine": Hears()}.__getitem__)
+    monkeypatch.setattr(deepspeech2.cli, "load_model", lambda name, lm: {"mine": Hears()}[name])
     for name in ("one", "two"):
         write_wav(tmp_path / f"{name}.wav")
     files = [f"{tmp_path}/{name}.wav" for name in ("two", "bad", "one")]
@@ -109,7 +110,31 @@ def test_transcribe_uses_the_shipped_model_where_no_other_is_named(tmp_path, wri
     assert capsys.readouterr().out == f"{text}\n"
 
 
+def test_transcribe_with_known_words_says_no_others(tmp_path, write_wav, capsys):
+    write_wav(tmp_path / "a.wav")
+    (tmp_path / "words.txt").write_text("yes\nno\n")
+    options = ["--lexicon", f"{tmp_path}/words.txt", "--hotwords", "maybe"]
+    assert deepspeech2.cli.main(["transcribe", *options, f"{tmp_path}/a.wav"]) == 0
+    assert set(capsys.readouterr().out.split()) <= {"YES", "NO", "MAYBE"}
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ([], LMConfig()), (["--decoder", "beam"], LMConfig("beam")),
+    (["--lm", "a.arpa", "--alpha", "1"], LMConfig("beam", lm_path="a.arpa", alpha=1.0)),
+    (["--hotwords", "A,B"], LMConfig("beam", hotwords="A,B")),
+    (["--decoder", "beam", "--beam_width", "7"], LMConfig("beam", beam_width=7)),
+])
+def test_decoding_options(options, expected):
+    args = deepspeech2.cli.parser().parse_args(["transcribe", *options, "a.wav"])
+    assert deepspeech2.cli.decoding_settings(args) == expected
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
+    (["--decoder", "greedy", "--lm", "a.arpa", "a.wav"], "`LMConfig.lm_path` (='a.arpa') needs"),
+    (["--lm", "none.arpa", "a.wav"], "error: none.arpa: cannot read the language model"),
+    (["--alpha", "nan", "a.wav"], "error: `LMConfig.alpha` (=nan) must be a finite number"),
+    (["--alpha", "much", "a.wav"], "--alpha: invalid float value: 'much'"),
+    (["--hotwords", "ÄH", "a.wav"], "error: hotword: unknown characters 'Ä'"),
     (["--model", "none.onnx", "a.wav"], "error: none.onnx: no such model"),
     (["--model", "labels.json", "a.wav"], "not a model"), ([], "FILE"),
     (["--modl", "x"], "unrecognized"),

@@ -157,6 +157,8 @@ def test_wrong_type(override, words):
     ("ModelConfig.conv2_kernel=[21, 10]", "two odd numbers"),
     ("CheckpointConfig.ckpt_file_name_prefix=a/b", "first part of a file name"),
     ("CheckpointConfig.ckpt_file_name_prefix=", "first part of a file name"),
+    ("LMConfig.decoder_type=best", "one of greedy, beam"), ("LMConfig.alpha=-1", "at least 0"),
+    ("LMConfig.beam_width=0", "at least 1"), ("LMConfig.cutoff_prob=0", "above 0"),
     ("OptimConfig.momentum=-0.1", "at least 0"), ("OptimConfig.betas=[0.9, 1.0]", "below 1"),
     ("OptimConfig.betas=[-0.9, 0.9]", "at least 0"),
 ])
@@ -174,6 +176,9 @@ def test_out_of_range(override, allowed):
     (["TrainingConfig.intermediate_ctc_weight=0.3", "ModelConfig.hidden_layers=1"],
      ["TrainingConfig.intermediate_ctc_weight` (=0.3) needs at least two recurrent layers",
       "hidden_layers is 1"]),
+    (["LMConfig.lm_path=lm.arpa"],
+     ["LMConfig.lm_path` (='lm.arpa') needs the beam search", "set LMConfig.decoder_type=beam"]),
+    (["LMConfig.decoder_type=greedy", "LMConfig.beam_width=10"], ["LMConfig.beam_width` (=10)"]),
     (["DataConfig.SpectConfig.window_size=0.00001"], ["DataConfig.SpectConfig", "in seconds"]),
     (["CheckpointConfig.average_last=11"],
      ["CheckpointConfig.average_last` (=11)", "raise keep_checkpoint_max (=10)"]),

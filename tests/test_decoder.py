@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deepspeech2.metrics import count_errors
-from deepspeech_pytorch.decoder import Decoder, GreedyDecoder
+from deepspeech_pytorch.decoder import BeamCTCDecoder, Decoder, GreedyDecoder
 
 ENGLISH = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ _"
 
@@ -183,3 +183,64 @@ def test_process_string(size, remove_repetitions, text, offsets):
 def test_convert_to_strings_refuses(sequences, sizes, message):
     with pytest.raises(ValueError, match=message):
         GreedyDecoder("AB_").convert_to_strings(sequences, sizes)
+
+
+# BeamCTCDecoder
+
+def test_beam_texts_and_offsets_are_best_first_and_of_each_utterances_own_frames():
+    """Two utterances, the second one cut before its last letter."""
+    probs = np.full((2, 6, len(ENGLISH)), 0.001)
+    for row, path in zip(probs, ("CA_T_S", "HO__UR"), strict=True):
+        row[np.arange(6), [ENGLISH.index(c) for c in path]] = 0.95
+    probs /= probs.sum(axis=2, keepdims=True)
+    strings, offsets = BeamCTCDecoder(ENGLISH, beam_width=20, blank_index=28).decode(probs, [6, 5])
+    assert [texts[0] for texts in strings] == ["CATS", "HOU"]
+    assert [frames[0].tolist() for frames in offsets] == [[0, 1, 3, 5], [0, 1, 4]]
+    for texts, of_texts in zip(strings, offsets, strict=True):
+        assert 1 < len(texts) <= 20 and len(set(texts)) == len(texts)
+        for text, frames in zip(texts, of_texts, strict=True):
+            assert frames.dtype == np.int32 and len(frames) == len(text)
+            assert (np.diff(frames) > 0).all() and (frames < 6).all()
+
+
+def test_beam_with_any_blank_and_with_a_language_model(tmp_path):
+    """The model prefers COT, and the frames prefer CAT a little."""
+    path = tmp_path / "lm.arpa"
+    path.write_text("\\data\\\nngram 1=5\n\n\\1-grams:\n-99\t<s>\n-1\t</s>\n-3\t<unk>\n-2\tCAT\n"
+                    "-0.5\tCOT\n\n\\end\\\n")
+    labels = ["_", "A", "C", "O", "T", " "]
+    probs = np.array([[[0, 0, 1, 0, 0, 0], [0, 0.6, 0, 0.4, 0, 0], [0, 0, 0, 0, 1, 0]]])
+    assert BeamCTCDecoder(labels).decode(probs)[0][0][0] == "CAT"
+    assert BeamCTCDecoder(labels, str(path), alpha=1).decode(probs)[0][0][0] == "COT"
+    blank_called_otherwise = ["#", *labels[1:]]
+    assert BeamCTCDecoder(blank_called_otherwise).decode(probs)[0][0][0] == "CAT"
+
+
+def test_beam_without_utterances_and_without_frames():
+    decoder = BeamCTCDecoder("_AB ")
+    assert decoder.decode(np.zeros((0, 5, 4))) == ([], [])
+    strings, offsets = decoder.decode(np.zeros((1, 0, 4)))
+    assert strings == [[""]] and [o.tolist() for o in offsets[0]] == [[]]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"labels": "A_B ", "blank_index": 0}, "'_' as class 1, but `blank_index` is 0"),
+    ({"labels": "_AB ", "alpha": "x"}, "alpha` .* must be a finite number"),
+    ({"labels": "_AB ", "lm_path": "none.arpa"}, "none.arpa: cannot read the language model"),
+    ({"labels": "_AB ", "beam_width": 0}, "beam_width|top_paths"),
+    ({"labels": ["_", "AB"]}, "labels must be single characters"),
+])
+def test_beam_refuses(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        BeamCTCDecoder(**arguments)
+
+
+@pytest.mark.parametrize(("probs", "sizes", "words"), [
+    (np.full((1, 2, 4), -1.4), None, "frame 0 has -1.4 for class 0, needed are probabilities"),
+    (np.full((2, 4), 0.25), None, r"`probs` has shape \(2, 4\), needed is \(N, T, 4\)"),
+    (np.full((1, 2, 4), 0.25), [3], r"`sizes\[0\]` \(=3\) must lie between 0 and the 2 frames"),
+    (np.full((1, 2, 4), np.nan), None, "not a finite number"),
+])
+def test_beam_refuses_what_are_no_probabilities(probs, sizes, words):
+    with pytest.raises(ValueError, match=words):
+        BeamCTCDecoder("_AB ").decode(probs, sizes)

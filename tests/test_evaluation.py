@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from deepspeech2.decoding.decoders import make_decoder
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.labels import Labels
 from deepspeech2.metrics import ErrorCounts
@@ -41,6 +43,32 @@ def says(text: str):
             probs[:, 2 * position, index] = 0.5
         return probs, lengths
     return Model(predict, load_config().model_info(LABELS))
+
+
+def test_other_texts_of_a_beam_search_stand_in_the_table(manifest, tmp_path):
+    """Decoded in two threads; the frames say GO, a hotword is preferred."""
+    (tmp_path / "words.txt").write_text("go\nno\ngot\n")
+    settings = ["decoder_type=beam", "top_paths=2", "lm_workers=2", "hotwords=GOT",
+                "hotword_bonus=4", f"lexicon_path={tmp_path}/words.txt"]
+    config = load_config(None, [f"LMConfig.{setting}" for setting in settings])
+    greedy = says("GO")
+
+    def acoustic(inputs, input_length):
+        probs, lengths = greedy.acoustic(inputs, input_length)
+        probs = probs**4 + 1e-6
+        return probs / probs.sum(axis=2, keepdims=True), lengths
+
+    model = Model(acoustic, config.model_info(LABELS), make_decoder(config.LMConfig, LABELS))
+    evaluation = evaluate(model, manifest, config)
+    assert {(u.hypothesis, len(u.alternatives)) for u in evaluation.utterances} == {("GOT", 1)}
+    write_csv(evaluation, tmp_path / "table.csv", manifest.audio_paths)
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [json.loads(row["alternatives"]) for row in rows] == [
+        list(u.alternatives) for u in evaluation.utterances]
+    evaluation = evaluate(greedy, manifest, config)
+    write_csv(evaluation, tmp_path / "table.csv", manifest.audio_paths)
+    assert "alternatives" not in (tmp_path / "table.csv").read_text().splitlines()[0]
 
 
 @pytest.fixture

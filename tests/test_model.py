@@ -3,6 +3,7 @@
 A frame is 320 samples (20 ms) and is centred on a multiple of that.
 """
 
+import dataclasses
 import io
 import json
 import shutil
@@ -13,6 +14,7 @@ import soundfile
 from conftest import ROOT
 
 from deepspeech2 import Model, Segment, Transcript, Word, load_model
+from deepspeech2.decoding.decoders import LMConfig, make_decoder
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
 from deepspeech2.model_info import ModelInfo
@@ -92,12 +94,33 @@ def test_a_recording_of_another_rate_keeps_its_duration():
 
 
 def test_the_text_of_a_transcript_is_that_of_the_evaluation():
-    """Which reads `text` of the emissions of a whole batch."""
+    """Which reads `texts` of the emissions of a whole batch."""
     hears = model("A _ B_ ")
     inputs = np.zeros((2, 1, 161, 21), np.float32)
     for probs, length in zip(hears.emissions(inputs, np.array([21, 13])), (11, 7), strict=True):
         assert len(probs) == length
-        assert hears.text(probs) == hears.transcribe((samples(length), RATE)).text == "A B"
+        assert hears.texts([probs])[0][0] == hears.transcribe((samples(length), RATE)).text == "A B"
+
+
+def test_a_beam_search_gives_words_times_and_other_texts():
+    """The beam finds the same words as the greedy decoder here, and then less likely ones."""
+    greedy = model("_AAB__ _B_A")
+    config = LMConfig("beam", top_paths=3)
+    beam = Model(greedy.acoustic, ModelInfo({}, LABELS, 2), make_decoder(config, LABELS))
+    found, expected = (one.transcribe((samples(11), RATE)) for one in (beam, greedy))
+    assert len(found.alternatives) == 2 and "AB BA" not in found.alternatives
+    assert dataclasses.replace(found, alternatives=()) == expected
+
+
+def test_a_shipped_model_with_a_language_model_or_all_settings(tmp_path):
+    path = tmp_path / "lm.arpa"
+    path.write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-99\t<s>\n-1\t</s>\n-2\t<unk>\n-1\tYES\n"
+                    "\n\\end\\\n")
+    audio = (np.zeros(8000), RATE)
+    for lm in (path, str(path), LMConfig("beam", lm_path=str(path), top_paths=2)):
+        assert load_model("an4", lm).transcribe(audio).duration == 0.5
+    with pytest.raises(InputError, match="none.arpa: cannot read the language model"):
+        load_model("an4", lm="none.arpa")
 
 
 def test_the_shipped_model_understands_a_recording(shared):

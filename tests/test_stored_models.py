@@ -8,7 +8,7 @@ from deepspeech2.labels import Labels
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
 from src.onnx_graph import write_onnx
-from src.stored_models import load_model
+from src.stored_models import load_model, network_model
 
 CONFIG = load_config(None, ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=1",
                             "ModelConfig.conv_channels=2",
@@ -41,6 +41,19 @@ def test_an_onnx_model_and_its_json_file_are_complete(folder, content):
     probs, lengths = model.acoustic(np.zeros((2, 1, 161, 30), np.float32),
                                     np.array([30, 11], np.int32))
     assert probs.shape == (2, 15, 4) and lengths.tolist() == [15, 6]
+
+
+def test_a_model_decodes_as_the_settings_say(folder, content, graph_mode):
+    (folder / "words.txt").write_text("ab\n")
+    config = CONFIG.with_settings({"LMConfig.decoder_type": "beam",
+                                   "LMConfig.lexicon_path": f"{folder}/words.txt"}, explicit=True)
+    (folder / "model.onnx").write_bytes(content)
+    network = DeepSpeech(CONFIG.ModelConfig, 161, len(LABELS))
+    says_a = np.eye(4)[[0]]  # which is not in the lexicon
+    for model in (load_model(folder / "model.onnx", config),
+                  network_model(network, config, LABELS)):
+        assert model.texts([says_a]) == [[""]]
+    assert load_model(folder / "model.onnx", CONFIG).texts([says_a]) == [["A"]]
 
 
 @pytest.mark.parametrize("damage", [

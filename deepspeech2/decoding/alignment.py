@@ -9,47 +9,63 @@ import numpy as np
 
 
 def ctc_align(log_probs: np.ndarray, targets: Sequence[int], blank_index: int) -> np.ndarray:
-    """The most probable CTC path for `targets`, found by the Viterbi algorithm.
+    """The most probable CTC path for `targets`: see `ctc_align_texts`, with one text."""
+    return ctc_align_texts(log_probs, [targets], blank_index)[0]
+
+
+def ctc_align_texts(
+    log_probs: np.ndarray, texts: Sequence[Sequence[int]], blank_index: int
+) -> list[np.ndarray]:
+    """The most probable CTC path for each of N texts, found by the Viterbi algorithm.
 
     Source: Graves et al. 2006, section 4.1.
 
     Args:
         log_probs: (T', C) log probabilities of the classes.
-        targets: (U,) class indices, at least one.
+        texts: the (U,) class indices of each text, at least one.
         blank_index: class of the CTC blank.
 
     Returns:
-        (U, 2) first and last frame of each label.
+        N arrays (U, 2) of the first and last frame of each label.
 
     Raises:
-        ValueError: when the labels need more frames than there are.
+        ValueError: when the labels of a text need more frames than there are.
     """
-    path = np.full(2 * len(targets) + 1, blank_index)  # S states: labels with blanks around each
-    path[1::2] = targets
-    enters = np.zeros(len(path), bool)  # (S,) states that can skip the blank before them
-    enters[3::2] = path[3::2] != path[1:-2:2]
-    scores = np.full(len(path), -np.inf)
-    scores[:2] = log_probs[0, path[:2]]
-    steps = np.zeros((len(log_probs), len(path)), np.int8)
+    last = 2 * np.array([len(targets) for targets in texts])  # the blank behind each text
+    path = np.full((len(texts), last.max() + 1), blank_index)  # S states: labels between blanks
+    for states, targets in zip(path, texts, strict=True):
+        states[1 : 2 * len(targets) : 2] = targets
+    enters = np.zeros(path.shape, bool)  # (N, S) states that can skip the blank before them
+    enters[:, 3::2] = path[:, 3::2] != path[:, 1:-2:2]
+    scores = np.full(path.shape, -np.inf)
+    scores[:, :2] = log_probs[0, path[:, :2]]
+    steps = np.zeros((len(log_probs), *path.shape), np.int8)
     for t in range(1, len(log_probs)):
-        # (3, S): stay in the state, come from the state before, skip the blank between
-        candidates = np.full((3, len(path)), -np.inf)
+        # (3, N, S): stay in the state, come from the state before, skip the blank between
+        candidates = np.full((3, *path.shape), -np.inf)
         candidates[0] = scores
-        candidates[1, 1:] = scores[:-1]
-        candidates[2, 2:] = np.where(enters[2:], scores[:-2], -np.inf)
+        candidates[1, :, 1:] = scores[:, :-1]
+        candidates[2, :, 2:] = np.where(enters[:, 2:], scores[:, :-2], -np.inf)
         steps[t] = candidates.argmax(0)
         scores = candidates.max(0) + log_probs[t, path]
-    state = len(path) - 1 if scores[-1] >= scores[-2] else len(path) - 2
-    if not np.isfinite(scores[state]):
-        raise ValueError(f"{len(targets)} labels cannot be aligned with {len(log_probs)} frames")
-    states = np.empty(len(log_probs), int)  # (T',) state of each frame, never decreasing
+    rows = np.arange(len(texts))
+    state = last - (scores[rows, last] < scores[rows, last - 1])
+    for row in np.flatnonzero(~np.isfinite(scores[rows, state])):
+        raise ValueError(
+            f"{len(texts[row])} labels cannot be aligned with {len(log_probs)} frames"
+        )
+    states = np.empty((len(texts), len(log_probs)), int)  # of each frame, never decreasing
     for t in range(len(log_probs) - 1, -1, -1):
-        states[t] = state
-        state -= steps[t, state]
-    labels = np.arange(1, len(path), 2)
-    return np.stack(
-        [np.searchsorted(states, labels), np.searchsorted(states, labels, side="right") - 1], 1
-    )
+        states[:, t] = state
+        state = state - steps[t, rows, state]
+    return [_spans(*text) for text in zip(states, last // 2, strict=True)]
+
+
+def _spans(states: np.ndarray, num_labels: int) -> np.ndarray:
+    """(T',) state of each frame -> (U, 2) first and last frame of each label."""
+    labels = 2 * np.arange(num_labels) + 1
+    first, end = (np.searchsorted(states, labels, side=side) for side in ("left", "right"))
+    return np.stack([first, end - 1], axis=1)
 
 
 def word_slices(symbols: Sequence[int], space_index: int) -> list[slice]:

@@ -18,6 +18,7 @@ from src import manifest
 from src.exporting import Exported
 
 CPU = ["--device_target", "CPU"]
+SHIPPED = str(ROOT / "deepspeech2" / "assets" / "an4.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +188,8 @@ def test_silence_with_an_empty_transcript_is_scored(tmp_path, write_wav):
     write_wav(tmp_path / "a.wav", seconds=1, frequency=0)
     (tmp_path / "a.txt").write_text("\n")
     (tmp_path / "m.csv").write_text("a.wav,a.txt\n")
-    model = str(ROOT / "deepspeech2" / "assets" / "an4.onnx")
-    assert evaluation_command.main(["--pretrain_ckpt", model, f"TrainingConfig.log_dir={tmp_path}",
+    assert evaluation_command.main(["--pretrain_ckpt", SHIPPED,
+                                    f"TrainingConfig.log_dir={tmp_path}",
                                     f"DataConfig.test_manifest={tmp_path}/m.csv"]) == 0
     (row,) = csv.DictReader((tmp_path / "m_eval.csv").read_text().splitlines())
     assert (row["reference"], row["words"], row["chars"]) == ("", "0", "0")
@@ -257,6 +258,12 @@ def test_a_full_disk_ends_the_run_with_1_and_keeps_what_was_there(
     (evaluation_command, ["--pretrain_ckpt", "nowhere.onnx"], "nowhere.onnx: no such model"),
     (evaluation_command, ["--pretrain_ckpt", "x.onnx", "--device_target", "GPU"],
      "--device_target GPU: x.onnx is an"),
+    (evaluation_command, ["--pretrain_ckpt", SHIPPED, "LMConfig.lm_path=a.arpa"],
+     "`LMConfig.lm_path` (='a.arpa') needs the beam search"),
+    (evaluation_command, ["--pretrain_ckpt", SHIPPED, "LMConfig.decoder_type=beam",
+                          "LMConfig.lm_path=nowhere.arpa"], "nowhere.arpa: cannot read the"),
+    (transcribe, ["--pretrain_ckpt", SHIPPED, "--lm", "nowhere.arpa", "a.wav"],
+     "nowhere.arpa: cannot read the language model"),
     (transcribe, ["--pretrain_ckpt", "nowhere.ckpt", "a.wav"], "nowhere.ckpt: no such checkpoint"),
     (transcribe, ["--pretrain_ckpt", "nowhere.onnx", "a.wav"], "nowhere.onnx: no such model"),
 ])
