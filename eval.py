@@ -68,8 +68,8 @@ def evaluate(args: argparse.Namespace) -> int:
         keep_probs=bool(args.save_output), keep_confidences=bool(args.report),
     )
     evaluation.write_csv(result, table, speakers)
-    scored = len(result.utterances)
-    logger.info("%s: %d utterances scored, one line each in %s", manifest.path, scored, table)
+    logger.info("%s: %d utterances scored, one line each in %s", manifest.path,
+                len(result.utterances), table)
     if args.save_output:
         evaluation.write_outputs(result, len(manifest), args.save_output)
         logger.info("softmax matrices in %s", args.save_output)
@@ -84,8 +84,8 @@ def evaluate(args: argparse.Namespace) -> int:
         from tools import report
 
         decoder = config.LMConfig.decoder_type
-        task = report.Task(result, rates, manifest, speakers, model, args.pretrain_ckpt, decoder)
-        report.write_report(args.report, task)
+        report.write_report(args.report, report.Task(
+            result, rates, manifest, speakers, model, args.pretrain_ckpt, decoder))
         logger.info("report in %s", Path(args.report, report.PAGE))
     return 2 if result.missing else 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deepspeech2.audio import Audio, load_audio
-from deepspeech2.decoding.alignment import span_log_prob, word_slices
+from deepspeech2.decoding.alignment import symbol_log_probs, word_slices
 from deepspeech2.decoding.decoders import Decoder, GreedyDecoder, LMConfig, make_decoder
 from deepspeech2.errors import InputError
 from deepspeech2.features import spectrogram
@@ -84,19 +84,20 @@ class Model:
     def transcript(self, probs: np.ndarray, num_samples: int) -> Transcript:
         """The transcript of a recording of `num_samples` with (T', C) class probabilities."""
         symbols, spans, alternatives = self.decoder.path(probs)
+        log_probs = symbol_log_probs(probs, symbols, spans)
         duration = num_samples / self.spect.sample_rate
-        words, log_prob, frames = [], 0.0, 0
+        words, spoken = [], []
         for part in word_slices(symbols, self.labels.space_index):
-            total, count = span_log_prob(probs, symbols[part], spans[part])
             start, end = self._seconds(spans[part], num_samples)
             text = self.labels.decode(symbols[part])
-            words.append(Word(start, end, text, math.exp(total / count)))
-            log_prob, frames = log_prob + total, frames + count
+            words.append(Word(start, end, text, _probability(log_probs[part])))
+            spoken += log_probs[part].tolist()
         if not words:
             return Transcript("", (), duration, alternatives)
         text = " ".join(word.word for word in words)
-        probability = math.exp(log_prob / frames)
-        segment = Segment(words[0].start, words[-1].end, text, tuple(words), probability)
+        segment = Segment(
+            words[0].start, words[-1].end, text, tuple(words), _probability(spoken)
+        )
         return Transcript(text, (segment,), duration, alternatives)
 
     def _seconds(self, spans: np.ndarray, num_samples: int) -> tuple[float, float]:
@@ -108,6 +109,11 @@ class Model:
         start = max(0, int(spans[0, 0]) * self.hop_samples - half)
         end = min(num_samples, int(spans[-1, 1]) * self.hop_samples + self.hop_samples - half)
         return start / self.spect.sample_rate, end / self.spect.sample_rate
+
+
+def _probability(log_probs: Sequence[float]) -> float:
+    """The geometric mean of the probabilities of symbols."""
+    return math.exp(np.mean(log_probs))
 
 
 def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Model:

@@ -10,7 +10,8 @@ class Word:
     Attributes:
         start, end: seconds from the beginning of the recording.
         word: the word as the labels write it.
-        probability: exp of the mean log probability of the word's characters, 0 to 1.
+        probability: exp of the mean log probability of the word's characters, each in its best
+            frame; 0 to 1.
     """
 
     start: float
@@ -27,7 +28,7 @@ class Segment:
         start, end: seconds from the beginning of the recording.
         text: the words with single spaces between them.
         words: the words in order; their times never overlap.
-        probability: exp of the mean log probability of the segment's characters, 0 to 1.
+        probability: the same of all characters of the segment.
     """
 
     start: float

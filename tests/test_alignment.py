@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from deepspeech2.decoding.alignment import ctc_align, ctc_align_texts, span_log_prob, word_slices
+from deepspeech2.decoding.alignment import ctc_align, ctc_align_texts, symbol_log_probs, word_slices
 
 BLANK = 2
 
@@ -60,9 +60,10 @@ def test_words_stand_between_spaces(text, words):
     assert found == words
 
 
-def test_log_probability_of_symbols_on_a_path():
-    probs = np.array([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.0, 1.0, 0.0]],
+def test_log_probabilities_of_symbols_on_a_path():
+    probs = np.array([[0.5, 0.2, 0.3], [0.1, 0.6, 0.3], [0.1, 0.8, 0.1], [0.0, 1.0, 0.0]],
                      np.float32)
-    total, frames = span_log_prob(probs, np.array([0, 1]), np.array([[0, 0], [1, 2]]))
-    assert (total, frames) == (pytest.approx(np.log(0.5 * 0.8 * 0.6)), 3)
-    assert np.isfinite(span_log_prob(probs, np.array([0]), np.array([[3, 3]]))[0])
+    found = symbol_log_probs(probs, np.array([0, 1]), np.array([[0, 0], [1, 2]]))
+    assert found == pytest.approx(np.log([0.5, 0.8]))
+    assert np.isfinite(symbol_log_probs(probs, np.array([0]), np.array([[3, 3]]))).all()
+    assert symbol_log_probs(probs, np.array([], int), np.empty((0, 2), int)).shape == (0,)

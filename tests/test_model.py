@@ -60,16 +60,16 @@ def test_words_are_in_order_and_never_overlap(path, text):
     assert edges == sorted(edges) and all(word.start < word.end for word in words)
 
 
-def test_probabilities_are_geometric_means_over_the_frames_of_the_characters():
-    """Two words: frames of 0.9 and 0.4, and one of 0.5; blank and space do not count."""
+def test_probabilities_are_geometric_means_over_the_best_frames_of_the_characters():
+    """Two words: A in frames of 0.9 and 0.4, B in one of 0.5; blank and space do not count."""
     def acoustic(inputs, input_length):
         probs = np.array([[[0.9, 0, 0, 0.1], [0.4, 0, 0.3, 0.3], [0, 0.05, 0.05, 0.9],
                            [0, 0, 0.8, 0.2], [0.2, 0.5, 0.1, 0.2]]], np.float32)
         return probs, np.array([5])
     (segment,) = Model(acoustic, ModelInfo({}, LABELS, 2)).transcribe((samples(5), RATE)).segments
     assert [word.word for word in segment.words] == ["A", "B"]
-    assert [word.probability for word in segment.words] == pytest.approx([0.6, 0.5])
-    assert segment.probability == pytest.approx((0.9 * 0.4 * 0.5) ** (1 / 3))
+    assert [word.probability for word in segment.words] == pytest.approx([0.9, 0.5])
+    assert segment.probability == pytest.approx((0.9 * 0.5) ** (1 / 2))
 
 
 def test_ten_samples_are_a_recording_too():

@@ -75,8 +75,11 @@ def word_slices(symbols: Sequence[int], space_index: int) -> list[slice]:
     return [slice(int(start), int(end)) for start, end in edges if start < end]
 
 
-def span_log_prob(probs: np.ndarray, symbols: np.ndarray, spans: np.ndarray) -> tuple[float, int]:
-    """The log probability of symbols on a path.
+def symbol_log_probs(probs: np.ndarray, symbols: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """How sure a model is of the symbols on a path.
+
+    CTC is sure of a symbol in one frame, and less so in its neighbours: the best frame tells right
+    words from wrong ones better than the mean of all frames (docs/evaluation.md).
 
     Args:
         probs: (T', C) class probabilities.
@@ -84,11 +87,11 @@ def span_log_prob(probs: np.ndarray, symbols: np.ndarray, spans: np.ndarray) -> 
         spans: (U, 2) first and last frame of each symbol.
 
     Returns:
-        The sum of the natural log probabilities over all frames of the symbols, and their number.
+        (U,) natural log of each symbol's highest probability in its frames.
     """
-    total, frames = 0.0, 0
-    smallest = np.finfo(np.float32).tiny  # stands in for probabilities that float32 rounds to 0
-    for symbol, (first, last) in zip(symbols, spans, strict=True):
-        total += float(np.log(np.maximum(probs[first : last + 1, symbol], smallest)).sum())
-        frames += int(last - first) + 1
-    return total, frames
+    best = [
+        probs[first : last + 1, symbol].max()
+        for symbol, (first, last) in zip(symbols, spans, strict=True)
+    ]
+    # the smallest number stands in for probabilities that float32 rounds to 0
+    return np.log(np.maximum(np.array(best, np.float64), np.finfo(np.float32).tiny))
