@@ -2,11 +2,37 @@
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from deepspeech2.errors import InputError
+
+
+def is_path(text: str) -> bool:
+    """Whether the system takes a text as a path."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON and YAML can write it
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False too where `path` is none, or too long for one."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether a path leads to a pipe or a device, whose reading may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextlib.contextmanager
