@@ -273,6 +273,15 @@ def test_what_is_broken_is_named_and_counted(tmp_path, subset, split, capsys, ca
         assert names(tmp_path / "target", split) == good
 
 
+def test_a_file_name_that_is_no_utf_8(tmp_path, caplog):
+    """Such names come from old archives; Python writes their bytes as surrogates."""
+    subset = write_subset(tmp_path / "source", "dev-clean")
+    folder = subset / "84" / "200"
+    (folder / os.fsdecode(b"caf\xe9.flac")).write_bytes((folder / "84-200-0000.flac").read_bytes())
+    assert prepare(tmp_path / "target", subset) == 0
+    assert "no line of" in caplog.text and len(names(tmp_path / "target", "val")) == 5
+
+
 def test_a_repaired_file_comes_in(tmp_path, capsys):
     subset = tmp_path / "train-clean-5"
     ids = write_chapter(subset, 7, [(1.5, "A"), (2, "B")])
@@ -345,7 +354,7 @@ def test_an_unreadable_record_is_only_work_lost(corpus, tmp_path):
     assert prepare(target, corpus) == 0
     before = files(target)
     for path, content in zip(sorted((target / "LibriSpeech_dataset/.prepared").iterdir()),
-                             ["", "[]", '{"facts": 1}', "null", "{}"], strict=True):
+                             ["", "[]", '{"facts": 1}', "[" * 50_000, "{}"], strict=True):
         path.write_text(content)
     assert prepare(target, corpus) == 0
     after = files(target)
