@@ -1,37 +1,24 @@
-"""Feed hostile files to everything that reads a user's file.
+"""A process that reads inputs of a target within limits, and reports each on standard output."""
 
-Usage: `python tests/faults/hostile.py [TARGET ...] [--share 1]`, and for one input again, with its
-traceback: `python tests/faults/hostile.py TARGET --repeat NUMBER`
-
-An input is made from the name of its target and its number alone. It is read in a worker process,
-because it may end the process; the next input then gets a new one. A worker may use so much CPU
-time, time and memory for an input, may write into the input's folder only, and may neither start a
-program nor use the network. What a target says of an input is a result, or a refusal that names the
-file; anything else is a failure. Files that failed are kept in the folder `--keep`.
-"""
-
-import argparse
 import json
 import os
+import pickle
 import random
-import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+import hypothesis
 
-INPUTS = 100_000  # of all targets together
+from deepspeech2.errors import InputError, RunError
+from tests.faults.hostile.target import ROOT, Files, Target
+
 # Of 100 inputs in a row, all are changed seeds; of the next 100, 25 are examples of a strategy and
 # the others changes of these.
 BLOCK, DRAWN = 100, 25
@@ -42,30 +29,6 @@ WRITTEN = 256 << 20  # bytes that an input may leave in its folder
 
 ACCEPTED = ("result", "refused")
 
-Files = dict[str, bytes]  # contents by path in the folder of an input
-
-
-@dataclass(frozen=True)
-class Target:
-    """Something that reads files.
-
-    Attributes:
-        share: number of inputs, of `INPUTS`.
-        make_seeds: makes valid inputs.
-        read: reads the input in a folder. Returns the problems that the user is told, or raises
-            `InputError` or `RunError`; an input without problems is a result.
-        change: a hostile variant of a seed.
-        structured: a strategy of hypothesis for hostile inputs, None for changed seeds only.
-        named: whether refusals name a file of the input.
-    """
-
-    share: int
-    make_seeds: Callable[[Path], list[Files]]
-    read: Callable[[Path], list[str]]
-    change: Callable[[random.Random, Files, list[Files]], Files]
-    structured: object = None
-    named: bool = True
-
 
 @dataclass
 class Failure:
@@ -75,16 +38,13 @@ class Failure:
     message: str
 
 
-@dataclass
-class Tally:
-    """What became of the inputs of a target."""
+def all_targets() -> dict[str, Target]:
+    """The targets of all modules."""
+    sys.path.insert(0, str(ROOT / "tests"))  # some seeds are made by the tests' own functions
+    from tests.faults.hostile import archives, audio, corpora, models, pytorch, texts
 
-    outcomes: Counter = field(default_factory=Counter)
-    failures: list[Failure] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-# --- the worker ---------------------------------------------------------------------------------
+    modules = audio, texts, models, archives, corpora, pytorch
+    return {name: target for module in modules for name, target in module.TARGETS.items()}
 
 
 class Outside(BaseException):
@@ -143,9 +103,7 @@ class Worker:
     """Reads inputs of a target one after another, and reports each on a pipe."""
 
     def __init__(self, name: str, folder: Path):
-        from hostile_targets import TARGETS
-
-        self.name, self.target, self.folder = name, TARGETS[name], folder
+        self.name, self.target, self.folder = name, all_targets()[name], folder
         self.case = folder / "case"
         for place in ("case", "home", "cwd"):
             (folder / place).mkdir(exist_ok=True)
@@ -161,8 +119,6 @@ class Worker:
 
     def _seeds(self) -> list[Files]:
         """The seeds, which are made once for all workers of a target."""
-        import pickle
-
         path = self.folder / "seeds"
         if not path.exists():
             with tempfile.TemporaryDirectory() as folder:
@@ -250,8 +206,6 @@ def write_files(folder: Path, files: Files) -> None:
 
 def judge(target: Target, folder: Path, files: Files) -> tuple[str, str]:
     """`result`, `refused`, or how the target fails on the input in `folder`; and the message."""
-    from deepspeech2.errors import InputError, RunError
-
     try:
         problems = target.read(folder)
     except (InputError, RunError) as error:
@@ -263,7 +217,7 @@ def judge(target: Target, folder: Path, files: Files) -> tuple[str, str]:
     if not problems:
         return "result", ""
     names = {os.path.basename(name) for name in files} | {str(folder)}
-    if target.named and not any(name in text for name in names for text in problems):
+    if not any(name in text for name in names for text in problems):
         return "unnamed", problems[0][:300]
     return "refused", problems[0][:300]
 
@@ -294,8 +248,6 @@ def make_inputs(
 
 def draw(strategy, seed: int) -> list[Files]:
     """Examples of a strategy of hypothesis: `DRAWN`, or all if there are fewer."""
-    import hypothesis
-
     examples: list[Files] = []
 
     @hypothesis.seed(seed)
@@ -320,117 +272,12 @@ def keep_files(failure: Failure, files: Files, keep: Path) -> None:
     (place / "failure.json").write_text(json.dumps(asdict(failure), indent=2) + "\n")
 
 
-def work(name: str, first: int, stop: int, folder: Path, keep: Path) -> None:
-    """The main function of a worker."""
+def work(name: str, first: str, stop: str, folder: str, keep: str) -> None:
+    """Read the inputs from number `first` to before `stop`."""
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to the log
-    Worker(name, folder).run(first, stop, keep, pipe)
-
-
-# --- the parent ---------------------------------------------------------------------------------
-
-
-def run(name: str, first: int, count: int, keep: Path) -> Tally:
-    """Feed inputs to a target; those that fail are kept in `keep`."""
-    tally, begin, stop = Tally(), time.monotonic(), first + count
-    place = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=place, prefix="ds2-hostile-") as folder:
-        while first < stop:
-            first = 1 + _run_worker(name, first, stop, Path(folder), keep, tally)
-    tally.seconds = time.monotonic() - begin
-    return tally
-
-
-def _run_worker(name: str, first: int, stop: int, folder: Path, keep: Path, tally: Tally) -> int:
-    """Start a worker, and listen to it until it ends; the number of the last input it read."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "GLOG_v": "3", "MPLBACKEND": "agg",
-    }  # fmt: skip
-    command = [sys.executable, __file__, "--worker", name, str(first), str(stop), str(folder)]
-    with open(folder / "log", "w+b") as log:
-        process = subprocess.Popen([*command, "--keep", str(keep)], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-        last, unfinished = first - 1, True
-        for line in process.stdout:
-            last, *outcome = json.loads(line)
-            unfinished = not outcome
-            if outcome:
-                kind, message = outcome
-                tally.outcomes[kind] += 1
-                if kind not in ACCEPTED:
-                    tally.failures.append(Failure(name, last, kind, message))
-        process.stdout.close()
-        code = process.wait()
-        log.seek(max(0, log.seek(0, 2) - 2000))
-        words = log.read().decode(errors="replace").strip()
-    if last < first or code and not unfinished:
-        raise RuntimeError(f"a worker of {name} ended with {code} between inputs: {words}")
-    if unfinished:
-        kind = "hang" if -code in (signal.SIGXCPU, signal.SIGALRM) else "crash"
-        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        tally.outcomes[kind] += 1
-        tally.failures.append(Failure(name, last, kind, f"{reason}: {words[-300:]}"))
-        case = folder / "case"
-        files = {str(path.relative_to(case)): path.read_bytes()
-                 for path in case.rglob("*") if path.is_file() and not path.is_symlink()}
-        keep_files(tally.failures[-1], files, keep)
-    return last
-
-
-def group(failures: list[Failure]) -> list[list[Failure]]:
-    """Failures of a target, those together whose messages differ in numbers and values only."""
-    groups: dict[tuple[str, str], list[Failure]] = {}
-    for failure in failures:
-        place = re.sub(r"\d+|'.*'", "#", failure.message.partition(": ")[0])
-        groups.setdefault((failure.kind, place), []).append(failure)
-    return list(groups.values())
-
-
-def repeat(name: str, number: int) -> None:
-    """Read one input in this process, without limits, and say what becomes of it."""
-    with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(name, Path(folder))
-        _, files = next(make_inputs(name, worker.target, worker.seeds, number, number + 1))
-        write_files(worker.case, files)
-        for path, content in files.items():
-            print(f"{path}: {len(content)} bytes: {content[:200]!r}")
-        print(worker.target.read(worker.case) or "result")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("targets", nargs="*", metavar="TARGET")
-    parser.add_argument("--share", type=float, default=1.0, help=f"of {INPUTS} inputs (default: 1)")
-    parser.add_argument("--inputs", type=int, help="of each target, instead of --share")
-    parser.add_argument("--first", type=int, default=0, help="number of the first input")
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir(), "ds2-failures"))
-    parser.add_argument("--repeat", type=int, metavar="NUMBER")
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.worker:
-        name, first, stop, folder = args.worker
-        work(name, int(first), int(stop), Path(folder), args.keep)
-        return 0
-    if args.repeat is not None:
-        repeat(args.targets[0], args.repeat)
-        return 0
-    from hostile_targets import TARGETS
-
-    print("| target | inputs | result | refused | failed | seconds |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    failed = 0
-    for name in args.targets or TARGETS:
-        count = args.inputs or max(1, round(args.share * TARGETS[name].share))
-        tally = run(name, args.first, count, args.keep)
-        failed += len(tally.failures)
-        read, refused = tally.outcomes["result"], tally.outcomes["refused"]
-        print(f"| {name} | {count} | {read} | {refused} | {len(tally.failures)} | "
-              f"{tally.seconds:.0f} |", flush=True)
-        for same in group(tally.failures):
-            print(f"{name} {same[0].number} ({len(same)} like this): {same[0].kind}: "
-                  f"{same[0].message}", file=sys.stderr, flush=True)
-    return 1 if failed else 0
+    Worker(name, Path(folder)).run(int(first), int(stop), Path(keep), pipe)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    work(*sys.argv[1:])
