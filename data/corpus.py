@@ -54,7 +54,7 @@ from data.transcripts import LANGUAGES, Normalizer
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, read_audio, resample
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable, is_path
+from deepspeech2.files import atomic_path, ensure_writable, is_path, parse_json
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo, count_repeats
 
@@ -274,8 +274,8 @@ class Prepared:
     def __init__(self, path: Path):
         self.path = path
         self._audio: dict[str, list] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-            self._audio = dict(json.loads(path.read_text(encoding="utf-8")))
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            self._audio = dict(parse_json(path.read_text(encoding="utf-8")))
 
     def find(self, clip: Clip, folder: Path) -> Audio | None:
         """The audio of a clip, if neither its recording nor what was cut has changed since."""

@@ -5,7 +5,6 @@ wrong with the other lines as `file:line: message`. It does not open audio.
 """
 
 import csv
-import json
 import os
 import re
 import shlex
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepspeech2.errors import InputError
-from deepspeech2.files import is_file, is_path, is_special
+from deepspeech2.files import is_file, is_path, is_special, parse_json
 
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph")
 # folders that sort files by kind, and say nothing about a speaker
@@ -37,9 +36,7 @@ class Clip:
 
 _LONGEST = 1e9  # seconds; 31 years
 # what code raises that reads JSON of another kind than it expects
-_NOT_AS_EXPECTED = (
-    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
-)  # fmt: skip
+_NOT_AS_EXPECTED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 Read = tuple[list[Clip], list[str]]  # what a reader returns
 
@@ -278,7 +275,7 @@ def read_nemo(path: Path) -> Read:
     rows, problems = [], []
     for where, line in _lines(path, problems):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             audio, text, speaker = entry["audio_filepath"], entry["text"], entry.get("speaker", "")
             start = float(entry.get("offset") or 0)
             end = start + float(entry["duration"]) if entry.get("duration") else None
@@ -304,7 +301,7 @@ def read_nemo(path: Path) -> Read:
 def read_deepspeech_pytorch(path: Path) -> Read:
     """deepspeech.pytorch's manifest: JSON with root_path and samples of two paths each."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8-sig"))
+        manifest = parse_json(path.read_text(encoding="utf-8-sig"))
         root, samples = path.parent / manifest["root_path"], list(manifest["samples"])
     except OSError as error:
         raise InputError(f"{path}: cannot read the file: {error.strerror}") from None

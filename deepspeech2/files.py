@@ -1,13 +1,27 @@
 """Write files under a temporary name, then rename them: a final name is always a whole file."""
 
 import contextlib
+import json
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from deepspeech2.errors import InputError
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text stands for.
+
+    Raises:
+        ValueError: for any other text, and for lists in lists that are too many for Python.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists in lists, too many to read") from None
 
 
 def is_path(text: str) -> bool:

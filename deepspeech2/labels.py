@@ -5,7 +5,6 @@ A text is written in the characters of the alphabet by one rule, whoever reads i
 capital or its small letter, whichever the alphabet has.
 """
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from deepspeech2.errors import InputError
+from deepspeech2.files import parse_json
 
 BLANK = "_"
 SPACE = " "
@@ -78,7 +78,7 @@ class Labels:
             InputError: naming the file, when it cannot be read or holds anything else.
         """
         try:
-            characters = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            characters = parse_json(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise InputError(f"{path}: cannot read the labels: {error.strerror}") from None
         except UnicodeDecodeError as error:

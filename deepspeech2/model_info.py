@@ -11,6 +11,7 @@ from typing import Any
 
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig
+from deepspeech2.files import parse_json
 from deepspeech2.labels import Labels
 from deepspeech2.settings import ConfigError, make_group
 
@@ -63,12 +64,12 @@ class ModelInfo:
             InputError: naming `source`, for any other text.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             settings = dict(content["settings"])
             labels = Labels(content["labels"])
             stride = int(content.get("time_stride", 0))
-        # OverflowError: a stride of infinity; RecursionError: lists in lists in lists
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        # OverflowError: a stride of infinity
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(f"{source}: the model's settings cannot be read: {error}") from None
         for key, value in _RETIRED.items():
             if settings.pop(key, value) != value:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspeech2.errors import InputError, RunError, first_line
-from deepspeech2.files import atomic_path
+from deepspeech2.files import atomic_path, parse_json
 from deepspeech2.labels import Labels
 from deepspeech2.model_info import ModelInfo
 from src import checkpoint_file
@@ -164,8 +164,8 @@ def _existing(path: str | Path) -> Path:
 
 def _parse_progress(path: Path, strings: dict[str, str]) -> dict[str, Any]:
     try:
-        progress = json.loads(strings.get(_PROGRESS, "{}"))
-    except (ValueError, RecursionError) as error:
+        progress = parse_json(strings.get(_PROGRESS, "{}"))
+    except ValueError as error:
         raise InputError(f"{path}: the state of its run is not JSON: {error}") from None
     if not isinstance(progress, dict):
         raise InputError(f"{path}: the state of its run is no JSON object")

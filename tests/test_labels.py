@@ -157,7 +157,7 @@ def test_load(tmp_path):
     (b'"AB_"', "not a JSON list of characters but a str"),
     (b'{"A": 0, "_": 1}', "not a JSON list of characters but a dict"),
     (b'["A", "\xff"]', "not UTF-8"), ('["A", "_"]'.encode("utf-16"), "not UTF-8"),
-    (b'["A"]', "must contain '_'"),
+    (b'["A"]', "must contain '_'"), (b"[" * 100_000, "not a JSON list"),
     (b'["A", "A", "_"]', "more than once: 'A'"), (None, "cannot read the labels"),
 ])
 def test_load_names_the_file_and_the_fault(tmp_path, content, words):
