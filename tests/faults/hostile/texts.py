@@ -136,7 +136,7 @@ def any_index(seeds: list[Files]) -> st.SearchStrategy[Files]:
               "file_states": np.array(states, np.int64)}
     bombs = st.builds(npz_bomb, st.sampled_from([f"{name}.npy" for name in arrays]))
     return st.one_of(*[npz_file(arrays)] * 20, bombs).map(
-        lambda content: files | {"m.index.npz": content}
+        lambda content: {"m.index.npz": content, **files}
     )
 
 
