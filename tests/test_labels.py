@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from deepspeech2.errors import InputError
-from deepspeech2.labels import Labels, UnknownCharacters
+from deepspeech2.labels import Labels, UnknownCharacters, compose
 
 
 def refusal(function, *arguments) -> str:
@@ -141,6 +141,14 @@ def test_equal_when_the_characters_are():
 def test_labels_that_cannot_be_used(characters, words):
     message = refusal(Labels, characters)
     assert message.startswith("labels must") and words in message
+
+
+def test_thousands_of_marks_on_a_letter_stay_as_they_are():
+    """Python composes them in a time that grows with the square of their number."""
+    text = "A" + "\u0301\u0316" * 10_000
+    assert compose(text) == text and Labels("A _").fold(text) == text
+    long = "e\u0301 A\u0316\u0301 " * 1000
+    assert compose(long) == unicodedata.normalize("NFC", long) == "é Á\u0316 " * 1000
 
 
 def test_load(tmp_path):
