@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from deepspeech2.errors import InputError
-from deepspeech2.files import parse_json
+from deepspeech2.files import is_special, parse_json
 
 BLANK = "_"
 SPACE = " "
@@ -80,6 +80,8 @@ class Labels:
         Raises:
             InputError: naming the file, when it cannot be read or holds anything else.
         """
+        if is_special(path):
+            raise InputError(f"{path}: cannot read the labels: a pipe or a device, not a file")
         try:
             characters = parse_json(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from deepspeech2.audio import read_audio
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, parse_json
+from deepspeech2.files import atomic_path, is_special, parse_json
 from deepspeech2.labels import Labels, UnknownCharacters, describe, listed
 
 logger = logging.getLogger(__name__)
@@ -136,8 +136,10 @@ def read_text(path: str | Path) -> str:
     """Read a transcript as it stands.
 
     Raises:
-        InputError: naming the file, when it is missing or not UTF-8.
+        InputError: naming the file, when it is missing, no file, or not UTF-8.
     """
+    if is_special(path):
+        raise InputError(f"{path}: cannot read the transcript: a pipe or a device, not a file")
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import unicodedata
 
@@ -141,6 +142,11 @@ def test_equal_when_the_characters_are():
 def test_labels_that_cannot_be_used(characters, words):
     message = refusal(Labels, characters)
     assert message.startswith("labels must") and words in message
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "labels.json")
+    assert "a pipe or a device, not a file" in refusal(Labels.load, tmp_path / "labels.json")
 
 
 def test_thousands_of_marks_on_a_letter_stay_as_they_are():

@@ -488,6 +488,12 @@ def test_transcript_is_in_the_characters_of_the_labels_with_single_spaces(
     assert read_transcript(tmp_path / "a.txt", labels) == text
 
 
+def test_a_pipe_or_a_device_is_no_transcript(tmp_path, labels):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt: cannot read the transcript: a pipe or a device"):
+        read_transcript(tmp_path / "a.txt", labels)
+
+
 @pytest.mark.parametrize(("content", "words"), [
     ("NAÏVE".encode(), "'Ï'"), (b"\xff", "not UTF-8"),
     (None, "cannot read the transcript: No such file"),
