@@ -100,7 +100,7 @@ def checkpoint_file(draw) -> bytes:
         data = draw(st.binary(max_size=40) | st.sampled_from([b"", bytes(4), bytes(24)]))
         name = draw(st.sampled_from(["weight", "weight", "fc.weight", "crc_num", "", "A" * 5000]))
         parts.append(checkpoint_file._header(name, shape, kind, len(data)) + data)
-    return repair_checkpoint(b"".join(draw(st.permutations(parts))), None)
+    return repair_checkpoint(b"".join(draw(st.permutations(parts))))
 
 
 any_checkpoint = st.deferred(checkpoint_file).map(lambda content: {"a.ckpt": content})

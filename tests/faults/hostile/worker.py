@@ -19,9 +19,9 @@ import hypothesis
 from deepspeech2.errors import InputError, RunError
 from tests.faults.hostile.target import ROOT, Files, Target
 
-# Of 100 inputs in a row, all are changed seeds; of the next 100, 25 are examples of a strategy and
-# the others changes of these.
-BLOCK, DRAWN = 100, 25
+# Every second input is a changed seed. Of the other 50 in a block, 20 are examples of a strategy,
+# and 30 are changes of these.
+BLOCK, DRAWN = 100, 20
 CPU_SECONDS, SECONDS = 10, 120  # for one input
 MEMORY = 1 << 30  # bytes more than before, at most, while an input is read
 ADDRESS_SPACE = 4 << 30  # bytes more than before the first input
@@ -233,17 +233,15 @@ def make_inputs(
     """The inputs of a target from number `first` to before `stop`."""
     examples: list[Files] = []
     for number in range(first, stop):
-        block, at = divmod(number, BLOCK)
+        block, at = divmod(number // 2, BLOCK // 2)
         rng = random.Random(f"{name} {number}")
-        seed = rng.choice(seeds)
-        if target.structured is not None and block % 2:
-            if number == first or not at:
-                examples = draw(target.structured, block)
-            seed = examples[at % len(examples)]
-            if at < len(examples):
-                yield number, seed
-                continue
-        yield number, target.change(rng, seed, seeds)
+        if target.structured is None or number % 2 == 0:
+            yield number, target.change(rng, rng.choice(seeds), seeds)
+            continue
+        if not examples or at == 0:
+            examples = draw(target.structured, block)
+        example = examples[at % len(examples)]
+        yield number, example if at < len(examples) else target.change(rng, example, seeds)
 
 
 def draw(strategy, seed: int) -> list[Files]:
