@@ -5,11 +5,14 @@ docs/reliability.md is made by `python -m tests.faults.hostile`, with 100,000.
 """
 
 import os
+import shutil
+import socket
+import subprocess
 
 import pytest
 
 from tests.faults.hostile.__main__ import group, run
-from tests.faults.hostile.worker import all_targets
+from tests.faults.hostile.worker import Outside, Watch, all_targets
 
 SHARE = int(os.environ.get("DS2_INPUTS", "1000")) / 100_000
 TARGETS = all_targets()
@@ -17,6 +20,22 @@ TARGETS = all_targets()
 
 def test_the_shares_are_100_000_inputs():
     assert sum(target.share for target in TARGETS.values()) == 100_000
+
+
+@pytest.mark.parametrize("action", [
+    lambda folder: os.system("true"), lambda folder: subprocess.run(["true"], check=False),
+    lambda folder: (folder / "outside").touch(), lambda folder: os.mkdir(folder / "outside"),
+    lambda folder: os.rename(folder / "case/a", folder / "outside"),
+    lambda folder: shutil.rmtree(folder / "case/.."),
+    lambda folder: socket.create_connection(("127.0.0.1", 9))])
+def test_what_an_input_may_not_do_is_refused(action, tmp_path):
+    (tmp_path / "case").mkdir()
+    watch = Watch(tmp_path / "case")
+    with watch:
+        (tmp_path / "case/a").write_text("inside")
+    with pytest.raises(Outside), watch:
+        action(tmp_path)
+    assert watch.found and not (tmp_path / "outside").exists() and (tmp_path / "case/a").exists()
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -101,14 +101,16 @@ def group(failures: list[Failure]) -> list[list[Failure]]:
 
 
 def repeat(name: str, number: int) -> None:
-    """Read one input in this process, without limits, and say what becomes of it."""
+    """Read one input in this process, without limits of time and memory; say what becomes of it."""
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker(name, Path(folder))
         _, files = next(make_inputs(name, worker.target, worker.seeds, number, number + 1))
         write_files(worker.case, files)
         for path, content in files.items():
             print(f"{path}: {len(content)} bytes: {content[:200]!r}")
-        print(worker.target.read(worker.case) or "result")
+        with worker.watch:
+            problems = worker.target.read(worker.case)
+        print(problems or "result")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,11 +39,8 @@ def fuzz(name: str, seconds: str, folder: Path) -> None:
     def read(content: bytes) -> None:
         files = seeds[0] | {next(iter(seeds[0])): content}
         write_files(case, files)
-        watch.active = True
-        try:
+        with watch:
             kind, message = judge(target, case, files)
-        finally:
-            watch.active = False
         assert kind in ACCEPTED and not watch.found, f"{kind}: {message} {watch.found}"
 
     limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=3000"]

@@ -52,7 +52,11 @@ class Outside(BaseException):
 
 
 class Watch:
-    """Refuses what an input may not do, by Python's audit events, while `active`."""
+    """A context in which Python's audit events refuse what an input may not do.
+
+    Attributes:
+        found: what was refused first, or "".
+    """
 
     WRITES = {
         "os.mkdir": (0,), "os.rmdir": (0,), "os.remove": (0,), "os.rename": (0, 1),
@@ -66,9 +70,14 @@ class Watch:
 
     def __init__(self, folder: Path):
         self.folder = os.path.realpath(folder)
-        self.active = False
-        self.found = ""
+        self.active, self.found = False, ""
         sys.addaudithook(self._hear)
+
+    def __enter__(self) -> None:
+        self.active, self.found = True, ""
+
+    def __exit__(self, *_) -> None:
+        self.active = False
 
     def _hear(self, event: str, arguments: tuple) -> None:
         if not self.active:
@@ -150,13 +159,12 @@ class Worker:
         """What becomes of an input, and the message."""
         write_files(self.case, files)
         self.before = before = self._limit()
-        self.watch.active, self.watch.found = True, ""
         try:
-            kind, message = judge(self.target, self.case, files)
+            with self.watch:
+                kind, message = judge(self.target, self.case, files)
         except Outside:
             kind, message = "outside", ""
         finally:
-            self.watch.active = False
             resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY,) * 2)
             signal.alarm(0)
         if self.watch.found:
