@@ -16,12 +16,12 @@ def parse_json(text: str) -> Any:
     """What a JSON text stands for.
 
     Raises:
-        ValueError: for any other text, and for lists in lists that are too many for Python.
+        ValueError: for any other text, and for lists in lists deeper than Python reads them.
     """
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("lists in lists, too many to read") from None
+        raise ValueError("lists in lists, too deep to read") from None
 
 
 def is_path(text: str) -> bool:
