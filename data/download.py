@@ -32,6 +32,9 @@ CHUNK = 1 << 20  # bytes
 # More bytes than may come out of an archive of one byte, and out of a small archive. Speech becomes
 # three times smaller at most; a hostile archive can hold a thousand times its size.
 _LARGEST_RATIO, _MIN_LIMIT = 100, 1 << 27
+# bytes; more than a file's name and records take. Before Python 3.11.10, tarfile searches records
+# in a time that grows with the square of their size (CVE-2024-6232).
+_LARGEST_READ = 8192
 # what a name in an archive is at fault for: too long, a file where a folder is, and the other way
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL)
 UNPACKED = ".unpacked"  # names the archive that a folder was unpacked from
@@ -177,7 +180,7 @@ def _unpack(archive: Path, folder: Path) -> None:
               tqdm(desc=f"unpacking {archive.name}", total=size, unit="B", unit_scale=True,
                    disable=None) as bar):
             stream = _Stream(content, max(_MIN_LIMIT, _LARGEST_RATIO * size))
-            tar = tarfile.TarFile(fileobj=stream)
+            tar = tarfile.TarFile(fileobj=stream, copybufsize=_LARGEST_READ)
             for member in tar:
                 reason = _refusal(member)
                 if reason:
@@ -189,7 +192,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 bar.update(file.tell() - bar.n)
             if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile ends in silence at a bad header
                 raise tarfile.ReadError("cut off, or damaged between two members")
-            while stream.read(CHUNK):  # gzip's check sum comes after the end of the tar
+            while stream.read(_LARGEST_READ):  # gzip's check sum comes after the end of the tar
                 pass
     except ArchiveError:
         raise
@@ -212,7 +215,7 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
 
 
 class _Stream(io.RawIOBase):
-    """What tarfile reads of an archive: in parts of up to 16 KB, never back, and not for ever.
+    """What tarfile reads of an archive: in small parts, never back, and not for ever.
 
     A header may ask tarfile to read gigabytes at once, or to go back to where it was before, again
     and again.
@@ -235,7 +238,7 @@ class _Stream(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= CHUNK:
+        if not 0 <= size <= _LARGEST_READ:
             raise tarfile.ReadError(f"a header of {size} bytes")
         self.last = self._content.read(size)
         self._position += len(self.last)
@@ -246,8 +249,9 @@ class _Stream(io.RawIOBase):
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
         if position < self._position:
             raise tarfile.ReadError("a header leads back to where it stands")
-        while self._position < position and self.read(min(CHUNK, position - self._position)):
-            pass
+        while self._position < position:
+            if not self.read(min(_LARGEST_READ, position - self._position)):
+                break
         return self._position
 
 

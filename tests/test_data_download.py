@@ -224,6 +224,8 @@ HOSTILE = {
     # tarfile would read a gigabyte at once, and the disk would be filled with one
     "name.tar.gz": gzip.compress(header(size=1 << 30, kind=tarfile.GNUTYPE_LONGNAME)) + GIGABYTE,
     "records.tar.gz": gzip.compress(header(size=1 << 30, kind=tarfile.XHDTYPE)) + GIGABYTE,
+    # ten seconds for each header in Python before 3.11.10
+    "digits.tar.gz": gzip.compress(header("x", 60_000, tarfile.XHDTYPE) + b"9" * 60_416 + END),
     "file.tar.gz": gzip.compress(header(size=1 << 30)) + GIGABYTE,
     "after.tar.gz": gzip.compress(ONE + END) + GIGABYTE,
     # errors of tarfile, of the decompressors and of the system that are no tarfile.TarError

@@ -143,4 +143,4 @@ def any_archive(draw) -> Files:
     return {name: COMPRESSIONS[name](draw(tar_file()))}
 
 
-TARGETS = {"archive": Target(8_000, make_seeds, read, change, any_archive())}
+TARGETS = {"archive": Target(4_000, make_seeds, read, change, any_archive())}

@@ -175,5 +175,5 @@ def npz_state() -> st.SearchStrategy[Files]:
 
 
 TARGETS = {
-    "torch": Target(3_000, make_seeds, read, change, torch_file() | st.deferred(npz_state)),
+    "torch": Target(1_500, make_seeds, read, change, torch_file() | st.deferred(npz_state)),
 }

@@ -286,7 +286,7 @@ def table(share: int, name: str, content: tuple[list[str], list[list[str]]], rea
 
 
 TARGETS = {
-    "transcript": Target(4_600, transcript_seeds, read_transcript, change_first()),
+    "transcript": Target(6_100, transcript_seeds, read_transcript, change_first()),
     "labels": Target(5_000, labels_seeds, read_labels, change_first(), any_labels),
     "manifest": Target(6_000, manifest_seeds, read_manifest, change_any(""),
                        from_seeds(any_manifest, manifest_seeds)),
@@ -295,5 +295,5 @@ TARGETS = {
     "settings": Target(8_000, config_seeds, read_config, change_first(), any_config),
     "word cuts": table(4_000, "cuts.csv", CUTS, read_cuts),
     "metrics": table(400, "metrics.csv", METRICS, read_metrics),
-    "evaluation": table(5_000, "eval.csv", EVALUATION, read_evaluation),
+    "evaluation": table(9_000, "eval.csv", EVALUATION, read_evaluation),
 }  # fmt: skip
