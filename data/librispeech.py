@@ -148,7 +148,7 @@ class Corpus:
         self.records: dict[str, Record] = {}
         self.manifests: dict[str, Manifest] = {}
         for path in sorted((self.folder / ".prepared").glob("*.json")):
-            with contextlib.suppress(OSError, ValueError, TypeError):
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
                 record = Record(**parse_json(path.read_text(encoding="utf-8")))
                 if self._is_there(path.stem, record):
                     self.records[path.stem] = record

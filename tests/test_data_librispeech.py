@@ -4,6 +4,7 @@ import csv
 import functools
 import hashlib
 import http.server
+import json
 import logging
 import os
 import re
@@ -353,8 +354,10 @@ def test_an_unreadable_record_is_only_work_lost(corpus, tmp_path):
     target = tmp_path / "target"
     assert prepare(target, corpus) == 0
     before = files(target)
-    for path, content in zip(sorted((target / "LibriSpeech_dataset/.prepared").iterdir()),
-                             ["", "[]", '{"facts": 1}', "[" * 50_000, "{}"], strict=True):
+    records = sorted((target / "LibriSpeech_dataset/.prepared").iterdir())
+    other = json.loads(records[0].read_text()) | {"facts": [[]]}
+    for path, content in zip(records, ["", "[]", '{"facts": 1}', "[" * 50_000, json.dumps(other)],
+                             strict=True):
         path.write_text(content)
     assert prepare(target, corpus) == 0
     after = files(target)
