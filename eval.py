@@ -57,11 +57,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
     model = load_model(args.pretrain_ckpt, config)
     manifest = read_manifest(config.DataConfig.test_manifest, model.labels, allow_empty=True)
-    table = Path(config.TrainingConfig.log_dir) / f"{manifest.path.stem}_eval.csv"
+    speakers = evaluation.find_speakers(manifest, config.DataConfig.speaker_pattern)
+    table = evaluation.table_path(config.TrainingConfig.log_dir, manifest)
     for path in [table, Path(args.save_output)] if args.save_output else [table]:
         ensure_writable(path.parent)
     result = evaluation.evaluate(model, manifest, config, keep_probs=bool(args.save_output))
-    evaluation.write_csv(result, table)
+    evaluation.write_csv(result, table, speakers)
     scored = len(result.utterances)
     logger.info("%s: %d utterances scored, one line each in %s", manifest.path, scored, table)
     if args.save_output:
@@ -70,6 +71,8 @@ def evaluate(args: argparse.Namespace) -> int:
     if result.missing:
         message = "%d of %d utterances could not be read and are not scored"
         logger.error(message, len(result.missing), len(manifest))
+    for line in result.details(speakers):
+        logger.info("%s", line)
     print(result.summary())
     return 2 if result.missing else 0
 

@@ -5,7 +5,8 @@ USAGE="usage: bash scripts/run_tests.sh [--all | --faults] [PYTEST ARGUMENT]...
 Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and the imports with
 import-linter, and runs the tests with pytest, in two processes (--numprocesses=0: in one). With
 --all it installs PyTorch too, which some tests need, and a test that would be skipped fails. With
---faults it runs tests/faults instead, one after the other, which takes hours (DS2_TRIALS=5: less)."
+--faults it runs tests/faults instead, the random moments in two processes, the others one after the
+other, which takes hours (DS2_TRIALS=5: less)."
 . "$(dirname "$0")/common.sh"
 
 help_if_asked "$@"
@@ -18,7 +19,8 @@ if [ "${1:-}" = --all ]; then
 fi
 if [ "${1:-}" = --faults ]; then
     shift
-    exec "$PYTHON" -m pytest -s tests/faults "$@"
+    "$PYTHON" -m pytest -rP --numprocesses=2 tests/faults/test_signals.py "$@"
+    exec "$PYTHON" -m pytest -rP --ignore=tests/faults/test_signals.py tests/faults "$@"
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -c 'from importlinter import cli; cli.lint_imports_command()'

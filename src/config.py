@@ -7,6 +7,7 @@ example `TrainingConfig.epochs` or `DataConfig.SpectConfig.window_size`.
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,19 @@ LABELS_KEY = "DataConfig.labels_path"
 
 _MOST_VALUES = 10_000  # in a YAML file; a recipe has a hundred
 
+
+def _groups(pattern: str) -> int:
+    """The number of groups of a regular expression; -1 for what is none."""
+    try:
+        return re.compile(pattern).groups
+    except (re.error, RecursionError, OverflowError):
+        return -1
+
+
 # rules of settings: a predicate, and the end of the sentence "`KEY` must ..."
 RANGE = (lambda ends: ends[0] <= ends[1], "hold the smaller number first")
+SPEAKER_PATTERN = (lambda text: not text or _groups(text) == 1,
+                   "be a regular expression with one group")
 ODD = (lambda k: k[0] % 2 and k[1] % 2, "be two odd numbers: the padding is half of each")
 FILE_NAME_PREFIX = (lambda name: name and "/" not in name, "be the first part of a file name")
 
@@ -79,6 +91,8 @@ class DataConfig:
     # with padding, per process and step; 0: batch_size utterances, however long
     batch_seconds: float = setting(0.0, minimum=0)
     labels_path: str = setting("./labels.json")
+    # finds the speaker in the path of a recording, by its group; '': all speakers are different
+    speaker_pattern: str = setting("", rule=SPEAKER_PATTERN)
     num_workers: int = setting(1, minimum=1)  # processes that load audio; 1: a thread
     max_seconds: float = setting(0.0, minimum=0)  # longer utterances are not trained on; 0: all are
     SpectConfig: SpectConfig = field(default_factory=SpectConfig)

@@ -1,5 +1,7 @@
 """Cuts between the words of utterances: found by forced alignment, stored as CSV."""
 
+import hashlib
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,15 +95,23 @@ def quietest_cut(samples: np.ndarray, start: int, end: int, sample_rate: int) ->
 
 
 def write_word_cuts(path: str | Path, manifest: Manifest, cuts: Sequence[WordCuts | None]) -> None:
-    """Write the cuts of a manifest's rows as CSV with `COLUMNS`, a line for each word."""
+    """Write the cuts of a manifest's rows as CSV with `COLUMNS`, a line for each word.
+
+    The first line holds the checksum of the others.
+    """
     lines = []
     for audio_path, found in zip(manifest.audio_paths, cuts, strict=True):
         if found is not None:
             edges = [0.0, *found.cuts, found.seconds]
             paths = [audio_path] * len(found.words)
             lines += zip(paths, found.words, edges[:-1], edges[1:], strict=True)
+    content = pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False).encode()
     with atomic_path(path) as temporary:
-        pd.DataFrame(lines, columns=COLUMNS).to_csv(temporary, index=False)
+        temporary.write_bytes(_checksum_line(content) + content)
+
+
+def _checksum_line(content: bytes) -> bytes:
+    return f"# sha256 of the lines below: {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
 def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None]:
@@ -111,23 +121,24 @@ def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None
         The cuts of each row of the manifest; None for rows that the file does not name.
 
     Raises:
-        InputError: naming the file, when it cannot be read.
+        InputError: naming the file, when it cannot be read or is not whole.
     """
     try:
-        table = pd.read_csv(path, keep_default_na=False, dtype={"audio_path": str, "word": str})
-        known = {
-            name: WordCuts(
-                lines["word"].tolist(),
-                lines["start"].to_numpy(float)[1:],
-                lines["end"].iloc[-1],
-            )
-            for name, lines in table.groupby("audio_path", sort=False)
-        }
-    except KeyError as error:
+        first, _, content = Path(path).read_bytes().partition(b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the word cuts: {error.strerror}") from None
+    if first + b"\n" != _checksum_line(content):
         raise InputError(
-            f"{path}: no column {error}: word cuts have the columns {', '.join(COLUMNS)}"
-        ) from None
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot read the word cuts: {reason}") from None
+            f"{path}: cut off or changed since it was written: put it back, or remove it, and the "
+            "word cuts are found anew"
+        )
+    table = pd.read_csv(
+        io.BytesIO(content), keep_default_na=False, dtype={"audio_path": str, "word": str}
+    )
+    known = {
+        name: WordCuts(
+            lines["word"].tolist(), lines["start"].to_numpy(float)[1:], lines["end"].iloc[-1]
+        )
+        for name, lines in table.groupby("audio_path", sort=False)
+    }
     return [known.get(name) for name in manifest.audio_paths]

@@ -28,7 +28,7 @@ def test_an_epoch_becomes_a_line_of_metrics(monitor):
     monitor.sums.add(8.0, 2.0, True, utterances=4, audio_seconds=6.0)
     monitor.end_step(1, 2.0, 2.0, True, learning_rate=0.5)
     monitor.end_training(1)
-    monitor.end_epoch(ErrorCounts(word_errors=1, words=4, char_errors=1, chars=8))
+    monitor.end_epoch(ErrorCounts(words=4, word_deletions=1, chars=8, char_deletions=1))
     monitor.close()
     (row,) = csv.DictReader((monitor.log_dir / "metrics.csv").read_text().splitlines())
     assert row.pop("run") == "a1"

@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from deepspeech2.errors import RunError
+from deepspeech2.errors import InputError, RunError
 from deepspeech2.labels import Labels
 from deepspeech2.metrics import ErrorCounts
 from deepspeech2.model import Model
 from src.config import load_config
-from src.evaluation import Evaluation, ScoredUtterance, evaluate, write_csv, write_outputs
+from src.evaluation import (
+    Evaluation,
+    ScoredUtterance,
+    evaluate,
+    find_speakers,
+    table_path,
+    write_csv,
+    write_outputs,
+)
 from src.manifest import read_manifest, write_manifest
 
 LABELS = Labels.load(ROOT / "labels.json")
@@ -53,9 +61,41 @@ def test_every_utterance_is_scored_once_in_the_order_of_the_manifest(manifest, b
 
 
 def test_the_summary_has_the_documented_form():
-    errors = ErrorCounts(word_errors=1, words=8, char_errors=2, chars=3)
+    errors = ErrorCounts(words=8, word_deletions=1, chars=3, char_insertions=2)
     evaluation = Evaluation([ScoredUtterance(0, "a.wav", "", "", errors, 1.0, None)], [])
     assert evaluation.summary() == "Test Summary \tAverage WER 12.500\tAverage CER 66.667\t"
+
+
+def test_details_name_interval_and_edits():
+    utterances = [
+        ScoredUtterance(row, "", "", "", ErrorCounts(10, row, 1, 0, 40, 0, 2, 0), 1.0, None)
+        for row in range(4)
+    ]
+    wer, cer = Evaluation(utterances, []).details(["a", "a", "b", "b"])
+    # the rates of the two speakers are the ends: 1 + 2 and 3 + 4 errors in 20 words
+    assert wer == ("WER 25.00 (95 % interval 15.00 to 35.00, 2 speakers): "
+                   "6 substitutions, 4 deletions, 0 insertions in 40 words")
+    assert "CER 5.00 (95 % interval 5.00 to 5.00, 2 speakers): 0 sub" in cer
+    alone, _ = Evaluation(utterances, []).details(["a"] * 4)
+    assert "no interval: fewer than two speakers" in alone
+
+
+def test_speakers_are_found_in_paths(manifest):
+    assert find_speakers(manifest, "") == manifest.audio_paths
+    an4, libri = (load_config(ROOT / "configs" / f"{name}.yaml").DataConfig.speaker_pattern
+                  for name in ("an4", "librispeech"))
+    for pattern, path, speaker in ((an4, "/a-b/wav/an251-fash-b.wav", "fash"),
+                                   (libri, "/84-1-1.wav/wav/1034-121119-0000.wav", "1034")):
+        own = dataclasses.replace(manifest, audio_paths=[path] * len(manifest))
+        assert find_speakers(own, pattern) == [speaker] * len(manifest)
+    with pytest.raises(InputError, match=r"demo_val_manifest.csv:1: .*speaker_pattern.*finds no"):
+        find_speakers(manifest, "(never)")
+
+
+@pytest.mark.parametrize("pattern", ["abc", "(a)(b)", "(", "(a" * 50])
+def test_other_patterns_are_refused(pattern):
+    with pytest.raises(InputError, match="speaker_pattern.*must be a regular expression with one"):
+        load_config(None, [f"DataConfig.speaker_pattern='{pattern}'"])
 
 
 def test_infeasible_utterances_are_scored_too(manifest):
@@ -65,7 +105,7 @@ def test_infeasible_utterances_are_scored_too(manifest):
 
 def test_files_hold_a_row_and_a_matrix_an_utterance(manifest, tmp_path):
     evaluation = evaluate(says("GO"), manifest, load_config(), keep_probs=True)
-    write_csv(evaluation, tmp_path / "out" / "e.csv")
+    write_csv(evaluation, tmp_path / "out" / "e.csv", manifest.audio_paths)
     write_outputs(evaluation, len(manifest), tmp_path / "o.npz")
     rows = list(csv.DictReader((tmp_path / "out" / "e.csv").read_text().splitlines()))
     assert [r["audio_path"] for r in rows] == manifest.audio_paths
@@ -74,6 +114,23 @@ def test_files_hold_a_row_and_a_matrix_an_utterance(manifest, tmp_path):
     assert outputs.files == [f"arr_{i}" for i in range(len(manifest))]
     for i, u in enumerate(evaluation.utterances):
         np.testing.assert_array_equal(outputs[f"arr_{i}"], u.probs)
+
+
+def test_manifests_of_one_name_have_tables_of_their_own(manifest, tmp_path):
+    paths = list(zip(manifest.audio_paths, manifest.transcript_paths, strict=True))
+    first, second, third = (
+        write_manifest(tmp_path / name / "test.csv", rows, LABELS)[0]
+        for name, rows in (("a", paths[:1]), ("b", paths[1:2]), ("c", paths[2:]))
+    )
+    for own, name in ((first, "test_eval.csv"), (second, "test-2_eval.csv"),
+                      (third, "test-3_eval.csv"), (first, "test_eval.csv")):
+        path = table_path(tmp_path, own)
+        assert path.name == name
+        write_csv(evaluate(says("GO"), own, load_config()), path, own.audio_paths)
+        (row,) = csv.DictReader(path.read_text().splitlines()[:2])
+        assert row["audio_path"] == own.audio_paths[0]
+    (tmp_path / "test_eval.csv").write_text("something else")
+    assert table_path(tmp_path, first).name == "test-4_eval.csv"
 
 
 def test_a_file_that_went_bad_is_left_out_and_said(manifest, tmp_path):

@@ -375,7 +375,7 @@ def test_dropout_is_a_function_of_seed_epoch_and_row(demo_corpus, labels):
 
 
 def evaluation(word_errors: int, char_errors: int) -> Evaluation:
-    errors = ErrorCounts(word_errors=word_errors, words=10, char_errors=char_errors, chars=10)
+    errors = ErrorCounts(words=10, word_deletions=word_errors, chars=10, char_deletions=char_errors)
     return Evaluation([ScoredUtterance(0, "a.wav", "A", "B", errors, 1.0, None)], [])
 
 

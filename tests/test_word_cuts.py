@@ -1,6 +1,5 @@
 """Cuts between words by a network that is told what it hears, and as a file."""
 
-import dataclasses
 import logging
 
 import numpy as np
@@ -103,19 +102,34 @@ def test_cuts_come_back_as_they_were(manifest, tmp_path):
             assert found.words == expected.words and found.seconds == expected.seconds
             np.testing.assert_array_equal(found.cuts, expected.cuts)
     lines = (tmp_path / "words.csv").read_text().splitlines()
-    assert lines[:2] == ["audio_path,word,start,end", f"{manifest.audio_paths[1]},NULL,0.0,{1 / 3}"]
+    assert lines[1] == "audio_path,word,start,end"
+    assert lines[2] == f"{manifest.audio_paths[1]},NULL,0.0,{1 / 3}"
+
+
+def test_every_cut_and_every_changed_byte_is_noticed(manifest, tmp_path):
+    path, cuts = tmp_path / "words.csv", [None] * len(manifest)
+    cuts[1] = WordCuts(["A", "B"], np.array([0.25]), 0.5)
+    write_word_cuts(path, manifest, cuts)
+    content = path.read_bytes()
+    damaged = [content[:i] for i in range(len(content))]
+    for i, byte in enumerate(content):
+        damaged.append(content[:i] + bytes([byte ^ 1]) + content[i + 1 :])
+    for wrong in damaged:
+        path.write_bytes(wrong)
+        with pytest.raises(InputError, match="words.csv: cut off or changed"):
+            read_word_cuts(path, manifest)
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (None, "words.csv: cannot read the word cuts"), ("", "words.csv: cannot read the word cuts"),
-    ("audio_path,word,from,to\na.wav,A,0,1\n", "words.csv: no column 'start'"),
-    ("audio_path,word,start,end\na.wav,A,soon,1.0\n", "words.csv: cannot read the word cuts"),
+    (None, "words.csv: cannot read the word cuts"),
+    ("", "words.csv: cut off or changed"),
+    ("audio_path,word,from,to\na.wav,A,0,1\n", "words.csv: cut off or changed"),  # none of ours
 ])
 def test_a_file_that_cannot_be_used(manifest, tmp_path, content, words):
     if content is not None:
         (tmp_path / "words.csv").write_text(content)
     with pytest.raises(InputError) as refusal:
-        read_word_cuts(tmp_path / "words.csv", dataclasses.replace(manifest, audio_paths=["a.wav"]))
+        read_word_cuts(tmp_path / "words.csv", manifest)
     assert words in str(refusal.value)
 
 

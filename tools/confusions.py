@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
-
 from deepspeech2 import commands
-from deepspeech2.errors import InputError
-from deepspeech2.metrics import edit_operations, units
+from deepspeech2.metrics import align, units
+from src.evaluation import read_table
 
 GAP = "-"  # in place of the missing unit of an insertion or a deletion
 
@@ -47,9 +45,7 @@ def count(pairs: Iterable[tuple[str, str]], unit: str = "word") -> Counter[tuple
     counts: Counter[tuple[str, str]] = Counter()
     for texts in pairs:
         reference, hypothesis = (units(text, unit) for text in texts)
-        for kind, i, j in edit_operations(reference, hypothesis):
-            expected = reference[i] if kind != "insert" else GAP
-            counts[expected, hypothesis[j] if kind != "delete" else GAP] += 1
+        counts.update((x or GAP, y or GAP) for x, y in align(reference, hypothesis) if x != y)
     return counts
 
 
@@ -59,15 +55,8 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     Raises:
         InputError: naming the file, when it cannot be read or is no such table.
     """
-    try:
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
-        return list(zip(table["reference"], table["hypothesis"], strict=True))
-    except KeyError as error:
-        raise InputError(f"{path}: no column {error}: not a table of eval.py") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the table: {error.strerror}") from None
-    except ValueError as error:  # pandas' own errors are ValueErrors
-        raise InputError(f"{path}: not a table: {' '.join(str(error).split())}") from None
+    table = read_table(path, ["reference", "hypothesis"])
+    return list(zip(table["reference"], table["hypothesis"], strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,9 +1,9 @@
 """Trainings that are killed or stopped at random moments lose at most `save_minutes`.
 
-`bash scripts/run_tests.sh --faults` runs this for about half an hour; DS2_TRIALS sets the number of
-moments for each signal, 50 by default. A run is started with `--resume auto`, gets its signal, and
-is started again, until all moments are over; then it must have the weights of a run that was never
-stopped, to the last bit. What was found is printed at the end (`-s`).
+DS2_TRIALS sets the number of moments for each signal, 50 by default, half of them in imports and
+compilation. A run is started with `--resume auto`, gets its signal, and is started again, until all
+moments are over; then it must have the weights of a run that was never stopped, to the last bit.
+What was found is printed at the end (`-rP`).
 """
 
 import os
@@ -23,8 +23,6 @@ from src.checkpoint import load_checkpoint
 
 TRIALS = int(os.environ.get("DS2_TRIALS", "50"))
 SAVE_SECONDS = 3.0
-LATEST = 30.0  # seconds after the start; imports and compilation take about 15
-SLACK = 5.0  # seconds that a step and a save may take on a busy machine
 ENDLESS = 10**6
 
 
@@ -42,6 +40,15 @@ def start(settings: list[str]) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "train.py"), "--device_target", "CPU", "--resume", "auto"]
     return subprocess.Popen([*command, *settings], text=True, env=os.environ | {
         "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def seconds_of(settings: list[str]) -> float:
+    """How long a run of one step lasts: most of it is preparation."""
+    began = time.time()
+    process = start([*settings, "TrainingConfig.max_steps=1"])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return time.time() - began
 
 
 def written(folder: Path) -> float:
@@ -82,9 +89,10 @@ def test_random_moments(number, corpus, tmp_path):
     folder, whole = tmp_path / "stopped", tmp_path / "whole"
     common = [f"CheckpointConfig.save_minutes={SAVE_SECONDS / 60}", "TrainingConfig.dropout=0.2",
               f"TrainingConfig.epochs={ENDLESS}", "TrainingConfig.eval_interval=20"]
+    prepared = seconds_of([*tiny_recipe(corpus, tmp_path / "short"), *common])
     trials = Trials()
     for _ in range(TRIALS):
-        delay = rng.uniform(0, LATEST)
+        delay = rng.uniform(0, 2 * prepared)
         one_trial([*tiny_recipe(corpus, folder), *common], folder, number, delay, trials)
     last = folder / "ckpt" / "DeepSpeech-last.ckpt"
     steps = load_checkpoint(last).progress["step"] + 1 if last.exists() else 1
@@ -94,7 +102,8 @@ def test_random_moments(number, corpus, tmp_path):
         output, _ = process.communicate()
         assert process.returncode == 0, output
     found, expected = (load_checkpoint(run / "ckpt" / last.name) for run in (folder, whole))
-    print(f"\n{number.name}: {TRIALS} trials, {steps} steps, codes {sorted(set(trials.codes))}, "
+    print(f"\n{number.name}: {TRIALS} trials, {len(trials.seconds_lost)} of them in training, "
+          f"{steps} steps, codes {sorted(set(trials.codes))}, "
           f"at most {max(trials.seconds_to_the_end, default=0):.1f} s to the end, "
           f"at most {max(trials.seconds_lost, default=0):.1f} s not saved")
     assert not trials.bad_outputs, trials.bad_outputs[0]
@@ -102,6 +111,7 @@ def test_random_moments(number, corpus, tmp_path):
     for name, array in expected.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], array, err_msg=name)
     if number == signal.SIGKILL:
-        assert max(trials.seconds_lost) <= SAVE_SECONDS + SLACK
+        # a step, an evaluation or a save is under way: seconds here, more on a busy machine
+        assert max(trials.seconds_lost) <= SAVE_SECONDS + prepared / 3
     else:
         assert max(trials.seconds_to_the_end) <= 10
