@@ -277,12 +277,25 @@ def any_table(draw, header: list[str], rows: list[list[str]]) -> bytes:
     return encode("\n".join(map(",".join, table)))
 
 
-def table(share: int, name: str, content: tuple[list[str], list[list[str]]], read: Callable):
-    """The target of a table in a file."""
+def table(
+    share: int,
+    name: str,
+    content: tuple[list[str], list[list[str]]],
+    read: Callable,
+    repair: Callable[[bytes], bytes] = lambda content: content,
+):
+    """The target of a table in a file; `repair` puts a right checksum into it."""
     header, rows = content
-    text = "\n".join(map(",".join, [header, *rows])) + "\n"
-    return Target(share, lambda folder: [{name: text.encode()}], read, change_first(),
-                  any_table(header, rows).map(lambda content: {name: content}))
+    text = repair("\n".join(map(",".join, [header, *rows])).encode() + b"\n")
+    hostile = any_table(header, rows).map(lambda content: {name: repair(content)})
+    return Target(share, lambda folder: [{name: text}], read, change_first(repair=repair), hostile)
+
+
+def with_checksum(content: bytes) -> bytes:
+    """Word cuts with a right first line."""
+    mark = b"# sha256 of the lines below: "
+    lines = content.partition(b"\n")[2] if content.startswith(mark) else content
+    return mark + hashlib.sha256(lines).hexdigest().encode() + b"\n" + lines
 
 
 TARGETS = {
@@ -293,7 +306,7 @@ TARGETS = {
     "index": Target(4_000, index_seeds, read_index, change_first(),
                     from_seeds(any_index, manifest_seeds)),
     "settings": Target(8_000, config_seeds, read_config, change_first(), any_config),
-    "word cuts": table(4_000, "cuts.csv", CUTS, read_cuts),
+    "word cuts": table(4_000, "cuts.csv", CUTS, read_cuts, with_checksum),
     "metrics": table(400, "metrics.csv", METRICS, read_metrics),
     "evaluation": table(9_000, "eval.csv", EVALUATION, read_evaluation),
 }  # fmt: skip
