@@ -249,6 +249,17 @@ def read_evaluation(folder: Path) -> list[str]:
     return []
 
 
+def read_comparison(folder: Path) -> list[str]:
+    """Compare an evaluation with one that always has the same counts."""
+    from tools.compare import compare, parser
+
+    with open(folder / "other.csv", "w", encoding="utf-8") as file:
+        file.writelines(",".join(row) + "\n" for row in [COMPARISON[0], *COMPARISON[1]])
+    for tables in (["eval.csv", "other.csv"], ["eval.csv", "eval.csv"]):
+        compare(parser().parse_args([str(folder / name) for name in tables]))
+    return []
+
+
 # header and rows of each table
 CUTS = ["audio_path", "word", "start", "end"], [
     ["a.wav", "HELLO", "0.0", "0.08"], ["a.wav", "WORLD", "0.08", "0.2"],
@@ -261,6 +272,12 @@ METRICS = ["epoch", "step", "learning_rate", "train_loss", "gradient_norm", "val
 EVALUATION = ["audio_path", "seconds", "wer", "cer", "reference", "hypothesis"], [
     ["a.wav", "1.5", "0.0", "0.0", "HELLO WORLD", "HELLO WORLD"],
     ["b.wav", "2.5", "50.0", "20.0", "YES IT IS", "YES IS"]]
+
+COMPARISON = ["audio_path", "speaker", "reference", "word_errors", "words", "char_errors",
+              "chars"], [
+    ["a.wav", "a", "HELLO WORLD", "0", "2", "0", "11"],
+    ["b.wav", "b", "YES IT IS", "1", "3", "2", "9"],
+    ["c.wav", "b", "NO", "1", "1", "1", "2"]]
 
 
 @st.composite
@@ -308,5 +325,6 @@ TARGETS = {
     "settings": Target(8_000, config_seeds, read_config, change_first(), any_config),
     "word cuts": table(4_000, "cuts.csv", CUTS, read_cuts, with_checksum),
     "metrics": table(400, "metrics.csv", METRICS, read_metrics),
-    "evaluation": table(9_000, "eval.csv", EVALUATION, read_evaluation),
+    "evaluation": table(8_000, "eval.csv", EVALUATION, read_evaluation),
+    "comparison": table(1_000, "eval.csv", COMPARISON, read_comparison),
 }  # fmt: skip
