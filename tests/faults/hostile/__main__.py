@@ -6,8 +6,9 @@ traceback: `python -m tests.faults.hostile TARGET --repeat NUMBER`
 An input is made from the name of its target and its number alone. It is read in a worker process,
 because it may end the process; the next input then gets a new one. A worker may use so much CPU
 time, time and memory for an input, may write into the input's folder only, and may neither start a
-program nor use the network. What a target says of an input is a result, or a refusal that names the
-file; anything else is a failure. Files that failed are kept in the folder `--keep`.
+program nor use the network. An input that takes too long is read once more. What a target says of an
+input is a result, or a refusal that names the file; anything else is a failure. Files that failed
+are kept in the folder `--keep`.
 """
 
 import argparse
@@ -41,6 +42,7 @@ class Tally:
 
     outcomes: Counter = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
+    slow: set[int] = field(default_factory=set)  # inputs that took too long once
     seconds: float = 0.0
 
 
@@ -81,6 +83,9 @@ def _run_worker(name: str, first: int, stop: int, folder: Path, keep: Path, tall
         raise RuntimeError(f"a worker of {name} ended with {code} between inputs: {words}")
     if unfinished:
         kind = "hang" if -code in (signal.SIGXCPU, signal.SIGALRM) else "crash"
+        if kind == "hang" and last not in tally.slow:
+            tally.slow.add(last)  # once more: virtual machines stand still now and then
+            return last - 1
         reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         tally.outcomes[kind] += 1
         tally.failures.append(Failure(name, last, kind, f"{reason}: {words[-300:]}"))
