@@ -6,9 +6,9 @@ traceback: `python -m tests.faults.hostile TARGET --repeat NUMBER`
 An input is made from the name of its target and its number alone. It is read in a worker process,
 because it may end the process; the next input then gets a new one. A worker may use so much CPU
 time, time and memory for an input, may write into the input's folder only, and may neither start a
-program nor use the network. An input that takes too long is read once more. What a target says of an
-input is a result, or a refusal that names the file; anything else is a failure. Files that failed
-are kept in the folder `--keep`.
+program nor use the network. An input that takes too long is read once more. What a target says of
+an input is a result, or a refusal that names the file; anything else is a failure. Files that
+failed are kept in the folder `--keep`.
 """
 
 import argparse
