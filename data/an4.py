@@ -42,7 +42,7 @@ from data.download import ArchiveError, download, extract
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, load_audio
 from deepspeech2.errors import InputError, RunError
-from deepspeech2.files import ensure_writable
+from deepspeech2.files import ensure_writable, is_file
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo
 
@@ -126,7 +126,7 @@ def read_list(
             continue
         folder, _, name = fileid.rpartition("/")
         candidates = (corpus / "wav" / f"{fileid}{suffix}" for suffix in SUFFIXES)
-        audio = next((path for path in candidates if path.is_file()), None)
+        audio = next(filter(is_file, candidates), None)
         text = texts.get(name, "")
         if name in utterances:
             problems.append(f"{fileids}:{number}: {name} is there twice")
@@ -276,7 +276,8 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
     """
     labels = Labels.load(LABELS_PATH)
     ensure_writable(target)
-    splits, named = gather(find_corpus(source, target), labels)
+    corpus = find_corpus(source, target)
+    splits, named = gather(corpus, labels)
     manifests = {}
     for split, utterances in splits.items():
         folder = target / "an4_dataset" / split
@@ -295,10 +296,10 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
             manifests[split] = save_manifest(path, rows, metadata, labels)
         else:
             logger.warning(
-                "the source has no usable %s utterances: the %s split is left out", split, split
+                "%s: no usable %s utterances: the %s split is left out", corpus, split, split
             )
     if not manifests:
-        raise RunError(f"none of the {named} utterances can be used")
+        raise RunError(f"{corpus}: none of the {named} utterances can be used")
     return manifests, named - sum(map(len, manifests.values()))
 
 

@@ -54,7 +54,7 @@ from data.transcripts import LANGUAGES, Normalizer
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, read_audio, resample
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable
+from deepspeech2.files import atomic_path, ensure_writable, is_path, parse_json
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo, count_repeats
 
@@ -183,14 +183,33 @@ def usable_clips(clips: Iterable[Clip], normalizer: Normalizer) -> tuple[list[Cl
         if not same:
             continue
         text, problem = normalizer.normalize(first.text)
-        parts = name.split("/")
-        if not all(part not in ("", ".", "..") and len(os.fsencode(part)) < 200 for part in parts):
+        if not _can_be_a_file(name):
             problem = f"{name[:80]!r} cannot be the name of a file"
+        elif not _can_be_in_a_manifest(first.audio):
+            problem = f"{str(first.audio)!r} is no UTF-8 or has line breaks: rename the file"
         if problem:
             problems.append(f"{first.where}: {name}: {problem}")
         else:
             usable.append(replace(first, text=text))
     return usable, problems
+
+
+def _can_be_a_file(name: str) -> bool:
+    """Whether the files of an utterance can have a name, which may have folders in it."""
+    parts = name.split("/")
+    return (
+        is_path(name)
+        and len(os.fsencode(name)) < 1000
+        and all(part not in ("", ".", "..") and len(os.fsencode(part)) < 200 for part in parts)
+    )
+
+
+def _can_be_in_a_manifest(path: Path) -> bool:
+    """Whether a path can be a cell of a manifest: a UTF-8 file with a line for each utterance."""
+    try:
+        return len(str(path).encode().splitlines()) == 1
+    except UnicodeEncodeError:
+        return False
 
 
 def prepare_recording(folder: Path, clips: Sequence[Clip]) -> list[Audio | str]:
@@ -255,8 +274,8 @@ class Prepared:
     def __init__(self, path: Path):
         self.path = path
         self._audio: dict[str, list] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self._audio = dict(json.loads(path.read_text(encoding="utf-8")))
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            self._audio = dict(parse_json(path.read_text(encoding="utf-8")))
 
     def find(self, clip: Clip, folder: Path) -> Audio | None:
         """The audio of a clip, if neither its recording nor what was cut has changed since."""
@@ -401,9 +420,9 @@ def prepare(sources: Sequence[Path], args: argparse.Namespace) -> Outcome:
         rows = [(c, a) for c, a in zip(clips, audio, strict=True) if isinstance(a, Audio)]
         if not rows:
             raise InputError(
-                f"{args.name}: none of the {len(found)} utterances can be used: {len(problems)} "
-                f"problems, {outcome.too_short_or_long} utterances outside --min_seconds and "
-                "--max_seconds"
+                f"{', '.join(map(str, sources))}: none of the {len(found)} utterances can be "
+                f"used: {len(problems)} problems, {outcome.too_short_or_long} utterances outside "
+                "--min_seconds and --max_seconds"
             )
         splits = {"": rows}
         if args.val_speakers:
@@ -446,7 +465,9 @@ def save_problems(path: Path, problems: Sequence[str]) -> None:
     if len(problems) > SHOWN:
         logger.warning("and %d more problems, all in %s", len(problems) - SHOWN, path)
     with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(problems) + "\n", encoding="utf-8")
+        # names of files may be no UTF-8
+        content = "\n".join(problems) + "\n"
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
 
 
 def report(name: str, outcome: Outcome) -> None:

@@ -38,7 +38,7 @@ from data.common import (
     write_wav,
 )
 from deepspeech2 import commands
-from deepspeech2.files import atomic_path, ensure_writable
+from deepspeech2.files import atomic_path, ensure_writable, parse_json
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, ManifestError, read_manifest
 
@@ -218,7 +218,7 @@ def find_made(
 ) -> dict[str, Manifest]:
     """The manifests of a complete corpus with these settings, or nothing."""
     try:
-        if json.loads(stamp.read_text(encoding="utf-8")) != settings:
+        if parse_json(stamp.read_text(encoding="utf-8")) != settings:
             return {}
         return {
             split: read_manifest(manifest_path(target, split), labels, jobs) for split in VOICES

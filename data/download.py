@@ -1,8 +1,11 @@
 """Archives of corpora: download with resume and checksum, and unpacking inside a folder."""
 
+import bz2
+import errno
 import gzip
 import hashlib
 import http.client
+import io
 import logging
 import lzma
 import os
@@ -13,12 +16,12 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
-from deepspeech2.errors import InputError, RunError
+from deepspeech2.errors import InputError, RunError, first_line
 from deepspeech2.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,14 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 30  # s without a byte before a connection counts as broken
 ATTEMPTS = 3  # in a row without a byte before a download counts as failed
 CHUNK = 1 << 20  # bytes
+# More bytes than may come out of an archive of one byte, and out of a small archive. Speech becomes
+# three times smaller at most; a hostile archive can hold a thousand times its size.
+_LARGEST_RATIO, _MIN_LIMIT = 100, 1 << 27
+# bytes; more than a file's name and records take. Before Python 3.11.10, tarfile searches records
+# in a time that grows with the square of their size (CVE-2024-6232).
+_LARGEST_READ = 8192
+# what a name in an archive is at fault for: too long, a file where a folder is, and the other way
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL)
 UNPACKED = ".unpacked"  # names the archive that a folder was unpacked from
 
 
@@ -163,10 +174,13 @@ def _unpack(archive: Path, folder: Path) -> None:
     """Unpack into an empty folder in one pass: large corpora take minutes to read."""
     # Python has this filter since 3.11.4 and 3.10.12. We check members ourselves on all versions.
     options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    size = archive.stat().st_size
     try:
-        with (open(archive, "rb") as file, tarfile.open(fileobj=file) as tar,
-              tqdm(desc=f"unpacking {archive.name}", total=archive.stat().st_size, unit="B",
-                   unit_scale=True, disable=None) as bar):
+        with (open(archive, "rb") as file, _decompressed(file) as content,
+              tqdm(desc=f"unpacking {archive.name}", total=size, unit="B", unit_scale=True,
+                   disable=None) as bar):
+            stream = _Stream(content, max(_MIN_LIMIT, _LARGEST_RATIO * size))
+            tar = tarfile.TarFile(fileobj=stream, copybufsize=_LARGEST_READ)
             for member in tar:
                 reason = _refusal(member)
                 if reason:
@@ -176,20 +190,80 @@ def _unpack(archive: Path, folder: Path) -> None:
                 member.mode |= 0o700 if member.isdir() else 0o600
                 tar.extract(member, folder, **options)
                 bar.update(file.tell() - bar.n)
-            while tar.fileobj.read(CHUNK):  # gzip's check sum comes after the end of the tar
+            if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile ends in silence at a bad header
+                raise tarfile.ReadError("cut off, or damaged between two members")
+            while stream.read(_LARGEST_READ):  # gzip's check sum comes after the end of the tar
                 pass
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        # tarfile adds a line for every format that it tried
-        reason = f"{error}:".partition(":")[0] or type(error).__name__
-        raise ArchiveError(f"{archive}: broken or not a tar archive: {reason}") from None
+    except ArchiveError:
+        raise
+    except OSError as error:
+        if error.errno and error.errno not in _BAD_NAMES:
+            raise  # the disk is full, or broken
+        raise ArchiveError(f"{archive}: broken or not a tar archive: {first_line(error)}") from None
+    except Exception as error:  # what is in a damaged or hostile archive can raise any error
+        raise ArchiveError(f"{archive}: broken or not a tar archive: {first_line(error)}") from None
+
+
+def _decompressed(file: BinaryIO) -> BinaryIO:
+    """The tar in an archive, which is decompressed while it is read."""
+    start = file.read(6)
+    file.seek(0)
+    for magic, opener in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)):
+        if start.startswith(magic):
+            return opener(file)
+    return file
+
+
+class _Stream(io.RawIOBase):
+    """What tarfile reads of an archive: in small parts, never back, and not for ever.
+
+    A header may ask tarfile to read gigabytes at once, or to go back to where it was before, again
+    and again.
+
+    Args:
+        content: the tar.
+        limit: most bytes that may come out of the archive.
+
+    Attributes:
+        last: what was read last.
+    """
+
+    def __init__(self, content: BinaryIO, limit: int):
+        super().__init__()
+        self._content, self._limit = content, limit
+        self._position = 0
+        self.last = b""
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LARGEST_READ:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.last = self._content.read(size)
+        self._position += len(self.last)
+        if self._position > self._limit:
+            raise tarfile.ReadError(f"more than {self._limit} bytes come out of it")
+        return self.last
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        if position < self._position:
+            raise tarfile.ReadError("a header leads back to where it stands")
+        while self._position < position:
+            if not self.read(min(_LARGEST_READ, position - self._position)):
+                break
+        return self._position
 
 
 def _refusal(member: tarfile.TarInfo) -> str:
     """Why a member may not be unpacked, or nothing. Without links, its name says where it goes."""
     if member.issym() or member.islnk():
         return f"is a link, to {member.linkname!r}"
-    if not (member.isfile() or member.isdir()):
+    if not (member.isfile() or member.isdir()) or member.issparse():
         return "is neither a file nor a folder"
-    if member.name.startswith("/") or ".." in member.name.split("/"):
+    parts = member.name.split("/")
+    if member.name.startswith("/") or ".." in parts:
         return "would leave the target folder"
+    if "\0" in member.name or UNPACKED in parts:
+        return "has a name that no file may have here"
     return ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepspeech2.files import is_file
 from deepspeech2.labels import Labels
 
 URL = "https://www.openslr.org/resources/12/"
@@ -74,7 +75,8 @@ def fingerprint(source: Path) -> str:
     digest = hashlib.sha256(os.fsencode(source.resolve()))
     for path in paths:
         status = path.stat() if path.exists() else None  # None: a link that leads nowhere
-        digest.update(f"{path.name} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
+        line = f"{path.name} {status and (status.st_size, status.st_mtime_ns)}\n"
+        digest.update(os.fsencode(line))
     return digest.hexdigest()
 
 
@@ -143,7 +145,7 @@ def _read_texts(
                 labels.encode(texts[name])
             except ValueError as error:
                 problem = problem or str(error)
-            if not problem and not (name in audio and audio[name].exists()):
+            if not problem and not (name in audio and is_file(audio[name])):
                 problem = f"there is no {name}.flac"
             if problem:
                 problems.setdefault(name, f"{path}:{number}: {problem}")

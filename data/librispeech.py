@@ -51,7 +51,7 @@ from data.libri_source import MD5, URL, Utterance, find_subsets, fingerprint, re
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, load_audio
 from deepspeech2.errors import InputError, RunError
-from deepspeech2.files import atomic_path, ensure_writable
+from deepspeech2.files import atomic_path, ensure_writable, parse_json
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo
 
@@ -148,8 +148,8 @@ class Corpus:
         self.records: dict[str, Record] = {}
         self.manifests: dict[str, Manifest] = {}
         for path in sorted((self.folder / ".prepared").glob("*.json")):
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                record = Record(**json.loads(path.read_text(encoding="utf-8")))
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+                record = Record(**parse_json(path.read_text(encoding="utf-8")))
                 if self._is_there(path.stem, record):
                     self.records[path.stem] = record
                     continue

@@ -5,7 +5,6 @@ wrong with the other lines as `file:line: message`. It does not open audio.
 """
 
 import csv
-import json
 import os
 import re
 import shlex
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepspeech2.errors import InputError
+from deepspeech2.files import is_file, is_path, is_special, parse_json
 
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph")
 # folders that sort files by kind, and say nothing about a speaker
@@ -33,6 +33,10 @@ class Clip:
     speaker: str = ""  # "": the corpus does not say
     channel: int = 0  # from 1; 0: all channels, averaged
 
+
+_LONGEST = 1e9  # seconds; 31 years
+# what code raises that reads JSON of another kind than it expects
+_NOT_AS_EXPECTED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 Read = tuple[list[Clip], list[str]]  # what a reader returns
 
@@ -263,7 +267,7 @@ def _kaldi_audio(command: str, root: Path) -> Path | str:
         return f"{command}: Kaldi archives are not read; write the audio to files first"
     # Kaldi's relative paths start where its scripts run, two folders above data/train
     candidates = [folder / file for folder in (root, *list(root.resolve().parents)[:3])]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next(filter(is_file, candidates), candidates[0])
 
 
 def read_nemo(path: Path) -> Read:
@@ -271,13 +275,13 @@ def read_nemo(path: Path) -> Read:
     rows, problems = [], []
     for where, line in _lines(path, problems):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             audio, text, speaker = entry["audio_filepath"], entry["text"], entry.get("speaker", "")
             start = float(entry.get("offset") or 0)
             end = start + float(entry["duration"]) if entry.get("duration") else None
-            if not (isinstance(audio, str) and isinstance(text, str)):
+            if not (isinstance(text, str) and is_path(audio) and _are_seconds(start, end or 0)):
                 raise TypeError
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except _NOT_AS_EXPECTED:
             problems.append(
                 f"{where}: expected a JSON object with audio_filepath and text, found {line[:80]!r}"
             )
@@ -297,11 +301,11 @@ def read_nemo(path: Path) -> Read:
 def read_deepspeech_pytorch(path: Path) -> Read:
     """deepspeech.pytorch's manifest: JSON with root_path and samples of two paths each."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8-sig"))
+        manifest = parse_json(path.read_text(encoding="utf-8-sig"))
         root, samples = path.parent / manifest["root_path"], list(manifest["samples"])
     except OSError as error:
         raise InputError(f"{path}: cannot read the file: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except _NOT_AS_EXPECTED as error:
         raise InputError(
             f"{path}: expected JSON with root_path and samples ({type(error).__name__}: {error})"
         ) from None
@@ -309,8 +313,11 @@ def read_deepspeech_pytorch(path: Path) -> Read:
     for number, sample in enumerate(samples, 1):
         where = f"{path}: sample {number}"
         try:
-            rows.append((where, root / sample["wav_path"], root / sample["transcript_path"]))
-        except (KeyError, TypeError):
+            paths = [root / sample[name] for name in ("wav_path", "transcript_path")]
+            if not all(is_path(str(path)) for path in paths):
+                raise ValueError
+            rows.append((where, *paths))
+        except _NOT_AS_EXPECTED:
             problems.append(
                 f"{where}: expected wav_path and transcript_path, found {str(sample)[:80]}"
             )
@@ -321,7 +328,10 @@ def read_manifest(path: Path) -> Read:
     """This project's manifest, and older ones of deepspeech.pytorch: `AUDIO,TRANSCRIPT` paths."""
     rows, problems = [], []
     for where, line in _lines(path, problems):
-        cells = [cell.strip() for cell in next(csv.reader([line]), [])]
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line]), [])]
+        except csv.Error:  # a cell of more than 128 KB
+            cells = []
         if len(cells) != 2 or not all(cells):
             problems.append(f"{where}: expected `AUDIO,TRANSCRIPT`, found {line[:80]!r}")
         else:
@@ -363,6 +373,9 @@ def _with_transcripts(
     for name, (where, audio, transcript) in zip(
         _names([r[1] for r in rows], root), rows, strict=True
     ):
+        if is_special(transcript):
+            problems.append(f"{where}: {transcript}: a pipe or a device, not a file")
+            continue
         try:
             text = transcript.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -418,10 +431,7 @@ def find_audio(name: str, *folders: Path) -> Path | None:
     """The file of an utterance, which `name` may give with or without its suffix."""
     suffixes = ("",) if name.lower().endswith(SUFFIXES) else SUFFIXES
     paths = (folder / f"{name}{suffix}" for folder in folders for suffix in suffixes)
-    try:
-        return next((path for path in paths if path.is_file()), None)
-    except (OSError, ValueError):  # a text where a name should be: too long, or with a NUL
-        return None
+    return next(filter(is_file, paths), None)
 
 
 def _audio_below(folder: Path) -> list[Path]:
@@ -470,9 +480,17 @@ def _split(line: str) -> tuple[str, str]:
 
 def _seconds(start: str, end: str) -> tuple[float, float | None] | None:
     try:
-        return float(start), None if float(end) == -1 else float(end)  # -1 as in Kaldi
+        times = float(start), float(end)
     except ValueError:
         return None
+    if not _are_seconds(*times):
+        return None
+    return times[0], None if times[1] == -1 else times[1]  # -1 as in Kaldi
+
+
+def _are_seconds(*times: float) -> bool:
+    """Whether times are no infinity, no NaN, and not beyond any recording."""
+    return all(abs(time) < _LONGEST for time in times)
 
 
 def _stem(name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from deepspeech2.errors import InputError
-from deepspeech2.labels import SPACE, Labels
+from deepspeech2.labels import SPACE, Labels, compose
 
 LANGUAGES = ("en",)  # of --spell_out
 NUMBERS, LETTERS, SYMBOLS, MARKERS = "numbers", "foreign letters", "symbols", "markers"
@@ -81,7 +81,7 @@ class Normalizer:
 
     def normalize(self, text: str) -> tuple[str, str]:
         """(the text as the labels write it, "") or ("", what is wrong with it)."""
-        text = unicodedata.normalize("NFC", text).translate(_APOSTROPHES)
+        text = compose(text).translate(_APOSTROPHES)
         plain = " ".join(text.split())
         clean = self._known.issuperset(plain) and not _STRAY.search(plain)
         if plain and clean:  # as the labels write it already: LibriSpeech, for example
@@ -173,13 +173,18 @@ class Normalizer:
         if spelled is None:
             spelled = "".join(f" {_SAID[c]} " if c in _SAID else c for c in inner)
             if not self._known.issuperset(self._labels.fold(spelled)):
-                decomposed = unicodedata.normalize("NFKD", spelled.translate(_LETTERS))
-                spelled = "".join(c for c in decomposed if not unicodedata.combining(c))
+                # marks go twice: thousands of them would take all time, and letters bring some
+                letters = _without_marks(spelled.translate(_LETTERS))
+                spelled = _without_marks(unicodedata.normalize("NFKD", letters))
             if any(c.isnumeric() for c in spelled):
                 return word  # ½ would become 1⁄2
         if spelled != inner:
             self.spelled[inner] += 1
         return f"{before}{spelled}{after}"
+
+
+def _without_marks(text: str) -> str:
+    return "".join(c for c in text if not unicodedata.combining(c))
 
 
 def _load_number_words(language: str) -> Callable[[str, str, str], str | None]:

@@ -9,7 +9,6 @@ Usage: `python -m data.verify_manifest MANIFEST ...`
 import argparse
 import logging
 import sys
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from data.common import LABELS_PATH, add_jobs_argument
 from deepspeech2 import commands
-from deepspeech2.labels import Labels, describe, listed
+from deepspeech2.labels import Labels, compose, describe, listed
 from src.config import Config, load_config
 from src.manifest import Manifest, inspect_manifest, read_text, summary
 
@@ -89,7 +88,7 @@ def label_warnings(manifests: list[Manifest], labels: Labels) -> list[str]:
     found: Counter[str] = Counter()  # as the transcripts have them
     used = {labels.characters[labels.blank_index]}
     for path in (path for manifest in manifests for path in manifest.transcript_paths):
-        text = unicodedata.normalize("NFC", read_text(path))
+        text = compose(read_text(path))
         found.update(text)
         used.update(labels.fold(text))
     warnings = [

@@ -1,5 +1,6 @@
 """Read recordings as mono float32 samples at the sample rate of a model."""
 
+import contextlib
 import numbers
 import os
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import soundfile
 
 from deepspeech2.errors import InputError
+from deepspeech2.files import is_special
 
 # a path, a binary file object, or (n,) or (n, channels) samples and their rate in Hz
 Audio = str | Path | BinaryIO | tuple[np.ndarray, int]
@@ -20,6 +22,11 @@ _CLAMPED = re.compile(r"data : (\d+) \(should be (\d+)\)")
 _STREAMED = 0x7FFFF000  # sizes from here on are placeholders that streaming programs write
 _UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count of samples for a streamed FLAC
 _MAX_OGG_PAGE = 65307  # bytes
+RATES = (1000, 1_000_000)  # Hz
+_BLOCK = 1 << 22  # samples of all channels that are decoded at once
+# More samples per byte than silence has in FLAC or Opus (300), and what a short file may have. A
+# hostile file can have 60 times as many, and would fill the memory.
+_SAMPLES_PER_BYTE, _MIN_LIMIT = 500, 1 << 25
 _MAX_CHANNELS = 64  # more are samples and channels in the wrong order
 
 AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".opus", ".wav")
@@ -66,15 +73,28 @@ def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
         (n,) float32 samples in [-1, 1], channels averaged, and the sample rate.
 
     Raises:
-        AudioError: for a file that is missing, empty, truncated, not audio or not finite.
+        AudioError: for a file that is missing, empty, truncated, not audio or not finite, that has
+            another sample rate than recordings have, or more samples than its size allows.
     """
     name = source if isinstance(source, str | Path) else getattr(source, "name", "audio")
-    plain = _read_plain_wav(source)
-    if plain is not None:
-        return plain
+    if isinstance(source, str | Path) and is_special(source):
+        raise AudioError(f"{name}: cannot read the audio: a pipe or a device, not a file")
+    samples, rate = _read_plain_wav(source) or _read_with_libsndfile(source, name)
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(
+            f"{name}: the sample rate is {rate} Hz, needed are {RATES[0]} to {RATES[1]} Hz"
+        )
+    return samples, rate
+
+
+def _read_with_libsndfile(
+    source: str | Path | BinaryIO, name: str | Path
+) -> tuple[np.ndarray, int]:
+    """As `read_audio`, for any file; `name` is for messages."""
     try:
         # soundfile encodes text strictly, but a file name may have any bytes
         path = os.fsencode(source) if isinstance(source, str | Path) else source
+        limit = max(_MIN_LIMIT, _SAMPLES_PER_BYTE * _size(source))
         with soundfile.SoundFile(path) as file:
             rate, expected, container = file.samplerate, file.frames, file.format
             log = file.extra_info
@@ -83,31 +103,68 @@ def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
                     f"{name}: the header does not say the audio's length, as after streaming; "
                     "convert it to WAV or FLAC from a file"
                 )
-            samples = file.read(dtype="float32", always_2d=True)
+            mono = _decode(file, limit)
     except (OSError, RuntimeError, TypeError) as error:
         raise AudioError(f"{name}: cannot read the audio: {_reason(source, error)}") from None
+    if len(mono) > limit:
+        raise AudioError(
+            f"{name}: more than {limit} samples in a file of {_size(source)} bytes: not a recording"
+        )
+    _check_whole(source, name, len(mono), expected, container, log)
+    if len(mono) == 0:
+        raise AudioError(f"{name}: the audio has no samples")
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{name}: the audio holds values that are not finite numbers")
+    return mono, rate
+
+
+def _decode(file: soundfile.SoundFile, limit: int) -> np.ndarray:
+    """The (n,) float32 samples of an open file, channels averaged.
+
+    They are read in blocks: a header may promise any number of samples. Ends soon after `limit`.
+    """
+    blocks, length = [], 0
+    size = _BLOCK // file.channels
+    while length <= limit:
+        block = file.read(size, dtype="float32", always_2d=True)  # (samples, channels)
+        blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0].copy())
+        length += len(block)
+        if len(block) < size:
+            break
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _check_whole(
+    source: str | Path | BinaryIO,
+    name: str | Path,
+    length: int,
+    expected: int,
+    container: str,
+    log: str,
+) -> None:
+    """Raise AudioError for a truncated file.
+
+    Args:
+        source: the file.
+        name: its name, for messages.
+        length: samples that were read, per channel.
+        expected: samples that libsndfile expected, per channel.
+        container: libsndfile's name of the format.
+        log: what libsndfile noted while it opened the file.
+    """
     clamped = _CLAMPED.search(log)
     if clamped and int(clamped[2]) < int(clamped[1]) < _STREAMED:
         raise AudioError(
             f"{name}: the audio is truncated: {clamped[2]} bytes where the header says {clamped[1]}"
         )
-    if len(samples) < expected:
+    if container == "NIST":
+        expected = max(expected, _sphere_count(source))
+    if length < expected:
         raise AudioError(
-            f"{name}: the audio is truncated: {len(samples)} samples where the header says "
-            f"{expected}"
+            f"{name}: the audio is truncated: {length} samples where the header says {expected}"
         )
     if container == "OGG" and _ends_within_ogg_page(source):
         raise AudioError(f"{name}: the audio is truncated: it ends within an Ogg page")
-    if container == "NIST" and (count := _sphere_count(source)) > len(samples):
-        raise AudioError(
-            f"{name}: the audio is truncated: {len(samples)} samples where the header says {count}"
-        )
-    if len(samples) == 0:
-        raise AudioError(f"{name}: the audio has no samples")
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{name}: the audio holds values that are not finite numbers")
-    return mono, rate
 
 
 def _check_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
@@ -120,8 +177,10 @@ def _check_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
             f"samples have shape {samples.shape}, needed is (n, channels): {samples.shape[1]} "
             "channels are too many; transpose the array"
         )
-    if not isinstance(rate, numbers.Real) or not rate > 0:
-        raise AudioError(f"the sample rate (={rate!r}) must be a number above 0")
+    if not isinstance(rate, numbers.Real) or not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(
+            f"the sample rate (={rate!r}) must be a number from {RATES[0]} to {RATES[1]} Hz"
+        )
     if samples.dtype.kind == "i":
         samples = samples / np.float32(-float(np.iinfo(samples.dtype).min))
     if samples.dtype.kind != "f":
@@ -152,6 +211,18 @@ def _read_plain_wav(source: str | Path | BinaryIO) -> tuple[np.ndarray, int] | N
     if not frames or not rate or len(content) != 2 * frames:
         return None
     return np.frombuffer(content, "<i2") / np.float32(32768), rate
+
+
+def _size(source: str | Path | BinaryIO) -> int:
+    """Size of a file in bytes; 0 for a path that leads to none."""
+    if isinstance(source, str | Path):
+        with contextlib.suppress(OSError, ValueError):
+            return os.stat(source).st_size
+        return 0
+    position = source.tell()
+    size = source.seek(0, os.SEEK_END)
+    source.seek(position)
+    return size
 
 
 def _reason(source: str | Path | BinaryIO, error: Exception) -> str:

@@ -5,8 +5,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from deepspeech2.audio import RATES
 from deepspeech2.settings import ConfigError, setting
 
+_MAX_N_FFT = 1 << 13  # samples; 170 ms at 48 kHz
 _FRAMES_AT_ONCE = 96  # their double-precision spectra fit in the cache
 
 
@@ -14,9 +16,9 @@ _FRAMES_AT_ONCE = 96  # their double-precision spectra fit in the cache
 class SpectConfig:
     """Settings of the spectrogram."""
 
-    sample_rate: int = setting(16000, minimum=1)  # Hz
-    window_size: float = setting(0.02, above=0)  # seconds
-    window_stride: float = setting(0.01, above=0)  # seconds
+    sample_rate: int = setting(16000, minimum=1, maximum=RATES[1])  # Hz
+    window_size: float = setting(0.02, above=0, maximum=1)  # seconds
+    window_stride: float = setting(0.01, above=0, maximum=1)  # seconds
     window: str = setting("hamming", choices=("hamming", "hann", "blackman", "bartlett"))
 
     @property
@@ -38,12 +40,18 @@ class SpectConfig:
         """Check the settings that depend on each other.
 
         Raises:
-            ConfigError: when window or hop is shorter than the sample rate allows.
+            ConfigError: when window or hop is shorter than the sample rate allows, or the window
+                longer than any network needs.
         """
         if self.n_fft < 2 or self.hop_length < 1:
             raise ConfigError(
                 f"DataConfig.SpectConfig: a window of {self.n_fft} samples every {self.hop_length} "
                 "samples is too short: window_size and window_stride are in seconds"
+            )
+        if self.n_fft > _MAX_N_FFT:
+            raise ConfigError(
+                f"DataConfig.SpectConfig: a window of {self.n_fft} samples is too long, at most "
+                f"{_MAX_N_FFT} are allowed: window_size is in seconds"
             )
 
 

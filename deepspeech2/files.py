@@ -1,19 +1,55 @@
-"""Write files under a temporary name, then rename them: a final name is always a whole file.
-
-Also: read files whether they are packed or not.
-"""
+"""Write files so that a final name is always a whole file; look at files before they are read."""
 
 import contextlib
 import gzip
+import json
 import lzma
 import os
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from deepspeech2.errors import InputError
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text stands for.
+
+    Raises:
+        ValueError: for any other text, and for lists in lists deeper than Python reads them.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists in lists, too deep to read") from None
+
+
+def is_path(text: str) -> bool:
+    """Whether the system takes a text as a path."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON and YAML can write it
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False too where `path` is none, or too long for one."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether a path leads to a pipe or a device, whose reading may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextlib.contextmanager

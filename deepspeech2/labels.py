@@ -5,20 +5,23 @@ A text is written in the characters of the alphabet by one rule, whoever reads i
 capital or its small letter, whichever the alphabet has.
 """
 
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from deepspeech2.errors import InputError
+from deepspeech2.files import is_special, parse_json
 
 BLANK = "_"
 SPACE = " "
 
 _FINAL_SIGMA = re.compile(r"(?<=\w)Σ(?!\w)")
 _SHOWN = 20  # characters in a message
+# more marks in a row than Unicode's "stream-safe" texts have; of interest in long texts only
+_MOST_MARKS, _LONG_TEXT = 30, 1000
 
 
 class UnknownCharacters(InputError):
@@ -77,8 +80,10 @@ class Labels:
         Raises:
             InputError: naming the file, when it cannot be read or holds anything else.
         """
+        if is_special(path):
+            raise InputError(f"{path}: cannot read the labels: a pipe or a device, not a file")
         try:
-            characters = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            characters = parse_json(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise InputError(f"{path}: cannot read the labels: {error.strerror}") from None
         except UnicodeDecodeError as error:
@@ -101,13 +106,13 @@ class Labels:
 
         White space becomes single spaces. See the module for the rule.
         """
-        text = SPACE.join(unicodedata.normalize("NFC", text).split())
+        text = SPACE.join(compose(text).split())
         if self._index.keys() >= set(text):
             return text
         if "ς" in self._index and "Σ" not in self._index:
             text = _FINAL_SIGMA.sub("ς", text)
         # again, because a mark can compose with a letter of the other case only
-        return unicodedata.normalize("NFC", text.translate(self._spellings))
+        return compose(text.translate(self._spellings))
 
     def normalize(self, text: str) -> str:
         """`text` in the characters of the alphabet; see `fold`.
@@ -144,6 +149,19 @@ class Labels:
         return "".join(self.characters)
 
 
+def compose(text: str) -> str:
+    """`text` in Unicode form NFC.
+
+    A text with more marks on a letter than any language has stays as it is: Python would take a
+    time that grows with the square of their number, hours for a megabyte.
+    """
+    if len(text) > _LONG_TEXT:
+        marks = groupby(text, lambda character: unicodedata.combining(character) > 0)
+        if any(marked and sum(1 for _ in run) > _MOST_MARKS for marked, run in marks):
+            return text
+    return unicodedata.normalize("NFC", text)
+
+
 def describe(character: str) -> str:
     """A character for a message, with its code point, and with its name where one sees nothing."""
     if character.isascii() and character.isprintable() and not character.isalpha():
@@ -160,7 +178,7 @@ def listed(items: Sequence[str], separator: str = " ") -> str:
 
 
 def _composed(character: object) -> object:
-    return unicodedata.normalize("NFC", character) if isinstance(character, str) else character
+    return compose(character) if isinstance(character, str) else character
 
 
 def _code_points(label: object) -> str:

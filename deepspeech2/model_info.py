@@ -11,8 +11,9 @@ from typing import Any
 
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig
+from deepspeech2.files import parse_json
 from deepspeech2.labels import Labels
-from deepspeech2.settings import make_group
+from deepspeech2.settings import ConfigError, make_group
 
 SPECT_GROUP = "DataConfig.SpectConfig"
 
@@ -63,11 +64,12 @@ class ModelInfo:
             InputError: naming `source`, for any other text.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             settings = dict(content["settings"])
             labels = Labels(content["labels"])
             stride = int(content.get("time_stride", 0))
-        except (ValueError, KeyError, TypeError) as error:
+        # OverflowError: a stride of infinity
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(f"{source}: the model's settings cannot be read: {error}") from None
         for key, value in _RETIRED.items():
             if settings.pop(key, value) != value:
@@ -82,7 +84,8 @@ def read_info(model: Path) -> ModelInfo:
 
     Raises:
         InputError: when the model or its JSON file is missing, when export.py did not write the
-            JSON file, and when the model is damaged or another one than the JSON file describes.
+            JSON file, when a setting in it is out of its range, and when the model is damaged or
+            another one than the JSON file describes.
     """
     if not model.is_file():
         raise InputError(f"{model}: no such model")
@@ -98,6 +101,10 @@ def read_info(model: Path) -> ModelInfo:
         raise InputError(
             f"{path}: written by an earlier version of export.py: export the model again"
         )
+    try:
+        info.spect()
+    except ConfigError as error:
+        raise InputError(f"{path}: {error}") from None
     expected = json.loads(text).get("sha256")  # earlier versions stored none
     if expected and expected != _sha256(model):
         raise InputError(

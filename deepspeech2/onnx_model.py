@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepspeech2.errors import InputError, first_line
+from deepspeech2.errors import InputError, RunError, first_line
 from deepspeech2.model_info import ModelInfo
 
 # ONNX Runtime reads this when it is imported: otherwise it writes a device number and a database
@@ -27,9 +27,11 @@ class OnnxModel:
     Raises:
         InputError: for a file that ONNX Runtime cannot load, and for a model that `info` does not
             describe.
+        RunError: by a call, when ONNX Runtime cannot run the model.
     """
 
     def __init__(self, path: Path, info: ModelInfo):
+        self.path = path
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no closer base class
@@ -51,4 +53,7 @@ class OnnxModel:
         self, inputs: np.ndarray, input_length: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         feeds = dict(zip(ONNX_INPUTS, (inputs, input_length), strict=True))
-        return tuple(self.session.run(ONNX_OUTPUTS, feeds))
+        try:
+            return tuple(self.session.run(ONNX_OUTPUTS, feeds))
+        except Exception as error:  # of a model that was changed, or for lack of memory
+            raise RunError(f"{self.path}: the model cannot be run: {first_line(error)}") from None

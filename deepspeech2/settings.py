@@ -4,11 +4,16 @@ import contextlib
 import dataclasses
 import math
 import operator
+import reprlib
 import typing
 from dataclasses import field
 from typing import Any
 
 from deepspeech2.errors import InputError
+from deepspeech2.files import is_path
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
 
 
 class ConfigError(InputError):
@@ -54,27 +59,41 @@ def convert(key: str, value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         kinds = typing.get_args(kind)
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise ConfigError(f"`{key}` (={value!r}) must be a list of {len(kinds)} numbers")
+            raise ConfigError(f"`{key}` (={_show(value)}) must be a list of {len(kinds)} numbers")
         return tuple(convert(key, v, k) for v, k in zip(value, kinds, strict=True))
     if kind is float and type(value) in (int, str):  # YAML reads 3e-4, without a dot, as text
         with contextlib.suppress(ValueError, OverflowError):
             value = float(value)
-    if type(value) is not kind or kind is float and not math.isfinite(value):
-        raise ConfigError(f"`{key}` (={value!r}) must be {_describe(kind)}")
+    if (
+        type(value) is not kind
+        or (kind is float and not math.isfinite(value))
+        or (kind is str and not is_path(value))  # most texts are paths
+    ):
+        raise ConfigError(f"`{key}` (={_show(value)}) must be {_describe(kind)}")
     return value
 
 
+def _show(value: Any) -> str:
+    """A value for a message, cut where it is long or deep."""
+    return _SHORT.repr(value)
+
+
 def _describe(kind: type) -> str:
-    return {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}[
-        kind
-    ]
+    return {
+        bool: "True or False",
+        int: "a whole number",
+        float: "a finite number",
+        str: "text that can be a path",
+    }[kind]
 
 
 def check(key: str, value: Any, field_: dataclasses.Field) -> None:
     """Raise ConfigError, naming the key, for a value out of the range of its field."""
     limits = field_.metadata
     if limits["choices"] and value not in limits["choices"]:
-        raise ConfigError(f"`{key}` (={value!r}) must be one of {', '.join(limits['choices'])}")
+        raise ConfigError(
+            f"`{key}` (={_show(value)}) must be one of {', '.join(map(str, limits['choices']))}"
+        )
     rules = {
         "minimum": (operator.ge, "at least"),
         "maximum": (operator.le, "at most"),
@@ -84,9 +103,9 @@ def check(key: str, value: Any, field_: dataclasses.Field) -> None:
     for name, (holds, words) in rules.items():
         numbers = value if isinstance(value, tuple) else (value,)
         if limits[name] is not None and not all(holds(number, limits[name]) for number in numbers):
-            raise ConfigError(f"`{key}` (={value!r}) must be {words} {limits[name]}")
+            raise ConfigError(f"`{key}` (={_show(value)}) must be {words} {limits[name]}")
     if limits["rule"] and not limits["rule"][0](value):
-        raise ConfigError(f"`{key}` (={value!r}) must {limits['rule'][1]}")
+        raise ConfigError(f"`{key}` (={_show(value)}) must {limits['rule'][1]}")
 
 
 def make_group(kind: type, prefix: str, values: dict[str, Any]) -> Any:

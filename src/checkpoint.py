@@ -4,13 +4,14 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepspeech2.errors import InputError, RunError, first_line
-from deepspeech2.files import atomic_path
+from deepspeech2.files import atomic_path, parse_json
 from deepspeech2.labels import Labels
 from deepspeech2.model_info import ModelInfo
 from src import checkpoint_file
@@ -57,12 +58,13 @@ class Checkpoint:
             new_labels: whether labels that somebody asked for replace those of the checkpoint.
 
         Raises:
-            InputError: as `Config.with_model`.
+            InputError: as `Config.with_model`, and as `check_sizes`.
         """
         if not self.info:
             return config, Labels.load(config.DataConfig.labels_path)
         asked = config.explicit_labels() if new_labels else None
         config = config.with_model(self.info, str(self.path), new_labels)
+        check_sizes(config, self.parameters, self.path)
         return config, asked or self.info.labels
 
     def with_labels(self, labels: Labels, initial: "Parameter") -> dict[str, np.ndarray]:
@@ -162,12 +164,49 @@ def _existing(path: str | Path) -> Path:
 
 def _parse_progress(path: Path, strings: dict[str, str]) -> dict[str, Any]:
     try:
-        progress = json.loads(strings.get(_PROGRESS, "{}"))
+        progress = parse_json(strings.get(_PROGRESS, "{}"))
     except ValueError as error:
         raise InputError(f"{path}: the state of its run is not JSON: {error}") from None
     if not isinstance(progress, dict):
         raise InputError(f"{path}: the state of its run is no JSON object")
     return progress
+
+
+def check_sizes(config: Config, parameters: Mapping[str, np.ndarray], source: Path) -> None:
+    """Check that a file holds the large weights of a network, before that network is made.
+
+    A network takes the memory that its settings ask for, and a hostile file can ask for any amount.
+
+    Args:
+        config: settings of the network, from the file.
+        parameters: arrays of the file by name.
+        source: the file, for messages.
+
+    Raises:
+        InputError: naming `source` and a weight that is missing or of another shape.
+    """
+    model = config.ModelConfig
+    hidden, channels = model.hidden_size, model.conv_channels
+    width = channels * model.conv_bins(config.DataConfig.SpectConfig.num_bins)[1]
+    needed = {
+        "conv.conv2.weight": (channels, channels, *model.conv2_kernel),
+        "rnns.0.forward_lstm.weight_ih_l0": (4 * hidden, width),
+    }
+    if not model.bidirectional:
+        needed["lookahead.conv.weight"] = (hidden, 1, 1, model.lookahead_context)
+    # lazily: the settings can ask for any number of layers, too
+    layers = (
+        (f"rnns.{i}.forward_lstm.weight_hh_l0", (4 * hidden, hidden))
+        for i in range(model.hidden_layers)
+    )
+    for name, shape in chain(needed.items(), layers):
+        if name not in parameters:
+            raise InputError(f"{source}: does not fit the network: not in the checkpoint: {name}")
+        if parameters[name].shape != shape:
+            raise InputError(
+                f"{source}: does not fit the network: {name} has shape {parameters[name].shape}, "
+                f"the network needs {shape}"
+            )
 
 
 def load_parameters(

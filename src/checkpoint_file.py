@@ -6,6 +6,7 @@ MindSpore reads what this module writes, and the other way round. Two difference
 first, so that they are read without the arrays; and a file of ours without its checksum is damaged.
 """
 
+import math
 import mmap
 import zlib
 from collections.abc import Iterator, Mapping
@@ -67,7 +68,8 @@ def read(path: str | Path, only_strings: bool = False) -> Content:
             return _parse_strings(data) if only_strings else _parse(data)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
-    except ValueError as error:  # _Damaged, an empty file, text that is not UTF-8
+    # _Damaged, an empty file, text that is not UTF-8; or a dimension above 2^63
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a whole MindSpore checkpoint: {error}") from None
 
 
@@ -153,7 +155,7 @@ def _array(name: str, content: bytes, shape: tuple[int, ...], type_name: str) ->
         raise _Damaged(f"{name} has the type {type_name!r}")
     array = np.frombuffer(content, DTYPES[type_name])
     shape = () if shape == (0,) and array.size == 1 else shape  # MindSpore writes scalars so
-    if array.size != np.prod(shape, dtype=np.int64):
+    if array.size != math.prod(shape):
         raise _Damaged(f"{name} has {array.size} values for the shape {shape}")
     return array.reshape(shape)
 

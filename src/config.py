@@ -5,6 +5,7 @@ example `TrainingConfig.epochs` or `DataConfig.SpectConfig.window_size`.
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from deepspeech2.model_info import SPECT_GROUP, ModelInfo
 from deepspeech2.settings import ConfigError, check, convert, setting
 
 LABELS_KEY = "DataConfig.labels_path"
+
+_MOST_VALUES = 10_000  # in a YAML file; a recipe has a hundred
 
 
 def _groups(pattern: str) -> int:
@@ -250,7 +253,9 @@ class Config:
         if conflicts:
             raise InputError(f"{source}: " + "; ".join(conflicts))
         try:
-            return self.with_settings(info.settings, explicit=False)
+            config = self.with_settings(info.settings, explicit=False)
+            config.DataConfig.SpectConfig.check_together()
+            return config
         except ConfigError as error:
             raise InputError(
                 f"{source}: written by another version of this project: {error}"
@@ -272,6 +277,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     if path:
         try:
             config = config.with_settings(_flatten(_read_yaml(path)), explicit=True)
+            if not overrides:  # they may mend what does not fit together
+                _check_together(config)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
     settings = {}
@@ -325,8 +332,19 @@ def _lookup(config: Config, key: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A YAML loader that refuses duplicate keys; PyYAML would use the last one."""
+class _StrictLoader(yaml.SafeLoader):
+    """A YAML loader that refuses duplicate keys, of which PyYAML would use the last one.
+
+    It also refuses aliases that contain themselves, or that stand for very many values: a few
+    lines can stand for 2^60.
+    """
+
+    def construct_document(self, node):
+        if _count_values(node, {}) > _MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its aliases stand for more than {_MOST_VALUES} values"
+            )
+        return super().construct_document(node)
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value]
@@ -338,13 +356,29 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _count_values(node: yaml.Node, counts: dict[int, float]) -> float:
+    """The values that a node holds, those of an alias each time; infinity if it holds itself.
+
+    Args:
+        node: a node of a YAML document.
+        counts: numbers of the nodes that were counted, by id.
+    """
+    if id(node) not in counts:
+        counts[id(node)] = math.inf  # until it is known
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        counts[id(node)] = 1 + sum(_count_values(part, counts) for part in parts)
+    return counts[id(node)]
+
+
 def _read_yaml(path: str | Path) -> dict:
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration: {error.strerror}") from None
-    # ValueError: not UTF-8, or a date such as 2024-13-45
-    except (yaml.YAMLError, ValueError) as error:
+    # ValueError: not UTF-8, or a date such as 2024-13-45; RecursionError: lists in lists in lists
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"not YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -370,8 +404,8 @@ def _parse(key: str, text: str) -> Any:
     if _field_type(key) is str:
         return text
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+        return yaml.load(text, _StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 

@@ -11,7 +11,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import json
 import logging
 import os
 import re
@@ -29,7 +28,7 @@ from tqdm import tqdm
 
 from deepspeech2.audio import read_audio
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path
+from deepspeech2.files import atomic_path, is_special, parse_json
 from deepspeech2.labels import Labels, UnknownCharacters, describe, listed
 
 logger = logging.getLogger(__name__)
@@ -137,8 +136,10 @@ def read_text(path: str | Path) -> str:
     """Read a transcript as it stands.
 
     Raises:
-        InputError: naming the file, when it is missing or not UTF-8.
+        InputError: naming the file, when it is missing, no file, or not UTF-8.
     """
+    if is_special(path):
+        raise InputError(f"{path}: cannot read the transcript: a pipe or a device, not a file")
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -238,9 +239,7 @@ def inspect_manifest(
     file_states = _file_states(lines)
     known = None
     if trust_index and not problems:
-        known = _load_index(index_path(path), lines.digest, labels)
-        if known is not None and len(known.file_states) != rows:
-            known = None
+        known = _load_index(index_path(path), lines.digest, labels, rows)
     if metadata is not None:
         infos, unchecked = np.array(metadata, np.int64), (file_states < 0).any(axis=1)
     elif known is not None:
@@ -323,7 +322,7 @@ def _json_advice(path: Path, content: bytes) -> str:
     text = content.decode()
     for part in (text.partition("\n")[0], text):
         with contextlib.suppress(ValueError):
-            value = json.loads(part)
+            value = parse_json(part)
             keys = value if isinstance(value, dict) else ()
             form = next((form for key, form in _JSON_KEYS.items() if key in keys), "")
             command = f"; python -m data.corpus {path} --format {form} makes a manifest of it"
@@ -438,13 +437,25 @@ class _Index:
     metadata: np.ndarray  # (rows, 4) int64, the fields of UtteranceInfo
     file_states: np.ndarray  # (rows, 4) int64, see _file_states
 
+    def describes(self, rows: int) -> bool:
+        """Whether both arrays, which may have been read from any file, are as they should be."""
+        return all(
+            isinstance(part, np.ndarray) and part.dtype == np.int64 and part.shape == (rows, 4)
+            for part in (self.metadata, self.file_states)
+        )
 
-def _load_index(path: Path, digest: str, labels: Labels) -> _Index | None:
+
+def _load_index(path: Path, digest: str, labels: Labels, rows: int) -> _Index | None:
     """Read an index; None if it is missing, unreadable, or of another manifest or alphabet."""
+    key = f"{INDEX_VERSION} {digest} {labels}"
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if str(arrays["key"]) == f"{INDEX_VERSION} {digest} {labels}":
-                return _Index(arrays["metadata"], arrays["file_states"])
+            size = sum(member.file_size for member in arrays.zip.infolist())
+            if size > 64 * rows + 4 * len(key) + 4096:
+                raise ValueError(f"{size} bytes come out of it")
+            index = _Index(arrays["metadata"], arrays["file_states"])
+            if str(arrays["key"]) == key and index.describes(rows):
+                return index
     except Exception as error:  # a damaged index is simply made again
         logger.debug("%s: ignored: %s", path, error)
     return None

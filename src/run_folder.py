@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deepspeech2.errors import InputError, RunError
-from deepspeech2.files import atomic_path, renamed_onto
+from deepspeech2.files import atomic_path, parse_json, renamed_onto
 from deepspeech2.model_info import ModelInfo
 from src.checkpoint import Checkpoint, load_checkpoint, read_progress, save_checkpoint
 from src.config import CheckpointConfig
@@ -267,7 +267,7 @@ def _described(file) -> str:
     """` (process N since TIME)` from the content of a lock file; '' for an empty one."""
     file.seek(0)
     try:
-        content = json.load(file)
+        content = parse_json(file.read())
         return f" (process {content['pid']}, since {content['since']})"
     except (ValueError, KeyError, TypeError):
         return ""

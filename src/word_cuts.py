@@ -11,7 +11,7 @@ import pandas as pd
 
 from deepspeech2.audio import load_audio
 from deepspeech2.decoding.alignment import ctc_align
-from deepspeech2.errors import InputError
+from deepspeech2.errors import InputError, first_line
 from deepspeech2.files import atomic_path
 from deepspeech2.model import Model
 from src.augment import WordCuts
@@ -132,13 +132,17 @@ def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None
             f"{path}: cut off or changed since it was written: put it back, or remove it, and the "
             "word cuts are found anew"
         )
-    table = pd.read_csv(
-        io.BytesIO(content), keep_default_na=False, dtype={"audio_path": str, "word": str}
-    )
-    known = {
-        name: WordCuts(
-            lines["word"].tolist(), lines["start"].to_numpy(float)[1:], lines["end"].iloc[-1]
+    try:
+        table = pd.read_csv(
+            io.BytesIO(content), keep_default_na=False, dtype={"audio_path": str, "word": str}
         )
-        for name, lines in table.groupby("audio_path", sort=False)
-    }
+        known = {
+            name: WordCuts(
+                lines["word"].tolist(), lines["start"].to_numpy(float)[1:], lines["end"].iloc[-1]
+            )
+            for name, lines in table.groupby("audio_path", sort=False)
+        }
+    # what we wrote can be read: this is a file that somebody else made
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: no word cuts: {first_line(error)}") from None
     return [known.get(name) for name in manifest.audio_paths]

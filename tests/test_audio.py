@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from deepspeech2 import audio
 from deepspeech2.audio import AudioError, _read_plain_wav, load_audio, read_audio, resample
 
 
@@ -85,6 +86,7 @@ def test_channels_of_samples_are_averaged():
     (np.zeros(5), 0, "sample rate (=0)"), (np.array(["a"]), 16000, "dtype"),
     (np.array([0.0, np.nan]), 16000, "not finite"),
     (np.zeros((2, 16000)), 16000, "transpose the array"), (np.zeros(5), "16k", "rate (='16k')"),
+    (np.zeros(5), 1, "a number from 1000 to 1000000 Hz"),
 ])
 def test_samples_that_are_no_audio(samples, rate, words):
     with pytest.raises(AudioError) as caught:
@@ -92,10 +94,10 @@ def test_samples_that_are_no_audio(samples, rate, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("audio", [None, np.zeros(5), b"RIFF", (np.zeros(5),)])
-def test_what_is_neither_a_file_nor_samples_with_their_rate(audio):
+@pytest.mark.parametrize("given", [None, np.zeros(5), b"RIFF", (np.zeros(5),)])
+def test_what_is_neither_a_file_nor_samples_with_their_rate(given):
     with pytest.raises(AudioError, match="needed is a path, a binary file object, or a pair"):
-        load_audio(audio, 16000)
+        load_audio(given, 16000)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
@@ -139,6 +141,19 @@ def test_channels_are_averaged(tmp_path):
     left, right = np.array([0.5, 0.25, -0.5]), np.array([0.0, 0.25, 0.5])
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 16000)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], [0.25, 0.25, 0.0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "subtype"), [
+    ("a.wav", "PCM_24"), ("a.wav", "GSM610"), ("a.wav", "IMA_ADPCM"), ("a.flac", "PCM_16"),
+    ("a.ogg", "VORBIS"), ("a.ogg", "OPUS"), ("a.mp3", "MPEG_LAYER_III")])
+def test_long_files_are_read_in_blocks(tmp_path, monkeypatch, name, subtype):
+    """GSM 6.10 in WAV, as telephony keeps it, can be read only in blocks."""
+    soundfile.write(tmp_path / name, speech(5), 16000, subtype=subtype)
+    with soundfile.SoundFile(tmp_path / name) as file:
+        whole = file.read(file.frames, dtype="float32")
+    monkeypatch.setattr(audio, "_BLOCK", 7000)
+    tolerance = 1e-6 if name == "a.mp3" else 0  # its decoder rounds in another way after a seek
+    np.testing.assert_allclose(read_audio(tmp_path / name)[0], whole, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 48000])
@@ -207,6 +222,41 @@ def test_damaged_file(tmp_path, suffix):
     content[middle:middle + 300] = bytes(300)
     path.write_bytes(content)
     refusal(path)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 2**31 - 1])
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_sample_rate_that_no_recording_has(tmp_path, rate, subtype):
+    """At 16 kHz, a second at 1 Hz would have 16,000 times its samples."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, speech(0.1), rate, subtype=subtype)
+    assert refusal(path) == f"the sample rate is {rate} Hz, needed are 1000 to 1000000 Hz"
+
+
+def test_a_header_that_promises_more_than_the_memory(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, speech(0.5), 16000)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # 36 bits of the STREAMINFO block
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+    refusal(path)
+
+
+def test_more_samples_than_a_file_of_its_size_has(tmp_path, monkeypatch):
+    """Real silence has 300 samples per byte; files that fill the memory were made for that."""
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.zeros(10 * 16000), 16000)
+    assert len(read_audio(path)[0]) == 160000
+    for name in ("_MIN_LIMIT", "_SAMPLES_PER_BYTE"):
+        monkeypatch.setattr(audio, name, 5)
+    assert refusal(path).endswith(f"in a file of {path.stat().st_size} bytes: not a recording")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_pipe_is_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"a.{suffix}")
+    assert "a pipe or a device" in refusal(tmp_path / f"a.{suffix}")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -9,6 +9,8 @@ from mindspore import Parameter, Tensor, nn
 
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.labels import Labels
+from deepspeech2.model_info import ModelInfo
+from src import checkpoint_file
 from src.checkpoint import (
     arrays_of,
     average_checkpoints,
@@ -17,6 +19,8 @@ from src.checkpoint import (
     save_checkpoint,
 )
 from src.config import Config, load_config
+from src.DeepSpeech import DeepSpeech
+from src.stored_models import load_network
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 INFO = Config().model_info(Labels("AB _"))
@@ -86,6 +90,15 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["deepspeech2_info", "deepspeech2_progress"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "5", "{"])
+def test_strings_that_are_something_else(tmp_path, name, text):
+    strings = {"deepspeech2_info": INFO.to_json(), "deepspeech2_progress": "{}"} | {name: text}
+    checkpoint_file.write(tmp_path / "a.ckpt", {}, strings)
+    with pytest.raises(InputError, match=r"a\.ckpt: the (model's settings|state of its run)"):
+        load_checkpoint(tmp_path / "a.ckpt")
+
+
 @pytest.mark.parametrize("name", ["missing.ckpt", "model.pth"])
 def test_a_missing_file_or_foreign_suffix_is_refused(tmp_path, name):
     (tmp_path / "model.pth").write_bytes(b"x")
@@ -129,8 +142,31 @@ def test_other_labels_keep_the_rows_of_those_that_both_have(tmp_path, caplog):
         checkpoint.with_labels(INFO.labels, initial)["fc.weight"], projection)
 
 
+SMALL = load_config(None, ["ModelConfig.hidden_size=4", "ModelConfig.hidden_layers=2",
+                           "ModelConfig.conv_channels=2", "ModelConfig.conv2_kernel=[21, 1]"])
+
+
+def small_network() -> dict[str, np.ndarray]:
+    """The arrays of a network with the settings of SMALL."""
+    return arrays_of(DeepSpeech(SMALL.ModelConfig, 161, 4).get_parameters())
+
+
+@pytest.mark.parametrize("changes", [
+    ["hidden_size=4000000000"], ["hidden_layers=4000000000"], ["conv_channels=4000000000"],
+    ["conv2_kernel=[21, 4000000001]"], ["bidirectional=False", "lookahead_context=4000000000"]])
+def test_a_network_larger_than_its_checkpoint_is_refused_before_it_takes_memory(tmp_path, changes):
+    config = load_config(None, [f"ModelConfig.{change}" for change in changes])
+    settings = SMALL.model_info(Labels("AB _")).settings | {
+        key: value for key, value in config.model_info(Labels("AB _")).settings.items()
+        if key in config.explicit}
+    info = ModelInfo(settings, Labels("AB _"), 2)
+    save_checkpoint(tmp_path / "a.ckpt", small_network(), info)
+    with pytest.raises(InputError, match=r"a\.ckpt: does not fit the network: .*weight"):
+        load_network(tmp_path / "a.ckpt", load_config())
+
+
 def test_only_a_new_run_may_ask_for_other_labels(tmp_path):
-    save_checkpoint(tmp_path / "a.ckpt", arrays(), INFO)
+    save_checkpoint(tmp_path / "a.ckpt", small_network(), SMALL.model_info(INFO.labels))
     (tmp_path / "own.json").write_text('["C", " ", "_"]')
     config = load_config(None, [f"DataConfig.labels_path={tmp_path}/own.json"])
     checkpoint = load_checkpoint(tmp_path / "a.ckpt")

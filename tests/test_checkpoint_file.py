@@ -1,6 +1,7 @@
 """Checkpoints in MindSpore's format, against MindSpore itself; damaged files are refused."""
 
 import random
+import zlib
 
 import mindspore as ms
 import numpy as np
@@ -97,6 +98,16 @@ def test_random_bytes_are_no_checkpoint(path):
         path.write_bytes(b"\x0a" + rng.bytes(size))
         with pytest.raises(InputError, match=r"a\.ckpt: not a whole MindSpore checkpoint"):
             checkpoint_file.read(path)
+
+
+@pytest.mark.parametrize("shape", [
+    (2**32, 2**32), (2**63,), (2**63, 0), (2**69, 2), (1,) * 100, (3,)])
+def test_shapes_that_no_array_has(path, shape):
+    """Products and numbers of dimensions that overflow; the checksum is right."""
+    record = checkpoint_file._header("weight", shape, "Float32", 0)
+    path.write_bytes(record + b"crc_num" + zlib.crc32(record).to_bytes(10, "big"))
+    with pytest.raises(InputError, match=r"a\.ckpt: not a whole MindSpore checkpoint"):
+        checkpoint_file.read(path)
 
 
 def test_a_folder_cannot_be_read(tmp_path):

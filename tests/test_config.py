@@ -153,6 +153,7 @@ def test_wrong_type(override, words):
     ("TrainingConfig.seed=4294967296", "below 4294967296"),  # NumPy's generator holds 32 bits
     ("DataConfig.AugmentationConfig.noise_prob=1.5", "at most 1"),
     ("DataConfig.SpectConfig.window=square", "one of hamming, hann, blackman, bartlett"),
+    ("ModelConfig.conv2_time_stride=3", "one of 1, 2"),
     ("ModelConfig.conv2_kernel=[21, 0]", "at least 1"),
     ("ModelConfig.conv2_kernel=[21, 10]", "two odd numbers"),
     ("CheckpointConfig.ckpt_file_name_prefix=a/b", "first part of a file name"),
@@ -180,6 +181,7 @@ def test_out_of_range(override, allowed):
      ["LMConfig.lm_path` (='lm.arpa') needs the beam search", "set LMConfig.decoder_type=beam"]),
     (["LMConfig.decoder_type=greedy", "LMConfig.beam_width=10"], ["LMConfig.beam_width` (=10)"]),
     (["DataConfig.SpectConfig.window_size=0.00001"], ["DataConfig.SpectConfig", "in seconds"]),
+    (["DataConfig.SpectConfig.window_size=0.9"], ["14400 samples is too long", "in seconds"]),
     (["CheckpointConfig.average_last=11"],
      ["CheckpointConfig.average_last` (=11)", "raise keep_checkpoint_max (=10)"]),
 ])
@@ -189,6 +191,13 @@ def test_settings_that_contradict_each_other(overrides, words):
 
 
 # files that are refused: the message begins with the file
+
+def doubled(first: str, pair: str) -> str:
+    """YAML of 60 aliases, each of which stands for the one before twice."""
+    lines = [f"a0: &a0 {first}"]
+    lines += [f"a{i + 1}: &a{i + 1} " + pair.replace("*", f"*a{i}") for i in range(60)]
+    return "\n".join([*lines, "TrainingConfig: {epochs: *a60}"])
+
 
 @pytest.mark.parametrize(("text", "words"), [
     ("TrainingConfig:\n  epocs: 5\n", ["`TrainingConfig.epocs`", "epochs"]),
@@ -207,6 +216,17 @@ def test_settings_that_contradict_each_other(overrides, words):
     ("TrainingConfig:\n  epochs: 5\nTrainingConfig:\n  seed: 6\n",
      ["`TrainingConfig`", "twice", "line 3"]),
     ("TrainingConfig:\n  epochs: 5\n---\nTrainingConfig:\n  seed: 6\n", ["not YAML"]),
+    ("CheckpointConfig: {average_last: 99}", ["average_last` (=99) needs as many checkpoints"]),
+    # texts that are no paths, in ways that the functions of the system do not expect
+    ('TrainingConfig: {log_dir: "a\\0b"}', ["log_dir", "text that can be a path"]),
+    ('TrainingConfig: {log_dir: "~a\\0b"}', ["log_dir", "text that can be a path"]),
+    ('TrainingConfig: {log_dir: "\\ud800"}', ["log_dir", "text that can be a path"]),
+    # what a few lines can become: more values than any memory holds, and a mapping in itself
+    (doubled("[1]", "[*, *]"), ["not YAML", "more than 10000 values"]),
+    (doubled("{x: 1}", "{p: *, q: *}"), ["not YAML", "more than 10000 values"]),
+    ("TrainingConfig: &a {epochs: *a}", ["not YAML", "more than 10000 values"]),
+    pytest.param("[" * 50_000, ["not YAML"], id="deep list"),
+    pytest.param("{a: " * 50_000, ["not YAML"], id="deep mapping"),
 ])
 def test_file_is_refused(yaml_file, text, words):
     path = yaml_file(text)

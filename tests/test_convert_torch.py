@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import sys
+import tarfile
 import types
 import zipfile
 from pathlib import Path
@@ -273,6 +274,24 @@ def test_a_torchscript_archive_is_a_program(tmp_path, refused):
     assert "TorchScript" in refused(tmp_path / "a.pth")
 
 
+def npz_of_zeros(path: Path, size: int) -> Path:
+    """An npz file with a float32 array of `size` bytes of zeros, which are packed."""
+    np.savez_compressed(path, **{"state/fc.0.module.1.weight": np.zeros(size // 4, np.float32)})
+    return path
+
+
+def test_an_npz_that_would_fill_the_memory(tmp_path, refused):
+    assert "no tensor for" in refused(npz_of_zeros(tmp_path / "a.npz", 1 << 20))
+    bomb = refused(npz_of_zeros(tmp_path / "b.npz", 70 << 20))
+    assert "bytes come out of it: these are no weights of a network" in bomb
+    source = Path(write_npz(tmp_path / "c.npz", {"fc.0.module.1.weight": np.ones((29, 4))}))
+    content = source.read_bytes()
+    assert content.count(b"(29, 4), }         ") == 1
+    source.write_bytes(content.replace(b"(29, 4), }         ", b"(29, 4000000000), }"))
+    # 1 where there is no such memory, 2 where the system promises it and the file then ends
+    assert main([str(source), str(tmp_path / "x.ckpt")]) in (1, 2)
+
+
 # files as PyTorch writes them
 
 class Call:
@@ -447,6 +466,61 @@ def test_tensors_larger_than_their_storage(torch, small, tmp_path, refused):
     package = package_v1(torch, small)
     package["state_dict"]["fc.0.module.1.weight"] = Large()
     assert "not a whole checkpoint" in refused(save(torch, package, tmp_path / "a.pth"))
+
+
+# pickles that would take all time or memory, made by hand
+
+DICT = b"\x80\2}X\x0a\0\0\0state_dict}"  # {"state_dict": {…, to be closed with ss.
+STORAGE = (b"ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\n"
+           b"X\1\0\0\x000X\3\0\0\0cpu%btQK\0%b\x85K\0\x85\x89ccollections\nOrderedDict\n)RtR")
+HOSTILE_PICKLES = {
+    "a key of 2^60 numbers": (DICT + b"K\1" + b"2\x86" * 60 + b"K\1ss.", "a tuple of more parts"),
+    "room for 2^31 objects": (DICT + b"K\1r\xff\xff\xff\x7fK\1ss.", "no attribute"),
+    "2^40 bytes": (b"\x80\5\x96" + (2**40).to_bytes(8, "little") + b".", "150"),
+    "a tensor of 2^60 equal numbers": (
+        DICT + b"K\1" + STORAGE % (b"K\x0a", b"\x8a\x08" + (2**60).to_bytes(8, "little")) + b"ss.",
+        f"a tensor of the size ({2**60},) repeats its numbers"),
+    "a storage of 2^40 numbers": (
+        DICT + b"K\1" + STORAGE % (b"\x8a\x06" + (2**40).to_bytes(6, "little"), b"K\1") + b"ss.",
+        f"{2**40} numbers in"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE_PICKLES)
+def test_a_pickle_that_would_take_all_time_or_memory(torch, name, tmp_path, refused):
+    code, words = HOSTILE_PICKLES[name]
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", code)
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/data/0", bytes(40))
+    message = refused(tmp_path / "a.pth")
+    assert "not a whole checkpoint of deepspeech.pytorch: " in message and words in message
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_labels_and_settings_that_contain_the_same_list_again_and_again(torch, small, kind,
+                                                                        tmp_path, refused):
+    """2^60 values, were they written out."""
+    doubled = kind(["A"])
+    for _ in range(60):
+        doubled = kind([doubled, doubled])
+    for place in ("labels", "audio_conf"):
+        value = doubled if place == "labels" else {"window": [doubled]}
+        refused(save(torch, package_v1(torch, small) | {place: value}, tmp_path / "a.pth"))
+
+
+def test_a_tar_archive_is_not_unpacked(torch, tmp_path, refused):
+    """torch.load would; here it would wait for what is written to the pipe, for ever."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, kind in (("first", tarfile.REGTYPE), ("storages", tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            tar.addfile(member)
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[:len(LEGACY)] = LEGACY
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + 8 * 32 + sum(content[156:512]))
+    (tmp_path / "a.pth").write_bytes(content)
+    assert "a tar archive" in refused(tmp_path / "a.pth")
 
 
 # nothing in a file is run

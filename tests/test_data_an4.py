@@ -134,6 +134,25 @@ def test_nothing_usable_is_a_failure(tmp_path, capsys):
     assert "none of the 5 utterances" in capsys.readouterr().err
 
 
+def test_an_empty_source_is_named(tmp_path, capsys):
+    source = write_corpus(tmp_path / "source")
+    (source / "etc/an4_train.fileids").write_text("")
+    assert prepare(source, tmp_path / "target") == 1
+    assert f"{source}: none of the 0 utterances" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000 + "a", "a\0b"])
+def test_a_name_that_no_file_can_have(tmp_path, caplog, name):
+    source = write_corpus(tmp_path / "source")
+    with open(source / "etc/an4_train.fileids", "a") as file:
+        file.write(f"an4_clstk/aaaa/{name}\n")
+    with open(source / "etc/an4_train.transcription", "a") as file:
+        file.write(f"YES ({name.rpartition('/')[2]})\n")
+    assert prepare(source, tmp_path / "target") == 0
+    assert "an4_train.fileids:6: no audio file" in caplog.text
+    assert len(rows(tmp_path / "target", "train")) == 3
+
+
 def test_problems_of_the_lists_are_told_with_their_line(tmp_path, capsys, caplog):
     source, etc = write_corpus(tmp_path / "source"), tmp_path / "source" / "etc"
     lines = [f"{text} ({name})" for name, text in WORDS.items()]

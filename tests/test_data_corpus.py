@@ -600,6 +600,80 @@ def test_what_is_at_fault_is_named_and_the_rest_prepared(
     assert any(expected in problem for problem in found), found
 
 
+# what only somebody hostile writes, or a program with a fault
+
+
+def nemo(**changes) -> str:
+    return json.dumps({"audio_filepath": "audio/a2.wav", "text": "A", "duration": 0.6} | changes)
+
+
+@pytest.mark.parametrize(
+    "form, spoil, expected",
+    [
+        ("nemo", lambda c: append(c, nemo(offset=10**400)), "train.json:4: expected"),
+        ("nemo", lambda c: append(c, nemo(offset="nan")), "train.json:4: expected"),
+        ("nemo", lambda c: append(c, nemo(duration="inf")), "train.json:4: expected"),
+        ("nemo", lambda c: append(c, nemo(audio_filepath="a\0.wav")), "train.json:4: expected"),
+        ("nemo", lambda c: append(c, nemo(audio_filepath="\ud800")), "train.json:4: expected"),
+        ("nemo", lambda c: append(c, nemo(audio_filepath=5)), "train.json:4: expected"),
+        ("nemo", lambda c: append(c, "[" * 50_000), "train.json:4: expected"),
+        ("nemo", lambda c: append(c, nemo(text="\ud800", offset=0.1)), "the labels cannot write"),
+        ("nemo", lambda c: append(c, nemo(audio_filepath="a/" * 2000 + "a")), "cannot be the name"),
+        (
+            "deepspeech.pytorch",
+            lambda c: write_lines(c, [c.read_text().replace("wav/a1.wav", "a\\u0000")]),
+            "train.json: sample 1: expected",
+        ),
+        (
+            "stm",
+            lambda c: append(c / "stm/talk.stm", f"talk 1 x 0 {'9' * 400} <NA> WORD"),
+            "talk.stm:6: expected",
+        ),
+        (
+            "kaldi",
+            lambda c: write_lines(
+                c / "wav.scp", ["long db/long.wav", f"r2 {'a' * 300}.wav", "r3 db/b3.flac"]
+            ),
+            "File name too long",
+        ),
+        ("manifest", lambda c: append(c, "set/wav/a1.wav,/dev/zero"), "a pipe or a device"),
+        ("manifest", lambda c: append(c, f'"{"a" * 200_000}",b'), "train.csv:4: expected"),
+        ("text", lambda c: copy_as(c / "a", "b\n1"), "has line breaks: rename the file"),
+        ("text", lambda c: copy_as(c / "a", os.fsdecode(b"caf\xe9")), "is no UTF-8"),
+    ],
+)
+def test_hostile_lines_and_names_are_told(tmp_path, form, spoil, expected):
+    source, target = MAKERS[form](tmp_path / "source"), tmp_path / "target"
+    spoil(source)
+    limit = csv.field_size_limit(131_072)  # MindSpore raises it
+    try:
+        assert prepare(target, source, form) == 2
+    finally:
+        csv.field_size_limit(limit)
+    assert any(expected in problem for problem in problems(target)), problems(target)
+
+
+def copy_as(folder: Path, name: str) -> None:
+    """Another name for an utterance of the format `text`."""
+    for suffix in (".flac", ".txt"):
+        (folder / f"{name}{suffix}").write_bytes((folder / f"a1{suffix}").read_bytes())
+
+
+def test_without_any_utterance_the_source_is_named(tmp_path, capsys):
+    source = write_lines(tmp_path / "metadata.csv", [])
+    assert prepare(tmp_path / "target", source, "ljspeech") == 2
+    assert f"{source}: none of the 0 utterances" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[[1]]", "5", '{"made": 5}'])
+def test_an_unreadable_record_is_only_work_lost(tmp_path, content):
+    source, target = make_text(tmp_path / "source"), tmp_path / "target"
+    assert prepare(target, source, "text") == 0
+    (target / "made_dataset/.prepared.json").write_text(content)
+    assert prepare(target, source, "text") == 0
+    assert len(rows(target)) == 3
+
+
 def append(path: Path, line: str | bytes) -> None:
     with open(path, "ab") as file:
         file.write((line if isinstance(line, bytes) else line.encode()) + b"\n")

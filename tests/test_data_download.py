@@ -1,5 +1,6 @@
 """Downloads against a server on this machine, and archives that want out of their folder."""
 
+import bz2
 import gzip
 import hashlib
 import io
@@ -205,6 +206,48 @@ def test_links_are_refused(tmp_path, kind, target):
 def test_special_files_are_refused(tmp_path, kind):
     source = archive(tmp_path / "a.tar.gz", ("good", b"1"), ("special", kind))
     assert_refused(source, tmp_path / "box", "member 'special' is neither a file nor a folder")
+
+
+def header(name: str = "a", size: int = 0, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+ONE = header(size=1) + b"1".ljust(512, b"\0")
+END = bytes(1024)
+GIGABYTE = gzip.compress(bytes(1 << 20)) * 1024  # joined gzip files are one
+HOSTILE = {
+    # an endless loop: the next header is this one
+    "back.tar": ONE + header(size=-512) + END,
+    "back-in-a-name.tar": ONE + header(size=-512, kind=tarfile.GNUTYPE_LONGNAME) + END,
+    # tarfile would read a gigabyte at once, and the disk would be filled with one
+    "name.tar.gz": gzip.compress(header(size=1 << 30, kind=tarfile.GNUTYPE_LONGNAME)) + GIGABYTE,
+    "records.tar.gz": gzip.compress(header(size=1 << 30, kind=tarfile.XHDTYPE)) + GIGABYTE,
+    # ten seconds for each header in Python before 3.11.10
+    "digits.tar.gz": gzip.compress(header("x", 60_000, tarfile.XHDTYPE) + b"9" * 60_416 + END),
+    "file.tar.gz": gzip.compress(header(size=1 << 30)) + GIGABYTE,
+    "after.tar.gz": gzip.compress(ONE + END) + GIGABYTE,
+    # errors of tarfile, of the decompressors and of the system that are no tarfile.TarError
+    "number.tar": header("x", 21, tarfile.XHDTYPE) + b"21 GNU.sparse.map=ab\n" + bytes(491)
+                  + ONE + END,
+    "zero.tar": header("x", 18, tarfile.XHDTYPE) + b"18 path=aaa\0bbbb\n" + bytes(494) + ONE + END,
+    "bzip2.tar.bz2": bz2.compress(ONE + END)[:-20] + bytes(20),
+    "long.tar": header("a" * 300) + END, "file-in-file.tar": ONE + header("a/b") + END,
+    "folder.tar": ONE + header("a", kind=tarfile.DIRTYPE) + header("a/b") + END,
+    "stamp.tar": header(".unpacked", kind=tarfile.DIRTYPE) + END,
+    "sparse.tar": header(kind=tarfile.GNUTYPE_SPARSE) + END,
+    # nothing says that there was more
+    "cut.tar": ONE + ONE, "damaged.tar": ONE + b"?" + ONE[1:] + END,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_archives_are_refused_and_leave_nothing(tmp_path, name):
+    (tmp_path / name).write_bytes(HOSTILE[name])
+    with pytest.raises(ArchiveError, match=rf"/{re.escape(name)}: "):
+        extract(tmp_path / name, tmp_path / "box" / "target")
+    assert not list((tmp_path / "box").iterdir())
 
 
 def broken_archives(folder: Path) -> list[Path]:

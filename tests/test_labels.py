@@ -2,13 +2,14 @@
 
 import copy
 import json
+import os
 import pickle
 import unicodedata
 
 import pytest
 
 from deepspeech2.errors import InputError
-from deepspeech2.labels import Labels, UnknownCharacters
+from deepspeech2.labels import Labels, UnknownCharacters, compose
 
 
 def refusal(function, *arguments) -> str:
@@ -143,6 +144,19 @@ def test_labels_that_cannot_be_used(characters, words):
     assert message.startswith("labels must") and words in message
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "labels.json")
+    assert "a pipe or a device, not a file" in refusal(Labels.load, tmp_path / "labels.json")
+
+
+def test_thousands_of_marks_on_a_letter_stay_as_they_are():
+    """Python composes them in a time that grows with the square of their number."""
+    text = "A" + "\u0301\u0316" * 10_000
+    assert compose(text) == text and Labels("A _").fold(text) == text
+    long = "e\u0301 A\u0316\u0301 " * 1000
+    assert compose(long) == unicodedata.normalize("NFC", long) == "é Á\u0316 " * 1000
+
+
 def test_load(tmp_path):
     path = tmp_path / "labels.json"
     for encoding in ("utf-8", "utf-8-sig"):  # Windows writes a byte order mark
@@ -157,7 +171,7 @@ def test_load(tmp_path):
     (b'"AB_"', "not a JSON list of characters but a str"),
     (b'{"A": 0, "_": 1}', "not a JSON list of characters but a dict"),
     (b'["A", "\xff"]', "not UTF-8"), ('["A", "_"]'.encode("utf-16"), "not UTF-8"),
-    (b'["A"]', "must contain '_'"),
+    (b'["A"]', "must contain '_'"), (b"[" * 100_000, "not a JSON list"),
     (b'["A", "A", "_"]', "more than once: 'A'"), (None, "cannot read the labels"),
 ])
 def test_load_names_the_file_and_the_fault(tmp_path, content, words):

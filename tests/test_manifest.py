@@ -4,6 +4,9 @@ import io
 import logging
 import os
 import shutil
+import tracemalloc
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +226,13 @@ def test_a_json_manifest_is_named_with_the_way_out(corpus, labels, content, comm
     assert problem.endswith(way_out) if command else "data.corpus" not in problem
 
 
+def test_lists_in_lists_are_only_a_bad_line(corpus, labels):
+    path = corpus / "train.csv"
+    path.write_text("[" * 100_000)
+    (problem,) = problems_of(path, labels)
+    assert problem.startswith(f"{path}:1: expected `audio_path,transcript_path`, found")
+
+
 def test_names_may_begin_as_json_does(corpus, labels):
     (corpus / "0.wav").rename(corpus / "[0].wav")
     (corpus / "train.csv").write_text("[0].wav,0.txt\n1.wav,1.txt\n")
@@ -406,6 +416,22 @@ def flip_a_byte(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
 
 
+def with_another(name: str, array) -> Callable[[bytes], bytes]:
+    """An index with another array, or other bytes, under one of its names."""
+    def damage(content: bytes) -> bytes:
+        with np.load(io.BytesIO(content)) as arrays:
+            members = {known: arrays[known] for known in arrays.files}
+        file = io.BytesIO()
+        if isinstance(array, bytes):
+            np.savez(file, **{known: part for known, part in members.items() if known != name})
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.writestr(name, array)  # without .npy: what NumPy reads as bytes
+        else:
+            np.savez_compressed(file, **members | {name: array})
+        return file.getvalue()
+    return damage
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("damage", [
     lambda content: b"",
@@ -414,7 +440,11 @@ def flip_a_byte(content: bytes) -> bytes:
     lambda content: content[:-1],
     an_array,
     flip_a_byte,
-], ids=["empty", "nonsense", "half", "cut", "array", "bit"])
+    with_another("metadata", np.zeros((3, 3), np.int64)),
+    with_another("metadata", np.zeros((3, 4))),
+    with_another("metadata", b"bytes"),
+    with_another("file_states", np.zeros((2, 4), np.int64)),
+], ids=["empty", "nonsense", "half", "cut", "array", "bit", "columns", "type", "bytes", "rows"])
 def test_damaged_index_is_made_again(corpus, labels, decoded, damage):
     read_manifest(corpus / "train.csv", labels)
     index = index_path(corpus / "train.csv")
@@ -425,6 +455,18 @@ def test_damaged_index_is_made_again(corpus, labels, decoded, damage):
     decoded.clear()
     read_manifest(corpus / "train.csv", labels)
     assert decoded == []
+
+
+def test_an_index_that_would_fill_the_memory_is_not_read(corpus, labels):
+    read_manifest(corpus / "train.csv", labels)
+    index = index_path(corpus / "train.csv")
+    index.write_bytes(with_another("key", np.zeros(1 << 20))(index.read_bytes()))
+    tracemalloc.start()
+    try:
+        read_manifest(corpus / "train.csv", labels)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_index_that_cannot_be_written_only_warns(corpus, labels, caplog):
@@ -444,6 +486,12 @@ def test_transcript_is_in_the_characters_of_the_labels_with_single_spaces(
         tmp_path, labels, content, text):
     (tmp_path / "a.txt").write_bytes(content)
     assert read_transcript(tmp_path / "a.txt", labels) == text
+
+
+def test_a_pipe_or_a_device_is_no_transcript(tmp_path, labels):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt: cannot read the transcript: a pipe or a device"):
+        read_transcript(tmp_path / "a.txt", labels)
 
 
 @pytest.mark.parametrize(("content", "words"), [

@@ -7,7 +7,7 @@ import pytest
 
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
-from deepspeech2.model_info import ModelInfo
+from deepspeech2.model_info import ModelInfo, read_info
 from src.config import Config, load_config
 
 OTHER = ["ModelConfig.hidden_size=64", "ModelConfig.conv2_kernel=[21, 11]",
@@ -62,9 +62,28 @@ def test_json_is_readable_by_others(info):
     '{"settings": [], "labels": 5}',
     '{"settings": {}, "labels": ["A", "B"]}',
     '{"settings": {}, "labels": ["A", "A", "_"]}',
+    '{"settings": {}, "labels": ["_"], "time_stride": Infinity}',
+    '{"settings": {}, "labels": ["_"], "time_stride": 1e999}', "[" * 100_000,
 ])
 def test_anything_else_is_refused_with_its_source(text):
     assert refusal(ModelInfo.from_json, text, "model.json").startswith("model.json: ")
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("window_size", "x", "finite number"), ("window_size", 1e308, "at most 1"),
+    ("window_size", 0.9, "a window of 14400 samples is too long"),
+    ("sample_rate", 10**12, "at most 1000000"), ("window", 5, "text"), ("gone", 1, "none of"),
+])
+def test_a_setting_out_of_its_range_is_refused_with_its_file(info, tmp_path, name, value, words):
+    """It would decide how much memory a recording takes."""
+    settings = info.settings | {"DataConfig.SpectConfig.sample_rate": 16000,
+                                f"DataConfig.SpectConfig.{name}": value}
+    (tmp_path / "a.onnx").write_bytes(b"")
+    (tmp_path / "a.json").write_text(ModelInfo(settings, info.labels, 2).to_json())
+    message = refusal(read_info, tmp_path / "a.onnx")
+    assert message.startswith(f"{tmp_path}/a.json: ") and words in message
+    if name != "gone":
+        assert words in refusal(Config().with_model, ModelInfo(settings, info.labels), "a.ckpt")
 
 
 # who wins

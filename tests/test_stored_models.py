@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepspeech2.errors import InputError
+from deepspeech2.errors import InputError, RunError
 from deepspeech2.labels import Labels
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
@@ -78,6 +78,19 @@ def test_an_onnx_model_of_something_else_is_refused(folder):
               folder / "model.onnx")
     with pytest.raises(InputError, match="an ONNX model, but not one that export.py wrote"):
         load_model(folder / "model.onnx", load_config())
+
+
+def test_an_onnx_model_that_cannot_be_run_is_named(folder, content):
+    """As one whose constants were changed: ONNX Runtime notices that when it runs it."""
+    import onnx
+    from onnx import numpy_helper
+    model = onnx.load_from_string(content)
+    (first,) = (c for c in model.graph.initializer if c.name == "conv1.mask.first")
+    first.CopyFrom(numpy_helper.from_array(np.zeros(4, np.int32), first.name))
+    onnx.save(model, folder / "model.onnx")
+    model = load_model(folder / "model.onnx", load_config())
+    with pytest.raises(RunError, match=r"model\.onnx: the model cannot be run: .*Range"):
+        model.transcribe((np.zeros(1600, np.float32), 16000))
 
 
 @pytest.mark.parametrize("suffix", [".mindir", ".onnx"])

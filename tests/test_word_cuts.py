@@ -1,5 +1,6 @@
 """Cuts between words by a network that is told what it hears, and as a file."""
 
+import hashlib
 import logging
 
 import numpy as np
@@ -131,6 +132,17 @@ def test_a_file_that_cannot_be_used(manifest, tmp_path, content, words):
     with pytest.raises(InputError) as refusal:
         read_word_cuts(tmp_path / "words.csv", manifest)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"audio_path,word,from,to\na.wav,A,0,1\n", b"audio_path,word,start,end\na.wav,A,x,1\n"
+    b"a.wav,A,x,1\n", b"audio_path,word,start,end\n\xff"])
+def test_a_file_that_somebody_else_made(manifest, tmp_path, content):
+    """Its checksum is right."""
+    start = b"# sha256 of the lines below: " + hashlib.sha256(content).hexdigest().encode() + b"\n"
+    (tmp_path / "words.csv").write_bytes(start + content)
+    with pytest.raises(InputError, match=r"words\.csv: no word cuts: "):
+        read_word_cuts(tmp_path / "words.csv", manifest)
 
 
 def test_gaps_are_between_the_letters_around_a_space():

@@ -12,11 +12,15 @@ Sources: deepspeech.pytorch, `deepspeech_pytorch/model.py` and `configs/train_co
 
 import argparse
 import importlib
+import math
 import mmap
 import pickle
 import re
+import tarfile
 import types
+import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,13 +28,16 @@ from typing import Any
 import numpy as np
 
 from deepspeech2 import commands
-from deepspeech2.errors import InputError
+from deepspeech2.errors import InputError, RunError, first_line
 from deepspeech2.features import SpectConfig
 from deepspeech2.labels import BLANK, Labels
 from src.config import Config
 from src.device import set_device
 
 ORIGINAL_LABELS = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "  # its labels.json: the blank is class 0
+# More bytes than weights have in a byte of a zip file, and than a small file may hold.
+_LARGEST_RATIO, _MIN_LIMIT = 100, 1 << 26
+_MOST_PARTS = 10_000  # of a tuple, and of the tuples in it
 # first bytes of files of torch.save
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -88,17 +95,21 @@ def read_original(path: Path) -> Original:
 
     Raises:
         InputError: when the file is missing, damaged, or of another format.
+        RunError: when there is not enough memory.
     """
     if not path.is_file():
         raise InputError("no such file")
     try:
         original = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError:
+        raise RunError(f"{path}: there is not enough memory to read it") from None
     # a damaged or hostile file can raise any error
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"not a whole checkpoint of deepspeech.pytorch: {reason[0]}") from None
+        raise InputError(
+            f"not a whole checkpoint of deepspeech.pytorch: {first_line(error)}"
+        ) from None
     # torch.nn.DataParallel puts `module.` before all names
     tensors = {
         name.removeprefix("module."): value
@@ -108,7 +119,16 @@ def read_original(path: Path) -> Original:
     return Original(tensors, original.labels, original.spect)
 
 
+def _check_size(path: Path) -> None:
+    """Refuse a zip file that would fill the memory. Raises InputError."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > max(_MIN_LIMIT, _LARGEST_RATIO * path.stat().st_size):
+        raise InputError(f"{size} bytes come out of it: these are no weights of a network")
+
+
 def _read_npz(path: Path) -> Original:
+    _check_size(path)
     with np.load(path, allow_pickle=False) as arrays:
         tensors = {
             name.removeprefix("state/"): arrays[name].astype(np.float32)
@@ -125,6 +145,8 @@ def _read_torch(path: Path) -> Original:
     # V3 has hyper_parameters; V1 and V2 have labels and settings at the top level
     parameters = _plain(package.get("hyper_parameters", {}))
     labels = parameters.get("labels", _plain(package.get("labels")))
+    if any(isinstance(label, list | dict) for label in labels or ()):
+        raise InputError("its labels are not characters")
     spect = parameters.get("spect_cfg", _plain(package.get("audio_conf")))
     return Original(
         {
@@ -139,8 +161,12 @@ def _read_torch(path: Path) -> Original:
 def _load_package(path: Path) -> Any:
     """Read a file of torch.save; `_Foreign` replaces all objects but tensors and plain values."""
     with open(path, "rb") as file:
-        if not file.read(len(LEGACY)).startswith((ZIP, LEGACY)):
+        start = file.read(len(LEGACY))
+        if not start.startswith((ZIP, LEGACY)):
             raise InputError("not a file that PyTorch wrote")
+        # torch.load would unpack it, whatever is in it
+        if start.startswith(LEGACY) and tarfile.is_tarfile(path):
+            raise InputError("a tar archive, as PyTorch wrote before 2017")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content.find(b"constants.pkl") >= 0:  # torch.load would run torch.jit.load
                 raise InputError(
@@ -154,8 +180,11 @@ def _load_package(path: Path) -> Any:
                 "reading it needs PyTorch, which nothing else here does; install the CPU build: "
                 "pip install torch --index-url https://download.pytorch.org/whl/cpu"
             ) from None
+        if start.startswith(ZIP):
+            _check_size(path)
         file.seek(0)
-        return torch.load(file, "cpu", _restricted_pickle(torch), weights_only=False, mmap=False)
+        restricted = _restricted_pickle(torch, path.stat().st_size)
+        return torch.load(file, "cpu", restricted, weights_only=False, mmap=False)
 
 
 class _Foreign:
@@ -181,26 +210,82 @@ class _Foreign:
         self.state |= state if isinstance(state, dict) else {}
 
 
-def _plain(value: Any) -> Any:
-    """Plain values instead of OmegaConf's containers, enumerations and dataclasses."""
+def _plain(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """Plain values instead of OmegaConf's containers, enumerations and dataclasses.
+
+    Args:
+        value: anything that was in a file.
+        done: results by id: a list can contain another one many times, or itself.
+    """
+    done = {} if done is None else done
+    if id(value) in done:
+        return done[id(value)]
+    done[id(value)] = None
     if isinstance(value, _Foreign):
-        for name in ("_content", "_val"):  # OmegaConf's containers, and its nodes
-            if name in value.state:
-                return _plain(value.state[name])
-        # state of a dataclass, or the argument of an enumeration
-        return _plain(value.state or (value.args[0] if len(value.args) == 1 else {}))
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        # OmegaConf's containers and its nodes; state of a dataclass, or argument of an enumeration
+        state = value.state or (value.args[0] if len(value.args) == 1 else {})
+        for name in ("_content", "_val"):
+            state = value.state.get(name, state)
+        result = _plain(state, done)
+    elif isinstance(value, dict):
+        result = {key: _plain(item, done) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        result = [_plain(item, done) for item in value]
+    else:
+        result = value
+    done[id(value)] = result
+    return result
 
 
-def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
+class _Unpickler(pickle._Unpickler):
+    """Python's own unpickler without what a hostile file uses to take memory or time.
+
+    The one in C makes room for as many objects as a file promises. Hashing a tuple takes as long as
+    the tuple is when it is written out: 60 tuples of two can be 2^60 values.
+    """
+
+    dispatch = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]  # makes an array of any size; torch writes none
+    }
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._parts: dict[int, tuple[tuple, int]] = {}  # tuples by id, with their parts
+
+    def _count_parts(self):
+        made = self.stack[-1]
+        parts = 1 + sum(self._parts.get(id(item), (None, 1))[1] for item in made)
+        if parts > _MOST_PARTS:
+            raise pickle.UnpicklingError("a tuple of more parts than any that torch writes")
+        self._parts[id(made)] = made, parts  # the tuple is kept, so that its id stays its own
+
+
+def _counting(load: Callable) -> Callable:
+    """A step of the unpickler that makes a tuple, with a look at the size of what it made."""
+
+    def load_and_count(self):
+        load(self)
+        self._count_parts()
+
+    return load_and_count
+
+
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    _Unpickler.dispatch[_code[0]] = _counting(_Unpickler.dispatch[_code[0]])
+
+
+def _restricted_pickle(torch: types.ModuleType, file_size: int) -> types.ModuleType:
     """A module for torch.load's `pickle_module` that builds tensors and ordered dictionaries only.
 
-    All other objects become `_Foreign`.
+    All other objects become `_Foreign`. No storage may have more elements than the file has bytes,
+    and no tensor more than its storage.
     """
 
     def rebuild(storage, offset, size, stride, *_):
+        if math.prod(size) > storage._size():  # a stride of 0 makes any size of one number
+            raise pickle.UnpicklingError(f"a tensor of the size {tuple(size)} repeats its numbers")
         return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
     known = {
@@ -210,7 +295,7 @@ def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
         "torch._utils._rebuild_parameter": lambda data, *_: data,
     }
 
-    class Unpickler(pickle.Unpickler):
+    class Unpickler(_Unpickler):
         def find_class(self, module, name):
             return known.get(f"{module}.{name}") or type(name, (_Foreign,), {})
 
@@ -221,7 +306,11 @@ def _restricted_pickle(torch: types.ModuleType) -> types.ModuleType:
             """
 
             def storages_only(key):
-                return value(key) if key[0] == "storage" else _Foreign()
+                if key[0] != "storage":
+                    return _Foreign()
+                if not 0 <= key[4] <= file_size:
+                    raise pickle.UnpicklingError(f"{key[4]} numbers in {file_size} bytes")
+                return value(key)
 
             super().__setattr__(name, storages_only if name == "persistent_load" else value)
 
@@ -400,9 +489,10 @@ def write(
         InputError: naming the tensors that do not fit the network.
         RunError: when the checkpoint could not be written.
     """
-    from src.checkpoint import arrays_of, load_parameters, save_checkpoint
+    from src.checkpoint import arrays_of, check_sizes, load_parameters, save_checkpoint
     from src.DeepSpeech import DeepSpeech
 
+    check_sizes(config, tensors, source)
     network = DeepSpeech(config.ModelConfig, config.DataConfig.SpectConfig.num_bins, len(labels))
     own = list(network.get_parameters())
     load_parameters(own, tensors, source)
