@@ -23,6 +23,7 @@ from src.checkpoint import load_checkpoint
 
 TRIALS = int(os.environ.get("DS2_TRIALS", "50"))
 SAVE_SECONDS = 3.0
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 ENDLESS = 10**6
 
 
@@ -38,8 +39,10 @@ class Trials:
 
 def start(settings: list[str]) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "train.py"), "--device_target", "CPU", "--resume", "auto"]
+    # nohup and background jobs of scripts ignore signals, and a run keeps to what is ignored
     return subprocess.Popen([*command, *settings], text=True, env=os.environ | {
-        "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in SIGNALS])
 
 
 def seconds_of(settings: list[str]) -> float:
@@ -82,8 +85,7 @@ def corpus(demo_corpus) -> Path:
     return demo_corpus
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT],
-                         ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, *SIGNALS], ids=lambda number: number.name)
 def test_random_moments(number, corpus, tmp_path):
     rng = random.Random(number)
     folder, whole = tmp_path / "stopped", tmp_path / "whole"
