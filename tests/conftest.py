@@ -15,8 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With DS2_ALL_TESTS, as in continuous integration, a test that is skipped fails."""
+    """With DS2_ALL_TESTS, as in continuous integration, a test that is skipped fails.
+
+    pytest-xdist sends reports as UTF-8, but what a test logs can name files in any bytes.
+    """
     report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
     if report.skipped and os.environ.get("DS2_ALL_TESTS"):
         report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped: {report.longrepr}"
     return report
