@@ -31,9 +31,16 @@ def run(command):
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 
-def start(script: str, **options) -> subprocess.Popen:
+def heed_signals() -> None:
+    """Set back what nohup or a background job of a script ignores."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def start(script: str, preexec_fn=heed_signals, **options) -> subprocess.Popen:
     process = subprocess.Popen([sys.executable, "-c", BEGIN + script], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=preexec_fn, **options)
     assert process.stdout.readline() == "ready\n"
     return process
 
