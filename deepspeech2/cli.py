@@ -46,7 +46,7 @@ def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoder",
         choices=FIELDS["decoder_type"].metadata["choices"],
         default=None,
-        help="how to decode, default is greedy, or beam with one of the next options",
+        help="how to decode, default is greedy, or beam with --lm and the options after it",
     )
     decoding.add_argument(
         "--decoder_config",
