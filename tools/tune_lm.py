@@ -34,7 +34,7 @@ from deepspeech2.decoding.decoders import (
 )
 from deepspeech2.errors import InputError
 from deepspeech2.files import atomic_path, ensure_writable, is_special
-from deepspeech2.labels import Labels
+from deepspeech2.labels import Labels, listed
 from deepspeech2.metrics import count_errors, percent
 from src import cli
 from src.config import Config, load_config
@@ -204,7 +204,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 class Trials:
-    """Decodes the utterances with each weights once, and counts errors.
+    """Decodes all utterances once for each choice of weights, and counts errors.
 
     Args:
         data: what is decoded.
@@ -295,8 +295,9 @@ def tune(trials: Trials, chosen: np.ndarray) -> Weights:
         trials: decodes.
         chosen: (N,) bool, which utterances count.
     """
-    best = trials.best(COARSE, chosen)
-    return trials.best(finer(best), chosen)
+    fine = finer(trials.best(COARSE, chosen))
+    trials.decode_all(fine)
+    return trials.best(fine, chosen)
 
 
 def finer(centre: Weights) -> Axes:
@@ -363,7 +364,7 @@ def table(trials: Trials, rows: Iterable[Line]) -> list[str]:
     voices = {n: sorted({s for s, m in zip(trials.data.speakers, halves[n], strict=True) if m})
               for n in HALVES[:2]}
     result = [f"{n}: {halves[n].sum()} utterances, {trials.totals[halves[n], 0].sum()} words of "
-              f"{len(names)} speakers: {' '.join(names)}" for n, names in voices.items()]
+              f"{len(names)} speakers: {listed(names)}" for n, names in voices.items()]
     heads = "".join(f"{f'{rate} {n}':>9}" for rate in ("WER", "CER") for n in HALVES)
     result += ["", f"{'':14}{'alpha':>6}{'beta':>6}{'unknown_cost':>13}{heads}"]
     for row in rows:
@@ -468,7 +469,7 @@ def tune_lm(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     labels = Labels.load(config.DataConfig.labels_path)
     base = dataclasses.replace(config.LMConfig, decoder_type="beam", lm_path=args.lm,
-                               lexicon_path=args.lexicon, top_paths=1)
+                               lexicon_path=args.lexicon)
     data = read_data(args.manifest, args.outputs, config, labels)
     trials = Trials(data, labels, base)
     trials.check()
