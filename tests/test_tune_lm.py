@@ -166,8 +166,8 @@ def test_of_equals_the_middle_of_the_plateau(errors, index):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (lambda c: c.probs.pop(), "7 matrices, but"),
-    (lambda c: c.probs.append(c.probs[0]), "9 matrices, but"),
+    (lambda c: c.probs.pop(), "7 arrays, but"),
+    (lambda c: c.probs.append(c.probs[0]), "9 arrays, but"),
     (lambda c: c.probs.__setitem__(2, np.full((12, 5), 0.2)), "arr_2 ({}/manifest.csv:3) has shape "
      "(12, 5) and type float64, needed are floats (T', 4)"),
     (lambda c: c.probs.__setitem__(3, np.array(["A", "B"])), "arr_3 ({}/manifest.csv:4) has shape"),
@@ -228,8 +228,11 @@ def test_rows_that_could_not_be_read_are_left_out(case, capsys, caplog):
 
 
 def test_weights_at_the_edge_are_named():
-    weights = tune_lm.Weights(0.0, 0.0, 5.0), tune_lm.Weights(1.3, 2.0, 12.0)
-    assert tune_lm.edges(weights[0]) == [] and len(tune_lm.edges(weights[1])) == 2
+    """But no alpha of 0, which is the least that is allowed."""
+    assert tune_lm.edges(tune_lm.Weights(0.0, 1.0, 5.0)) == []
+    assert [text.split()[0] for text in tune_lm.edges(tune_lm.Weights(1.3, 2.0, 12.0))] == [
+        "alpha", "unknown_cost"]
+    assert tune_lm.edges(tune_lm.Weights(0.4, -0.5, 5.0)) == ["beta -0.5 (0 to 6 were tried)"]
 
 
 def test_all_commands_take_the_file(demo_corpus, tmp_path, monkeypatch, capsys):

@@ -155,13 +155,13 @@ def read_matrices(path: Path, manifest: Manifest, labels: Labels) -> list[np.nda
     matrices = _load(path)
     if list(matrices) != [f"arr_{row}" for row in range(len(manifest))]:
         raise InputError(
-            f"{path}: {len(matrices)} matrices, but {manifest.path} has {len(manifest)} rows: "
-            f"needed is what eval.py --save_output writes for this manifest"
+            f"{path}: {len(matrices)} arrays, but {manifest.path} has {len(manifest)} rows: needed "
+            "are arr_0, arr_1 ... as eval.py --save_output writes them for this manifest"
         )
     found = list(matrices.values())
     for row, matrix in enumerate(found):
         good = matrix.ndim == 2 and matrix.dtype.kind == "f"
-        if not good or matrix.shape[1] != len(labels) and matrix.size:
+        if not good or (matrix.size and matrix.shape[1] != len(labels)):
             raise InputError(
                 f"{path}: arr_{row} ({manifest.where(row)}) has shape {matrix.shape} and type "
                 f"{matrix.dtype}, needed are floats (T', {len(labels)}): frames, and the classes "
@@ -310,11 +310,11 @@ def finer(centre: Weights) -> Axes:
 
 
 def edges(best: Weights) -> list[str]:
-    """What lies at the edge of the coarse grid or beyond, for a warning."""
+    """The weights at the edge of the coarse grid or beyond, for a warning."""
     return [
         f"{name} {value:g} ({values[0]:g} to {values[-1]:g} were tried)"
         for (name, value), values in zip(best._asdict().items(), COARSE, strict=True)
-        if value >= values[-1] or (value <= values[0] and value != 0)
+        if value >= values[-1] or (value <= values[0] and name != "alpha")  # 0 is the least
     ]
 
 
