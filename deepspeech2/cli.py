@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from deepspeech2 import commands
-from deepspeech2.decoding.decoders import LMConfig
+from deepspeech2.decoding.decoders import LMConfig, read_settings
 from deepspeech2.errors import InputError
 from deepspeech2.model import Model, load_model
 
@@ -25,6 +25,13 @@ DECODING_OPTIONS = {  # option: field of LMConfig, metavar, help
 }
 
 
+class _Written(argparse.Action):
+    """Keeps a field of LMConfig in `args.written`, which has no fields that nobody wrote."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.written = {**namespace.written, self.dest: values}
+
+
 def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `deepspeech2 transcribe` and transcribe.py share."""
     parser.add_argument(
@@ -39,13 +46,22 @@ def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
         "--decoder",
         choices=FIELDS["decoder_type"].metadata["choices"],
         default=None,
-        help="how to decode, default is greedy, or beam with one of the next options",
+        help="how to decode, default is greedy, or beam with --lm and the options after it",
     )
+    decoding.add_argument(
+        "--decoder_config",
+        default="",
+        metavar="FILE",
+        help="settings that python -m tools.tune_lm wrote; the other options come on top, "
+        "default is ''",
+    )
+    parser.set_defaults(written={})
     for option, (name, metavar, text) in DECODING_OPTIONS.items():
         field = FIELDS[name]
         decoding.add_argument(
             f"--{option}",
             dest=name,
+            action=_Written,
             type=field.type,
             default=field.default,
             metavar=metavar,
@@ -57,11 +73,12 @@ def decoding_settings(args: argparse.Namespace) -> LMConfig:
     """The settings of the decoder that the options ask for.
 
     Raises:
+        InputError: as `read_settings`.
         ConfigError: naming the setting, for a wrong value.
     """
-    values = {name: getattr(args, name) for name, _, _ in DECODING_OPTIONS.values()}
-    changed = any(value != FIELDS[name].default for name, value in values.items())
-    return LMConfig(args.decoder or ("beam" if changed else "greedy"), **values).checked()
+    config = read_settings(args.decoder_config) if args.decoder_config else LMConfig()
+    kind = args.decoder or ("beam" if args.written else config.decoder_type)
+    return dataclasses.replace(config, decoder_type=kind, **args.written).checked()
 
 
 def transcribe(args: argparse.Namespace, load: Callable[[], Model]) -> int:

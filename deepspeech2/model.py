@@ -12,7 +12,14 @@ import numpy as np
 
 from deepspeech2.audio import Audio, load_audio
 from deepspeech2.decoding.alignment import symbol_log_probs, word_slices
-from deepspeech2.decoding.decoders import Decoder, GreedyDecoder, LMConfig, make_decoder
+from deepspeech2.decoding.decoders import (
+    SETTINGS_SUFFIXES,
+    Decoder,
+    GreedyDecoder,
+    LMConfig,
+    make_decoder,
+    read_settings,
+)
 from deepspeech2.errors import InputError
 from deepspeech2.features import spectrogram
 from deepspeech2.model_info import ModelInfo, read_info
@@ -122,14 +129,14 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
     Args:
         name: `an4` or another model that comes with the package, or the path of an ONNX model.
         lm: a language model's ARPA file, with which a beam search decodes; or all settings of the
-            decoder. None: greedy decoding.
+            decoder, also as a .json or .yaml file that `tools.tune_lm` wrote. None: greedy
+            decoding.
 
     Raises:
         InputError: for an unknown name, for a file that is missing, damaged, or needs MindSpore,
-            and as `make_decoder`.
+            and as `read_settings` and `make_decoder`.
     """
-    if not isinstance(lm, LMConfig):
-        lm = LMConfig(decoder_type="beam", lm_path=str(lm)) if lm else LMConfig()
+    config = _decoder_settings(lm)
     shipped = shipped_models()
     path = shipped.get(str(name), Path(name))
     if path.suffix in NEEDS_MINDSPORE:
@@ -148,7 +155,18 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
     from deepspeech2.onnx_model import OnnxModel  # imported late: ONNX Runtime takes a while
 
     info = read_info(path)
-    return Model(OnnxModel(path, info), info, make_decoder(lm, info.labels))
+    return Model(OnnxModel(path, info), info, make_decoder(config, info.labels))
+
+
+def _decoder_settings(lm: str | Path | LMConfig | None) -> LMConfig:
+    """What `lm` stands for; see `load_model`."""
+    if isinstance(lm, LMConfig):
+        return lm
+    if not lm:
+        return LMConfig()
+    if Path(lm).suffix.lower() in SETTINGS_SUFFIXES:
+        return read_settings(lm)
+    return LMConfig(decoder_type="beam", lm_path=str(lm))
 
 
 def shipped_models() -> dict[str, Path]:

@@ -265,6 +265,9 @@ class Config:
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The defaults, changed by a YAML file and then by overrides.
 
+    Relative paths in the file's `LMConfig` begin at its folder, so that a folder with a language
+    model and its settings can be moved; all other paths begin at the current folder.
+
     Args:
         path: YAML file with groups of settings; None or '' for no file.
         overrides: `GROUP.FIELD=VALUE` strings.
@@ -277,6 +280,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     if path:
         try:
             config = config.with_settings(_flatten(_read_yaml(path)), explicit=True)
+            config = dataclasses.replace(config, LMConfig=config.LMConfig.beside(path))
             if not overrides:  # they may mend what does not fit together
                 _check_together(config)
         except ConfigError as error:

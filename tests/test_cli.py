@@ -123,13 +123,32 @@ def test_transcribe_with_known_words_says_no_others(tmp_path, write_wav, capsys)
     (["--lm", "a.arpa", "--alpha", "1"], LMConfig("beam", lm_path="a.arpa", alpha=1.0)),
     (["--hotwords", "A,B"], LMConfig("beam", hotwords="A,B")),
     (["--decoder", "beam", "--beam_width", "7"], LMConfig("beam", beam_width=7)),
+    (["--alpha", "0.4"], LMConfig("beam", alpha=0.4)),  # the default, but somebody wrote it
 ])
 def test_decoding_options(options, expected):
     args = deepspeech2.cli.parser().parse_args(["transcribe", *options, "a.wav"])
     assert deepspeech2.cli.decoding_settings(args) == expected
 
 
+def test_options_come_on_top_of_a_file(tmp_path):
+    path = tmp_path / "decoder.json"
+    path.write_text('{"LMConfig": {"decoder_type": "beam", "alpha": 0.9, "beta": 3.5}}')
+
+    def settings(*options):
+        args = deepspeech2.cli.parser().parse_args(
+            ["transcribe", "--decoder_config", str(path), *options, "a.wav"])
+        return deepspeech2.cli.decoding_settings(args)
+
+    assert settings() == LMConfig("beam", alpha=0.9, beta=3.5)
+    assert settings("--alpha", "0.4", "--lm", "a.arpa") == LMConfig(
+        "beam", lm_path="a.arpa", alpha=0.4, beta=3.5)
+    assert settings("--lm", "a.arpa") == LMConfig("beam", lm_path="a.arpa", alpha=0.9, beta=3.5)
+    with pytest.raises(InputError, match="alpha` .=0.9. needs the beam search"):
+        settings("--decoder", "greedy")
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
+    (["--decoder_config", "none.json", "a.wav"], "none.json: cannot read the settings"),
     (["--decoder", "greedy", "--lm", "a.arpa", "a.wav"], "`LMConfig.lm_path` (='a.arpa') needs"),
     (["--lm", "none.arpa", "a.wav"], "error: none.arpa: cannot read the language model"),
     (["--alpha", "nan", "a.wav"], "error: `LMConfig.alpha` (=nan) must be a finite number"),

@@ -168,6 +168,18 @@ def test_out_of_range(override, allowed):
     assert f"`{override.partition('=')[0]}` (=" in message and allowed in message, message
 
 
+def test_the_language_model_of_a_file_lies_beside_it(tmp_path):
+    """Other paths, and those of overrides, begin at the current folder."""
+    path = tmp_path / "a.yaml"
+    path.write_text("LMConfig: {decoder_type: beam, lm_path: lm.arpa, lexicon_path: /w.txt}\n"
+                    "DataConfig: {test_manifest: m.csv}\n")
+    config = load_config(path)
+    assert config.LMConfig.lm_path == str(tmp_path / "lm.arpa")
+    assert config.LMConfig.lexicon_path == "/w.txt"
+    assert config.DataConfig.test_manifest == "m.csv"
+    assert load_config(path, ["LMConfig.lm_path=b.arpa"]).LMConfig.lm_path == "b.arpa"
+
+
 @pytest.mark.parametrize(("overrides", "words"), [
     (["DataConfig.AugmentationConfig.tempo=[1.2, 0.9]"],
      ["tempo` (=(1.2, 0.9)) must hold the smaller number first"]),

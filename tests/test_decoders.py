@@ -8,7 +8,13 @@ import pytest
 from conftest import ROOT
 from test_beam import frames
 
-from deepspeech2.decoding.decoders import BeamDecoder, GreedyDecoder, LMConfig, make_decoder
+from deepspeech2.decoding.decoders import (
+    BeamDecoder,
+    GreedyDecoder,
+    LMConfig,
+    make_decoder,
+    read_settings,
+)
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
 
@@ -58,6 +64,35 @@ def test_hotwords_and_lexicon_come_from_the_settings(tmp_path):
 def test_settings_that_are_refused(config, words):
     with pytest.raises(InputError, match=words):
         make_decoder(config, LABELS)
+
+
+def test_settings_in_a_file(tmp_path):
+    """Relative paths begin at the folder of the file."""
+    path = tmp_path / "decoder.json"
+    path.write_text('{"LMConfig": {"decoder_type": "beam", "alpha": 1, "lm_path": "lm/a.arpa", '
+                    '"lexicon_path": "/words.txt"}}')
+    assert read_settings(path) == LMConfig("beam", alpha=1.0, lm_path=f"{tmp_path}/lm/a.arpa",
+                                           lexicon_path="/words.txt")
+    path.write_text('{"LMConfig": {}}')
+    assert read_settings(path) == LMConfig()
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "cannot read the settings: No such file"), (b"\xff", "not JSON: 'utf-8' codec"),
+    (b"LMConfig:\n  alpha: 1", "not JSON: Expecting value.* as python -m tools.tune_lm writes"),
+    (b"[]", "needed is the group LMConfig alone"), (b'{"LMConfig": 1}', "the group LMConfig alone"),
+    (b'{"LMConfig": {}, "DataConfig": {}}', "the group LMConfig alone"),
+    (b'{"LMConfig": {"alfa": 1}}', "unknown setting `LMConfig.alfa`: `alfa` is none of"),
+    (b'{"LMConfig": {"decoder_type": "beam", "alpha": NaN}}', "alpha` .=nan. must be a finite"),
+    (b'{"LMConfig": {"alpha": 1}}', "alpha` .=1.0. needs the beam search"),
+    (b'{"LMConfig": {"lm_path": "\\u0000"}}', "must be text that can be a path"),
+])
+def test_files_that_hold_no_settings(tmp_path, content, words):
+    path = tmp_path / "decoder.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"decoder.json: .*{words}"):
+        read_settings(path)
 
 
 def test_a_beam_search_without_numba_says_what_to_install():

@@ -119,8 +119,9 @@ def test_a_shipped_model_with_a_language_model_or_all_settings(tmp_path):
     audio = (np.zeros(8000), RATE)
     for lm in (path, str(path), LMConfig("beam", lm_path=str(path), top_paths=2)):
         assert load_model("an4", lm).transcribe(audio).duration == 0.5
-    with pytest.raises(InputError, match="none.arpa: cannot read the language model"):
-        load_model("an4", lm="none.arpa")
+    for name, words in (("none.arpa", "language model"), ("none.yaml", "settings")):
+        with pytest.raises(InputError, match=f"{name}: cannot read the {words}"):
+            load_model("an4", lm=name)
 
 
 def test_the_shipped_model_understands_a_recording(shared):

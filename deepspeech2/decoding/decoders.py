@@ -3,8 +3,10 @@
 Axes: T' output frames, C classes, U symbols of a text.
 """
 
+import copy
 import dataclasses
 import logging
+import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -14,12 +16,14 @@ import numpy as np
 from deepspeech2.decoding.alignment import ctc_align_texts
 from deepspeech2.decoding.greedy import greedy_path
 from deepspeech2.errors import InputError
+from deepspeech2.files import is_special, parse_json
 from deepspeech2.labels import Labels
 from deepspeech2.settings import ConfigError, make_group, setting
 
 logger = logging.getLogger(__name__)
 
 GROUP = "LMConfig"
+SETTINGS_SUFFIXES = (".json", ".yaml", ".yml")  # other files are language models
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,42 @@ class LMConfig:
                         f"`{GROUP}.{field.name}` (={value!r}) needs the beam search: set "
                         f"{GROUP}.decoder_type=beam (--decoder beam)"
                     )
+
+    def beside(self, path: str | pathlib.Path) -> "LMConfig":
+        """The settings that stand in a file: their relative paths begin at its folder."""
+        folder = pathlib.Path(path).parent
+        names = [name for name in ("lm_path", "lexicon_path") if getattr(self, name)]
+        return dataclasses.replace(self, **{n: str(folder / getattr(self, n)) for n in names})
+
+
+def read_settings(path: str | pathlib.Path) -> LMConfig:
+    """Read settings that `tools.tune_lm` wrote: JSON, `{"LMConfig": {"alpha": 0.5, ...}}`.
+
+    Relative paths of the language model and of the lexicon begin at the folder of the file.
+
+    Raises:
+        InputError: naming the file, when it cannot be read or holds anything else, and ConfigError
+            for a wrong value.
+    """
+    if is_special(path):
+        raise InputError(f"{path}: cannot read the settings: a pipe or a device, not a file")
+    try:
+        content = parse_json(pathlib.Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the settings: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise InputError(
+            f"{path}: not JSON: {error}: needed are settings as python -m tools.tune_lm writes them"
+        ) from None
+    group = content.get(GROUP) if isinstance(content, dict) and len(content) == 1 else None
+    if not isinstance(group, dict):
+        raise InputError(f'{path}: needed is the group {GROUP} alone: {{"{GROUP}": {{...}}}}')
+    try:
+        config = make_group(LMConfig, GROUP, {f"{GROUP}.{k}": v for k, v in group.items()})
+        config.check_together()
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return config.beside(path)
 
 
 @dataclass(frozen=True)
@@ -137,14 +177,16 @@ class BeamDecoder:
                 config.lm_path,
                 100 * language_model.coverage(labels),
             )
+        lexicon = read_lexicon(config.lexicon_path, labels) if config.lexicon_path else None
         self._labels = labels
-        self._search = search(
-            labels,
-            config,
-            language_model,
-            read_lexicon(config.lexicon_path, labels) if config.lexicon_path else None,
-            config.hotwords.replace(",", " ").split(),
-        )
+        self._words = (language_model, lexicon, config.hotwords.replace(",", " ").split())
+        self._search = search(labels, config, *self._words)
+
+    def with_weights(self, config: LMConfig) -> "BeamDecoder":
+        """A decoder with the numbers of `config`; its files and hotwords are not read again."""
+        result = copy.copy(self)
+        result._search = type(self._search)(self._labels, config, *self._words)
+        return result
 
     def texts(self, batch: Sequence[np.ndarray]) -> list[list[str]]:
         """See `Decoder.texts`; there are at most `top_paths` texts."""
