@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, model_that_says
 
 from deepspeech2.decoding.decoders import make_decoder
 from deepspeech2.errors import InputError, RunError
@@ -33,16 +33,8 @@ from src.manifest import read_manifest, write_manifest
 LABELS = Labels.load(ROOT / "labels.json")
 
 
-def says(text: str):
-    """A model that hears `text` in every utterance, a frame a character."""
-    def predict(inputs, input_length):
-        lengths = (input_length - 1) // 2 + 1
-        probs = np.zeros((len(inputs), lengths.max(), len(LABELS)), np.float32)
-        probs[:, :, LABELS.blank_index] = 0.4
-        for position, index in enumerate(LABELS.encode(text)):
-            probs[:, 2 * position, index] = 0.5
-        return probs, lengths
-    return Model(predict, load_config().model_info(LABELS))
+def says(text: str) -> Model:
+    return model_that_says(text, LABELS)
 
 
 def test_other_texts_of_a_beam_search_stand_in_the_table(manifest, tmp_path):

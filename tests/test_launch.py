@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, heed_signals
 
 from deepspeech2.errors import InputError
 from src.launch import Job
@@ -51,7 +51,7 @@ def start(tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, str(tmp_path / "log"), str(program)], cwd=tmp_path,
             env=os.environ | {"RANK_SIZE": "2", "PYTHONPATH": str(ROOT)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=answer_signals)
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_signals)
         started.append(process)
         return process
 
@@ -59,11 +59,6 @@ def start(tmp_path):
     for process in started:
         process.kill()
         process.wait()
-
-
-def answer_signals() -> None:
-    """In the background, tests ignore SIGINT, and the job would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition) -> None:

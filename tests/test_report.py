@@ -16,7 +16,7 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
+from conftest import ROOT, model_that_says
 
 import deepspeech2
 import eval as evaluation_command
@@ -353,25 +353,16 @@ def scored(row: int, reference: str, hypothesis: str, path: str = "", **options)
     return ScoredUtterance(row, path, reference, hypothesis, counts, 1.0, None, **options)
 
 
-def model_that_says(text: str, others: str) -> Model:
-    """A model that hears `text` in every utterance, a frame a character."""
-    labels = Labels(["_", *sorted({*text, *others, " "} - {"_"})])
-
-    def predict(inputs, input_length):
-        lengths = (input_length - 1) // 2 + 1
-        probs = np.zeros((len(inputs), lengths.max(), len(labels)), np.float32)
-        probs[:, :, labels.blank_index] = 0.4
-        for position, index in enumerate(labels.encode(text)):
-            probs[:, 2 * position, index] = 0.5
-        return probs, lengths
-    return Model(predict, load_config().model_info(labels))
+def model_with_letters(text: str, others: str) -> Model:
+    """A model that hears `text`, and whose labels are the letters of both texts."""
+    return model_that_says(text, Labels(["_", *sorted({*text, *others, " "} - {"_"})]))
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory, write_wav) -> Path:
     """The page of a report in which file names, speakers, texts and the model's name are HTML."""
     folder = tmp_path_factory.mktemp("hostile")
-    model = model_that_says(f"$x$ {SCRIPT}", "abcdefghijklmnopqrstuvwxyz'\"&<>/= 0123456789;")
+    model = model_with_letters(f"$x$ {SCRIPT}", "abcdefghijklmnopqrstuvwxyz'\"&<>/= 0123456789;")
     rows = []
     for number in range(8):
         audio = folder / f"<img src=x onerror=hacked=1>&amp;\"'-<b>{number % 2}<b>-{number}.wav"
@@ -435,7 +426,7 @@ def test_large_sets_have_a_bounded_page(tmp_path):
                         known, known)
     missing = list(range(rows))
     result = Evaluation(utterances, missing)
-    model = model_that_says("a", text)
+    model = model_with_letters("a", text)
     task = report.Task(result, result.rates(names), manifest, names, model, "&" * 999, "greedy")
     report.write_report(tmp_path / "report", task)
     page = (tmp_path / "report" / "report.html").read_text()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, heed_signals
 
 BEGIN = """
 import hashlib, os, signal, sys, time
@@ -29,12 +29,6 @@ def run(command):
     sys.exit(commands.run(command))
 """
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
-
-
-def heed_signals() -> None:
-    """Set back what nohup or a background job of a script ignores."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
 
 
 def start(script: str, preexec_fn=heed_signals, **options) -> subprocess.Popen:

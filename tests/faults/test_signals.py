@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, tiny_recipe
+from conftest import ROOT, heed_signals, tiny_recipe
 
 from src.checkpoint import load_checkpoint
 
@@ -39,10 +39,9 @@ class Trials:
 
 def start(settings: list[str]) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "train.py"), "--device_target", "CPU", "--resume", "auto"]
-    # nohup and background jobs of scripts ignore signals, and a run keeps to what is ignored
     return subprocess.Popen([*command, *settings], text=True, env=os.environ | {
         "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in SIGNALS])
+        preexec_fn=heed_signals)
 
 
 def seconds_of(settings: list[str]) -> float:
