@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deepspeech2.audio import load_audio
-from deepspeech2.decoding.alignment import ctc_align
+from deepspeech2.decoding.alignment import ctc_align, log_probabilities
 from deepspeech2.errors import InputError, first_line
 from deepspeech2.files import atomic_path
 from deepspeech2.model import Model
@@ -52,7 +52,7 @@ def find_word_cuts(model: Model, manifest: Manifest, config: Config) -> list[Wor
 def _cuts(model: Model, probs: np.ndarray, text: str, audio_path: str) -> WordCuts:
     """The cuts of one utterance from its (T', C) class probabilities. Raises ValueError."""
     targets = model.labels.encode(text)
-    log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+    log_probs = log_probabilities(probs)
     frames = ctc_align(log_probs, targets, model.labels.blank_index)
     rate = model.spect.sample_rate
     samples = load_audio(audio_path, rate)

@@ -31,22 +31,32 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def count(pairs: Iterable[tuple[str, str]], unit: str = "word") -> Counter[tuple[str, str]]:
+def count(
+    pairs: Iterable[tuple[str, str]], unit: str = "word", gap: str = GAP
+) -> Counter[tuple[str, str]]:
     """Count the errors in pairs of reference and hypothesis.
 
     Args:
         pairs: (reference, hypothesis) of each utterance.
         unit: `word`, or `character` for characters without spaces.
+        gap: stands in place of the missing unit of an insertion or a deletion.
 
     Returns:
         {(reference unit, hypothesis unit): number}, along one shortest alignment of each pair. A
-        deletion is (reference unit, '-'), an insertion ('-', hypothesis unit).
+        deletion is (reference unit, gap), an insertion (gap, hypothesis unit).
     """
     counts: Counter[tuple[str, str]] = Counter()
     for texts in pairs:
         reference, hypothesis = (units(text, unit) for text in texts)
-        counts.update((x or GAP, y or GAP) for x, y in align(reference, hypothesis) if x != y)
+        counts.update((x or gap, y or gap) for x, y in align(reference, hypothesis) if x != y)
     return counts
+
+
+def most_frequent(
+    counts: Counter[tuple[str, str]], top: int
+) -> list[tuple[tuple[str, str], int]]:
+    """The `top` kinds of errors; equal counts in alphabetical order, so always the same list."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
@@ -67,10 +77,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def confusions(args: argparse.Namespace) -> int:
     counts = count(read_pairs(args.table), args.unit)
-    # equal counts in alphabetical order, so that the list is always the same
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     print(f"{counts.total()} errors of {len(counts)} kinds; times, reference, hypothesis:")
-    for (reference, hypothesis), times in ordered[: args.top]:
+    for (reference, hypothesis), times in most_frequent(counts, args.top):
         print(f"{times:5d}  {reference}  {hypothesis}")
     return 0
 

@@ -8,6 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def log_probabilities(probs: np.ndarray) -> np.ndarray:
+    """Natural logs of float probabilities of any shape, all finite, in their own precision."""
+    # the smallest number stands in for probabilities that float32 rounds to 0
+    return np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+
+
 def ctc_align(log_probs: np.ndarray, targets: Sequence[int], blank_index: int) -> np.ndarray:
     """The most probable CTC path for `targets`: see `ctc_align_texts`, with one text."""
     return ctc_align_texts(log_probs, [targets], blank_index)[0]
@@ -93,5 +99,4 @@ def symbol_log_probs(probs: np.ndarray, symbols: np.ndarray, spans: np.ndarray) 
         probs[first : last + 1, symbol].max()
         for symbol, (first, last) in zip(symbols, spans, strict=True)
     ]
-    # the smallest number stands in for probabilities that float32 rounds to 0
-    return np.log(np.maximum(np.array(best, np.float64), np.finfo(np.float32).tiny))
+    return log_probabilities(np.array(best, np.float64))

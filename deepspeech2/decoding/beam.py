@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from deepspeech2.decoding.alignment import log_probabilities
 from deepspeech2.decoding.decoders import Hypothesis, LMConfig
 from deepspeech2.decoding.language_model import LanguageModel
 from deepspeech2.decoding.lexicon import best_below, build_trie
@@ -17,7 +18,6 @@ from deepspeech2.decoding.search import Rules, Vocabulary, prefix_beam_search
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels, UnknownCharacters
 
-SMALLEST = np.finfo(np.float32).tiny  # stands in for probabilities that float32 rounds to 0
 SUM_TOLERANCE = 0.01  # of the probabilities of a frame; float16 and int8 models round
 
 
@@ -135,7 +135,7 @@ class BeamSearch:
         """
         config = self.config
         probs = self._checked(probs)
-        log_probs = np.log(np.maximum(probs, SMALLEST, dtype=np.float64))
+        log_probs = log_probabilities(probs.astype(np.float64))
         classes = np.argsort(-log_probs, axis=1, kind="stable")[:, : config.cutoff_top_n]
         classes = np.ascontiguousarray(classes, np.int32)
         num_classes = np.full(len(probs), classes.shape[1])

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from deepspeech2.decoding.alignment import ctc_align_texts
+from deepspeech2.decoding.alignment import ctc_align_texts, log_probabilities
 from deepspeech2.decoding.greedy import greedy_path
 from deepspeech2.errors import InputError
 from deepspeech2.files import is_special, parse_json
@@ -211,7 +211,7 @@ class BeamDecoder:
             For each text its (U,) classes, and their (U, 2) first and last frames.
         """
         labels = self._labels
-        log_probs = np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+        log_probs = log_probabilities(probs)
         if labels.space_index < len(labels):
             # a text lacks the spaces at its ends and second spaces: they count as blanks
             log_probs[:, labels.blank_index] = np.maximum(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable
+from deepspeech2.files import atomic_path, ensure_writable, parse_json
 from deepspeech2.model import Model
 from src.evaluation import Evaluation, Rate, write_csv
 from src.manifest import Manifest
@@ -71,7 +71,7 @@ def check_folder(folder: str | Path) -> None:
 
 def _is_report(folder: Path) -> bool:
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = parse_json((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(summary, dict) and summary.get("format") == FORMAT

@@ -10,6 +10,7 @@ import numpy as np
 from deepspeech2.audio import AudioError, read_audio
 from deepspeech2.metrics import align, units
 from src.evaluation import ScoredUtterance, find_rate
+from tools.confusions import count, most_frequent
 
 SILENCE = -100.0  # dBFS; digital silence has no level
 LARGEST_BAR = 200.0  # percent
@@ -145,15 +146,9 @@ def confusions(texts: Sequence[tuple[str, str]], unit: str, top: int) -> list[di
         reference, hypothesis ("" where there is none), times, and how often the reference unit is
         said; the most frequent first, equal ones in alphabetical order.
     """
-    said: Counter[str] = Counter()
-    wrong: Counter[tuple[str, str]] = Counter()
-    for texts_of_one in texts:
-        reference, hypothesis = (units(text, unit) for text in texts_of_one)
-        said.update(reference)
-        wrong.update((x or "", y or "") for x, y in align(reference, hypothesis) if x != y)
-    ordered = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:top]
+    said = Counter(word for reference, _ in texts for word in units(reference, unit))
     return [{"reference": x, "hypothesis": y, "times": times, "said": said[x]}
-            for (x, y), times in ordered]
+            for (x, y), times in most_frequent(count(texts, unit, gap=""), top)]
 
 
 def rank(utterance: ScoredUtterance) -> tuple:
