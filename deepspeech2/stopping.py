@@ -1,5 +1,6 @@
 """Signals that ask a command to stop: answered within seconds, whatever the command is doing."""
 
+import ctypes
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 GRACE_SECONDS = 5.0  # for the main thread to end by itself
+POLL_SECONDS = 0.1  # between looks at the handler of Ctrl-C
 
 
 class StopRequests:
@@ -19,7 +21,8 @@ class StopRequests:
     for a minute therefore delays them, and one that imports modules turns a KeyboardInterrupt into
     other errors. So a thread watches, and ends the program where the main thread does not: after
     `GRACE_SECONDS`, or when the same signal arrives once more. A signal that was ignored when the
-    program started (`nohup`, a background job) stays ignored.
+    program started (`nohup`, a background job) stays ignored. From its first step on MindSpore
+    answers Ctrl-C itself, with SIGTERM; the thread puts Python's handler back.
 
     Args:
         on_request: called in the main thread with the number of the first signal.
@@ -41,6 +44,7 @@ class StopRequests:
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
+        self._interrupt_handler = _InterruptHandler()
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
         self._previous_fd = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
@@ -72,8 +76,8 @@ class StopRequests:
     def _watch(self) -> None:
         received, deadline = set(), float("inf")
         while True:
-            wait = None if not received else 0.2
-            if select.select([self._receiver], [], [], wait)[0]:
+            self._interrupt_handler.put_back()
+            if select.select([self._receiver], [], [], POLL_SECONDS)[0]:
                 number = self._receiver.recv(1)[0]
                 if number == 0:
                     return
@@ -90,6 +94,25 @@ class StopRequests:
         """End the program without unwinding it."""
         os.write(2, f"stopped at once by {signal.Signals(number).name}\n".encode())
         os._exit(128 + number)
+
+
+class _InterruptHandler:
+    """The system's handler of SIGINT, which a library may replace behind Python's back."""
+
+    def __init__(self):
+        self._sigaction = ctypes.CDLL(None).sigaction
+        self._action = self._current()
+
+    def _current(self) -> bytes:
+        """The `struct sigaction`, larger than in any C library; its unused end is zero."""
+        action = ctypes.create_string_buffer(256)
+        self._sigaction(signal.SIGINT, None, action)
+        return action.raw
+
+    def put_back(self) -> None:
+        """Set the handler again that was there when this object was made."""
+        if self._current() != self._action:
+            self._sigaction(signal.SIGINT, self._action, None)
 
 
 _active: list[StopRequests] = []

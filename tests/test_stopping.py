@@ -91,7 +91,7 @@ with StopRequests(note, may_end=lambda: not unsaved) as stop:
     print("ready", flush=True)
     while not stop.number:
         time.sleep(0.01)
-    time.sleep(1)
+    time.sleep(10 * stopping.POLL_SECONDS)
     print("saved", file=sys.stderr)
     unsaved = False
     hashlib.pbkdf2_hmac("sha512", b"", b"", 2 * 10**9)""")
@@ -158,6 +158,21 @@ def command():
     return 15
 run(command)""")
     ended(process, 15, "")
+
+
+def test_a_library_that_takes_over_ctrl_c_loses_it_again():
+    """MindSpore's handler sends SIGTERM; here the C function `abort` stands for it."""
+    process = start("""
+import ctypes
+def command():
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGINT, libc.abort)
+    time.sleep(10 * stopping.POLL_SECONDS)
+    print("ready", flush=True)
+    time.sleep(60)
+run(command)""")
+    process.send_signal(signal.SIGINT)
+    ended(process, 130, "interrupted\n")
 
 
 def test_the_handlers_before_come_back():
