@@ -75,7 +75,9 @@ def one_trial(settings: list[str], folder: Path, number: int, delay: float, tria
     trials.codes.append(process.returncode)
     # killed, or stopped before the first line of the command
     at_once = process.returncode == -number and (number == signal.SIGKILL or not output)
-    if "Traceback" in output or not (process.returncode == 128 + number or at_once):
+    # MindSpore turns a Ctrl-C in the first moments of a step into SIGTERM, see StopRequests
+    taken = number == signal.SIGINT and process.returncode == 128 + signal.SIGTERM
+    if "Traceback" in output or not (process.returncode == 128 + number or at_once or taken):
         trials.bad_outputs.append(f"exit code {process.returncode}\n{output}")
 
 
