@@ -106,6 +106,37 @@ def test_all_texts_and_their_scores_with_a_language_model(seed, closed, tmp_path
         for h in found[:5]:
             assert h.language == pytest.approx(judge.score(h.text) * math.log(10), abs=1e-4)
 
+
+@pytest.mark.parametrize("seed", range(10))
+def test_unknown_words_are_spelled_by_a_letter_model(seed, tmp_path):
+    """Ten times thirty cases, with KenLM's scores of the words and of the letters.
+
+    A is a hotword that the language model does not know: its letters cost nothing.
+    """
+    rng = np.random.default_rng(2000 + seed)
+    lm_words = ["B", "AB", "BA"]
+    words, letters = (str(write_arpa(tmp_path / name, rng, known)) for name, known in
+                      [("lm.arpa", lm_words), ("letters.arpa", ["A", "B"])])
+    judge, letter_judge = kenlm.Model(words), kenlm.Model(letters)
+    models = LanguageModel.read(words), LanguageModel.read(letters)
+    for _ in range(30):
+        probs = random_probs(rng, rng.integers(0, 6))
+        config = LMConfig(alpha=round(rng.uniform(0, 2), 2), beta=round(rng.normal(), 2),
+                          unknown_cost=round(rng.uniform(0, 4), 2), hotword_bonus=0.7, **WIDE)
+        found = BeamSearch(LABELS, config, models[0], None, ["A"], models[1]).decode(probs)
+        truth, language = {}, {}
+        for text, acoustic in acoustic_log_probs(probs).items():
+            unknown = [word for word in text.split() if word not in [*lm_words, "A"]]
+            log10 = judge.score(text) + sum(letter_judge.score(" ".join(w)) for w in unknown)
+            language[text] = log10 * math.log(10)
+            truth[text] = (acoustic + config.beta * len(text.split()) + config.alpha * language[text]
+                           - config.unknown_cost * len(unknown)
+                           + config.hotword_bonus * text.split().count("A"))
+        assert {h.text: h.score for h in found} == pytest.approx(truth, abs=1e-4)
+        assert {h.text: h.language for h in found} == pytest.approx(language, abs=1e-4)
+        assert found[0].text == max(truth, key=truth.get)
+
+
 # another beam search
 
 def plain_prefix_beam_search(log_probs, labels, width) -> list[tuple[str, float]]:
@@ -371,6 +402,16 @@ def test_words_need_a_space(arpa):
                       {"language_model": LanguageModel.read(arpa)}):
         with pytest.raises(InputError, match="the labels have no space"):
             BeamSearch(Labels("AB_"), LMConfig(), **arguments)
+
+
+def test_what_is_no_letter_model(arpa, tmp_path):
+    words = LanguageModel.read(arpa)
+    with pytest.raises(InputError, match="'AB' is not a letter: needed is a model of letters"):
+        BeamSearch(LABELS, LMConfig(), words, letter_model=words)
+    letters = LanguageModel.read(write_arpa(tmp_path / "x.arpa", np.random.default_rng(0), ["A"]))
+    for others in ({}, {"language_model": words, "lexicon": ["A"]}):
+        with pytest.raises(InputError, match=r"x\.arpa: the letter model is for words that a lang"):
+            BeamSearch(LABELS, LMConfig(), letter_model=letters, **others)
 
 
 def test_a_language_model_of_another_script(tmp_path):

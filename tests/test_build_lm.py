@@ -238,6 +238,20 @@ def test_perplexity_is_kenlms_and_unknown_words_are_counted(tmp_path, capsys):
 # --- texts ---------------------------------------------------------------------------------------
 
 
+def test_a_letter_model_is_that_of_the_different_words(tmp_path, capsys):
+    """Order, repetition and sentences do not matter, and dev counts each different word once."""
+    (tmp_path / "dev.txt").write_text("DOES DOES\nIT DOES\n")
+    dev = f"--dev {tmp_path / 'dev.txt'}"
+    letters = build(tmp_path, "IT DOES IT\nIT'S SO\n", options=f"--letters True --order 2 {dev}")
+    said = capsys.readouterr().out
+    spelled = build(tmp_path, "D O E S\nI T\nI T ' S\nS O\n", options="--order 2")
+    assert letters.counts == spelled.counts and set(letters.ids) == set(spelled.ids)
+    for word in ("SIT", "TOE'S"):
+        np.testing.assert_allclose(letters.score([*word]), spelled.score([*word]), atol=1e-6)
+    log_probs = np.concatenate([letters.score([*word]) for word in ("DOES", "IT")])
+    assert f"perplexity {np.exp(-log_probs.mean()):.1f}, 0.00 % unknown" in said
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bytes])
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
 def test_texts_and_models_may_be_packed(tmp_path, pack, suffix):
@@ -289,6 +303,7 @@ def test_other_labels(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "options", "message"), [
+    (b"A B", "--letters True --vocabulary 9", "--letters True: --vocabulary has no use"),
     (b"A", "--order 7", "--order 7: needed is 1 to 6"),
     (b"A", "--order 0", "--order 0: needed is 1 to 6"),
     (b"A", "--prune 1", "--prune 1: needed are at most 3 counts"),

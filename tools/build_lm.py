@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--mix", type=commands.boolean, default=False, metavar="True|False",
                         help="build a model of each TEXT, and mix the models with the weights that "
                         "suit --dev best (default: one model of all texts)")
+    result.add_argument("--letters", type=commands.boolean, default=False, metavar="True|False",
+                        help="build a model of the letters of the words, each different word once, "
+                        "for words that a language model does not know (default: %(default)s)")
     result.add_argument("--labels_path", default=LABELS_PATH, metavar="FILE",
                         help="JSON list of the characters of the model (default: %(default)s)")
     return result
@@ -180,6 +183,21 @@ def read_corpus(paths: Sequence[Path], labels: Labels) -> Corpus:
     return Corpus(list(ids), tokens)
 
 
+def letters_of(corpus: Corpus) -> Corpus:
+    """The corpus whose sentences are the words of another one, each once, and whose words are
+    letters."""
+    ids = {word: i for i, word in enumerate(SPECIAL)}
+    tokens = []
+    for text in corpus.tokens:
+        numbers = array("i")
+        for word in np.unique(text[text > EOS]):
+            numbers.append(BOS)
+            numbers.extend(ids.setdefault(letter, len(ids)) for letter in corpus.words[word])
+            numbers.append(EOS)
+        tokens.append(np.array(numbers))
+    return Corpus(list(ids), tokens)
+
+
 def limit_vocabulary(corpus: Corpus, limit: int) -> Corpus:
     """Keep the most frequent words; the others become `<unk>`. Ids follow frequency, then spelling.
 
@@ -247,7 +265,11 @@ def find_weights(probs: np.ndarray) -> np.ndarray:
 def build(args: argparse.Namespace, labels: Labels) -> tuple[list[str], list]:
     """The words and the sections of the model that the command line asks for."""
     dev = list(sentences(args.dev, Writer(labels))) if args.dev else []
-    corpus = limit_vocabulary(read_corpus(args.texts, labels), args.vocabulary)
+    corpus = read_corpus(args.texts, labels)
+    if args.letters:
+        words = dict.fromkeys(word for words in dev for word in words if word != SPECIAL[UNK])
+        corpus, dev = letters_of(corpus), [list(word) for word in words]
+    corpus = limit_vocabulary(corpus, args.vocabulary)
     if not args.mix:
         corpus.tokens, names = [np.concatenate(corpus.tokens)], ["texts"]
     else:
@@ -292,6 +314,8 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--vocabulary {args.vocabulary}: needed is a number of words")
     if args.mix and (not args.dev or len(args.texts) < 2):
         raise InputError("--mix True: needed are two TEXTs or more, and --dev for their weights")
+    if args.letters and args.vocabulary:
+        raise InputError("--letters True: --vocabulary has no use, the letters are all kept")
     given = args.prune
     if len(given) > args.order or given[0] != 0 or sorted(given) != given:
         raise InputError(

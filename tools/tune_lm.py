@@ -25,6 +25,7 @@ from tqdm import tqdm
 from deepspeech2 import commands
 from deepspeech2.decoding.decoders import (
     GROUP,
+    PATH_FIELDS,
     SETTINGS_SUFFIXES,
     BeamDecoder,
     Decoder,
@@ -73,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("outputs", type=Path, metavar="OUTPUTS.npz",
                         help="softmax matrices of its rows, from eval.py --save_output")
     result.add_argument("--lm", required=True, metavar="LM.arpa.gz", help="the language model")
+    result.add_argument("--letter_lm", default="", metavar="LM.arpa",
+                        help="letter model of words that --lm lacks (default: none)")
     result.add_argument("--lexicon", default="", metavar="FILE",
                         help="the only words that are allowed, one a line (default: any)")
     result.add_argument("--output", type=Path, required=True, metavar="decoder.json",
@@ -426,7 +429,7 @@ def write_settings(config: LMConfig, path: Path) -> None:
     """
     folder = path.parent.resolve()
     names = {}
-    for name in ("lm_path", "lexicon_path"):
+    for name in PATH_FIELDS:
         if target := getattr(config, name):
             target = Path(target).resolve()
             inside = target.is_relative_to(folder)
@@ -469,7 +472,7 @@ def tune_lm(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     labels = Labels.load(config.DataConfig.labels_path)
     base = dataclasses.replace(config.LMConfig, decoder_type="beam", lm_path=args.lm,
-                               lexicon_path=args.lexicon)
+                               letter_lm_path=args.letter_lm, lexicon_path=args.lexicon)
     data = read_data(args.manifest, args.outputs, config, labels)
     trials = Trials(data, labels, base)
     trials.check()

@@ -14,7 +14,7 @@ from deepspeech2.decoding.alignment import log_probabilities
 from deepspeech2.decoding.decoders import Hypothesis, LMConfig
 from deepspeech2.decoding.language_model import LanguageModel
 from deepspeech2.decoding.lexicon import best_below, build_trie
-from deepspeech2.decoding.search import Rules, Vocabulary, prefix_beam_search
+from deepspeech2.decoding.search import LetterModel, Rules, Vocabulary, prefix_beam_search
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels, UnknownCharacters
 
@@ -27,7 +27,9 @@ class BeamSearch:
     The score of a text is a sum of natural logarithms: the log probability of all its CTC paths,
     `hotword_bonus` for each letter of a hotword, and with a language model `alpha` times its log
     probability of the words and of the end, `beta` for each word, minus `unknown_cost` for each
-    word that it does not know. A hotword costs no `unknown_cost`.
+    word that it does not know. A hotword costs no `unknown_cost`. With a letter model, `alpha` times
+    its log probability of the letters and of the word's end comes to each word that is neither known
+    nor a hotword.
 
     Args:
         labels: the classes in their order.
@@ -35,11 +37,14 @@ class BeamSearch:
         language_model: a word n-gram model.
         lexicon: the only words that are allowed; None for any.
         hotwords: words to prefer. With a lexicon they are allowed too.
+        letter_model: an n-gram model whose words are letters, for words that the language model
+            does not know.
 
     Raises:
         InputError: for a wrong setting, for a word of the lexicon or a hotword that the labels
-            cannot spell, for a language model of whose words they can spell none, and for words
-            although the labels have no space.
+            cannot spell, for a language model of whose words they can spell none, for words
+            although the labels have no space, and for a letter model whose words are no letters, or
+            that has no use: without a language model or with a lexicon.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class BeamSearch:
         language_model: LanguageModel | None = None,
         lexicon: Sequence[str] | None = None,
         hotwords: Sequence[str] = (),
+        letter_model: LanguageModel | None = None,
     ):
         self.labels = labels
         self._classes = {character: i for i, character in enumerate(labels.characters)}
@@ -65,6 +71,12 @@ class BeamSearch:
         hot = np.array([word in preferred for word in words], bool)
         closed = lexicon is not None
         self._tables = language_model.tables if language_model else None
+        self._letters = _letters(letter_model, labels) if letter_model else None
+        if letter_model and (closed or not language_model):
+            raise InputError(
+                f"{letter_model.name}: the letter model is for words that a language model does not "
+                "know: it needs one, and no lexicon"
+            )
         self._vocabulary, self._rules = self._compile(words, known, hot, closed, language_model)
 
     def _compile(
@@ -103,7 +115,8 @@ class BeamSearch:
             symbol=trie.symbol,
             word=np.full(len(trie.word), -1, np.int32),
             gain=np.zeros(len(trie.word)),
-            ahead=ahead if closed else np.maximum(ahead, unknown_ahead),
+            # with a letter model the search itself compares with what the letters say
+            ahead=ahead if closed or self._letters else np.maximum(ahead, unknown_ahead),
         )
         vocabulary.word[ends] = ids[trie.word[ends]]
         vocabulary.gain[ends] = gains[trie.word[ends]]
@@ -143,7 +156,8 @@ class BeamSearch:
             before = np.take_along_axis(probs, classes, 1).cumsum(1)[:, :-1]
             num_classes = 1 + (before < config.cutoff_prob).sum(1)
         texts, values = prefix_beam_search(
-            log_probs, classes, num_classes, self._vocabulary, self._tables, self._rules
+            log_probs, classes, num_classes, self._vocabulary, self._tables, self._letters,
+            self._rules,
         )
         order = np.argsort(-values[:, 2], kind="stable")[: config.top_paths]
         return [
@@ -189,6 +203,19 @@ class BeamSearch:
                 "1: a softmax, not logits"
             )
         return probs
+
+
+def _letters(model: LanguageModel, labels: Labels) -> LetterModel:
+    """What the compiled search needs of a letter model. Raises as `BeamSearch`."""
+    ids = model.spellings(labels)
+    longer = next((word for word in ids if len(word) > 1), None)
+    if longer:
+        raise InputError(
+            f"{model.name}: {longer!r} is not a letter: needed is a model of letters, as python -m "
+            "tools.build_lm --letters True makes it"
+        )
+    classes = [ids.get(character, model.unknown) for character in labels.characters]
+    return LetterModel(model.tables, np.array(classes, np.int32), model.begin, model.end)
 
 
 def _spelled(word: str, labels: Labels, kind: str) -> str:

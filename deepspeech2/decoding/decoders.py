@@ -23,6 +23,7 @@ from deepspeech2.settings import ConfigError, make_group, setting
 logger = logging.getLogger(__name__)
 
 GROUP = "LMConfig"
+PATH_FIELDS = ("lm_path", "letter_lm_path", "lexicon_path")
 SETTINGS_SUFFIXES = (".json", ".yaml", ".yml")  # other files are language models
 
 
@@ -32,6 +33,7 @@ class LMConfig:
 
     decoder_type: str = setting("greedy", choices=("greedy", "beam"))
     lm_path: str = setting("")  # an ARPA file of words; '': no language model
+    letter_lm_path: str = setting("")  # an ARPA file of letters, for unknown words; '': any letters
     lexicon_path: str = setting("")  # the only words that are allowed, one a line; '': any
     hotwords: str = setting("")  # words to prefer, separated by commas or spaces
     top_paths: int = setting(1, minimum=1)  # texts of an utterance
@@ -67,7 +69,7 @@ class LMConfig:
     def beside(self, path: str | pathlib.Path) -> "LMConfig":
         """The settings that stand in a file: their relative paths begin at its folder."""
         folder = pathlib.Path(path).parent
-        names = [name for name in ("lm_path", "lexicon_path") if getattr(self, name)]
+        names = [name for name in PATH_FIELDS if getattr(self, name)]
         return dataclasses.replace(self, **{n: str(folder / getattr(self, n)) for n in names})
 
 
@@ -179,7 +181,9 @@ class BeamDecoder:
             )
         lexicon = read_lexicon(config.lexicon_path, labels) if config.lexicon_path else None
         self._labels = labels
-        self._words = (language_model, lexicon, config.hotwords.replace(",", " ").split())
+        hotwords = config.hotwords.replace(",", " ").split()
+        letters = LanguageModel.read(config.letter_lm_path) if config.letter_lm_path else None
+        self._words = (language_model, lexicon, hotwords, letters)
         self._search = search(labels, config, *self._words)
 
     def with_weights(self, config: LMConfig) -> "BeamDecoder":

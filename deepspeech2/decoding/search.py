@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from deepspeech2.decoding.language_model import advance, compiled_advance
+from deepspeech2.decoding.language_model import Tables, advance, compiled_advance
 
 # of one NumPy type each, because numba compiles a function again for every type of an argument
 ROOT = np.int32(0)
@@ -38,6 +38,8 @@ NODE = np.dtype(
         ("slot", np.int32),  # place among the hypotheses of the current frame, -1: none
         ("position", np.int32),  # of the word in progress in the trie
         ("state", np.int32),  # of the language model before the word in progress
+        ("letter_state", np.int32),  # of the letter model after the letters of that word
+        ("letter_log_prob", np.float64),  # what it says of them
         ("language", np.float64),  # score of the finished words
         ("log_prob", np.float64),  # natural log probability of the finished words
         ("ended", np.int32),  # 1: the next three fields hold; -1: the word must not end here
@@ -88,6 +90,22 @@ class Vocabulary(NamedTuple):
     ahead: np.ndarray
 
 
+class LetterModel(NamedTuple):
+    """How unknown words are spelled: an n-gram of letters.
+
+    Attributes:
+        tables: the automaton.
+        ids: (C,) int32 its id of each class.
+        begin: its state at the beginning of a word.
+        end: its id of the end of a word.
+    """
+
+    tables: Tables
+    ids: np.ndarray
+    begin: int
+    end: int
+
+
 class Rules(NamedTuple):
     """The numbers that steer the search.
 
@@ -102,7 +120,7 @@ class Rules(NamedTuple):
         end: the language model's id of the end of a sentence.
         unknown: the language model's id of unknown words.
         unknown_gain: what an unknown word adds to the score beside its log probability.
-        unknown_ahead: what an unknown word in progress is expected to add.
+        unknown_ahead: what an unknown word in progress is expected to add, beside its letters.
         letter_bonus: the most by which a letter can raise `ahead`.
         most_gain: the most that the end of a word can add.
     """
@@ -148,6 +166,15 @@ def _word_log_prob(tables, state, word):
 
 
 @_inlined
+def _letter_log_prob(letters, node, symbol):
+    """What the letter model says of a word in progress with another letter, and its next state."""
+    if letters is None:
+        return 0.0, np.int64(0)
+    log_prob, state = _advance(letters.tables, node.letter_state, letters.ids[symbol])
+    return node.letter_log_prob + log_prob, state
+
+
+@_inlined
 def _trie_child(vocabulary, position, symbol):
     """The position behind a letter, or UNKNOWN."""
     if position == UNKNOWN:
@@ -165,7 +192,7 @@ def _trie_child(vocabulary, position, symbol):
 
 
 @_inlined
-def _end_word(node, vocabulary, tables, rules):
+def _end_word(node, vocabulary, tables, letters, rules):
     """Score the word in progress as finished, once for each node; False if it must not end."""
     if node.ended == 0:
         word, gain = rules.unknown, rules.unknown_gain
@@ -174,6 +201,9 @@ def _end_word(node, vocabulary, tables, rules):
             word, gain = vocabulary.word[node.position], vocabulary.gain[node.position]
         if known or not rules.closed:
             log_prob, state = _word_log_prob(tables, node.state, word)
+            if letters is not None and not known:
+                end, _ = _advance(letters.tables, node.letter_state, letters.end)
+                log_prob += node.letter_log_prob + end
             node.end_state = state
             node.end_log_prob = node.log_prob + log_prob
             node.end_language = node.language + rules.alpha * log_prob + gain
@@ -221,17 +251,16 @@ def _push(heap, held, score, slot, symbol, position):
 
 
 @_inlined
-def _ahead(node, vocabulary, rules):
-    """What the word in progress is expected to add."""
-    if node.symbol == rules.space:
-        return 0.0
-    if node.position == UNKNOWN:
-        return rules.unknown_ahead
-    return vocabulary.ahead[node.position]
+def _ahead(position, letter_log_prob, vocabulary, letters, rules):
+    """What a word in progress is expected to add."""
+    if letters is None:
+        return rules.unknown_ahead if position == UNKNOWN else vocabulary.ahead[position]
+    unknown = rules.unknown_ahead + rules.alpha * letter_log_prob
+    return unknown if position == UNKNOWN else max(vocabulary.ahead[position], unknown)
 
 
 @njit(nogil=True)
-def _stay(row, nodes, now, size, vocabulary, rules, reached, frame, heap):
+def _stay(row, nodes, now, size, vocabulary, letters, rules, reached, frame, heap):
     """Hypotheses that keep their text, with what they get from the text without its last symbol.
 
     Returns:
@@ -250,7 +279,9 @@ def _stay(row, nodes, now, size, vocabulary, rules, reached, frame, heap):
         hypothesis.next_blank = hypothesis.total + row[rules.blank]
         hypothesis.next_symbol = paths + row[symbol] if symbol < len(row) else -np.inf
         hypothesis.next_total = _log_add(hypothesis.next_blank, hypothesis.next_symbol)
-        score = hypothesis.next_total + node.language + _ahead(node, vocabulary, rules)
+        score = hypothesis.next_total + node.language
+        if symbol != rules.space:
+            score += _ahead(node.position, node.letter_log_prob, vocabulary, letters, rules)
         best = max(best, score)
         if score >= best - rules.margin:
             held = _push(heap, held, score, i, STAYS, node.position)
@@ -259,14 +290,13 @@ def _stay(row, nodes, now, size, vocabulary, rules, reached, frame, heap):
 
 @_inlined
 def _extend_by_letters(
-    row, classes, nodes, now, i, vocabulary, rules, reached, frame, heap, held, best
+    row, classes, nodes, now, i, vocabulary, letters, rules, reached, frame, heap, held, best
 ):
     """Texts with another letter; the heap keeps the best ones."""
     hypothesis, node = now[i], nodes[now[i].node]
-    if node.position == UNKNOWN:
-        most = node.language + rules.unknown_ahead
-    else:
-        most = node.language + vocabulary.ahead[node.position] + rules.letter_bonus
+    most = node.language + _ahead(node.position, node.letter_log_prob, vocabulary, letters, rules)
+    if node.position != UNKNOWN:
+        most += rules.letter_bonus
     for symbol in classes:
         if symbol == rules.blank or symbol == rules.space:
             continue
@@ -280,7 +310,11 @@ def _extend_by_letters(
         position = _trie_child(vocabulary, node.position, symbol)
         if position == UNKNOWN and rules.closed:
             continue
-        ahead = rules.unknown_ahead if position == UNKNOWN else vocabulary.ahead[position]
+        if letters is None:  # here, and not in `_ahead`: the search takes 8 % less time
+            ahead = rules.unknown_ahead if position == UNKNOWN else vocabulary.ahead[position]
+        else:
+            spelling, _ = _letter_log_prob(letters, node, symbol)
+            ahead = _ahead(position, spelling, vocabulary, letters, rules)
         paths = hypothesis.blank if symbol == node.symbol else hypothesis.total
         score = paths + row[symbol] + node.language + ahead
         if score > floor:
@@ -290,7 +324,7 @@ def _extend_by_letters(
 
 
 @_inlined
-def _extend_by_space(row, nodes, now, i, vocabulary, tables, rules, heap, held, best):
+def _extend_by_space(row, nodes, now, i, vocabulary, tables, letters, rules, heap, held, best):
     """The text with a space behind it: its last word is finished."""
     hypothesis, node = now[i], nodes[now[i].node]
     if node.symbol == rules.space:
@@ -301,7 +335,7 @@ def _extend_by_space(row, nodes, now, i, vocabulary, tables, rules, heap, held, 
     acoustic = hypothesis.total + row[rules.space]
     if acoustic + node.language + rules.most_gain < floor:
         return held, best
-    if _end_word(node, vocabulary, tables, rules):
+    if _end_word(node, vocabulary, tables, letters, rules):
         score = acoustic + node.end_language
         if score > floor:
             held = _push(heap, held, score, i, rules.space, ROOT)
@@ -309,8 +343,14 @@ def _extend_by_space(row, nodes, now, i, vocabulary, tables, rules, heap, held, 
     return held, best
 
 
+@_inlined
+def _begin_word(node, letters):
+    if letters is not None:
+        node.letter_state, node.letter_log_prob = letters.begin, 0.0
+
+
 @njit(nogil=True)
-def _child(nodes, count, parent, symbol, position):
+def _child(nodes, count, parent, symbol, position, letters):
     """The node of a text with another symbol, old or new, and the number of nodes."""
     child = nodes[parent].child
     while child >= 0 and nodes[child].symbol != symbol:
@@ -324,13 +364,16 @@ def _child(nodes, count, parent, symbol, position):
     if position == ROOT:  # the space behind a word
         node.state, node.language = above.end_state, above.end_language
         node.log_prob = above.end_log_prob
+        _begin_word(node, letters)
     else:
         node.state, node.language, node.log_prob = above.state, above.language, above.log_prob
+        if letters is not None:
+            node.letter_log_prob, node.letter_state = _letter_log_prob(letters, above, symbol)
     return count, count + 1
 
 
 @njit(nogil=True)
-def _select(nodes, count, now, size, after, heap, held, floor, row):
+def _select(nodes, count, now, size, after, heap, held, floor, row, letters):
     """Make the candidates that are not below `floor` the next hypotheses, best first.
 
     Returns:
@@ -361,7 +404,9 @@ def _select(nodes, count, now, size, after, heap, held, floor, row):
             result.total = source.next_total
         else:
             doubled = symbol == nodes[source.node].symbol
-            result.node, count = _child(nodes, count, source.node, symbol, position)
+            result.node, count = _child(
+                nodes, count, source.node, symbol, position, letters
+            )
             result.blank = -np.inf
             result.symbol = (source.blank if doubled else source.total) + row[symbol]
             result.total = result.symbol
@@ -395,7 +440,7 @@ def _join_outer_spaces(nodes, now, size, rules):
 
 
 @njit(nogil=True)
-def _close(nodes, now, size, vocabulary, tables, rules):
+def _close(nodes, now, size, vocabulary, tables, letters, rules):
     """The whole texts at the end.
 
     Returns:
@@ -411,7 +456,7 @@ def _close(nodes, now, size, vocabulary, tables, rules):
         node = nodes[node_of[i]]
         state, language, log_prob = node.state, node.language, node.log_prob
         if node_of[i] != ROOT:
-            if not _end_word(node, vocabulary, tables, rules):
+            if not _end_word(node, vocabulary, tables, letters, rules):
                 continue
             state, language, log_prob = node.end_state, node.end_language, node.end_log_prob
         finished = True
@@ -454,13 +499,14 @@ def _compile(advance_code):
     `advance` as a part of the key.
     """
 
-    def prefix_beam_search(log_probs, classes, num_classes, vocabulary, tables, rules):
+    def prefix_beam_search(log_probs, classes, num_classes, vocabulary, tables, letters, rules):
         advance_code  # noqa: B018
         nodes = np.empty(FIRST_NODES, NODE)
         root = nodes[ROOT]
         root.parent, root.symbol, root.child, root.sibling, root.slot = -1, rules.space, -1, -1, 0
         root.position, root.state, root.language, root.log_prob = ROOT, rules.begin, 0.0, 0.0
         root.ended = 0
+        _begin_word(root, letters)
         count, size = ONE, ONE
         now, after = np.empty(rules.width, HYPOTHESIS), np.empty(rules.width, HYPOTHESIS)
         now[0].node, now[0].blank, now[0].symbol, now[0].total = ROOT, 0.0, -np.inf, 0.0
@@ -468,22 +514,24 @@ def _compile(advance_code):
         reached = np.full((rules.width, log_probs.shape[1]), -1, np.int32)
         for frame in range(len(log_probs)):
             row, best_classes = log_probs[frame], classes[frame, : num_classes[frame]]
-            held, best = _stay(row, nodes, now, size, vocabulary, rules, reached, frame, heap)
+            held, best = _stay(
+                row, nodes, now, size, vocabulary, letters, rules, reached, frame, heap
+            )
             spaces = rules.space < len(row) and row[rules.space] >= row[best_classes[-1]]
             for i in range(size):
                 if spaces and reached[i, rules.space] != frame:
                     held, best = _extend_by_space(
-                        row, nodes, now, i, vocabulary, tables, rules, heap, held, best
+                        row, nodes, now, i, vocabulary, tables, letters, rules, heap, held, best
                     )
                 held, best = _extend_by_letters(
-                    row, best_classes, nodes, now, i, vocabulary, rules, reached, frame, heap,
-                    held, best,
+                    row, best_classes, nodes, now, i, vocabulary, letters, rules, reached, frame,
+                    heap, held, best,
                 )
             nodes, count, size = _select(
-                nodes, count, now, size, after, heap, held, best - rules.margin, row
+                nodes, count, now, size, after, heap, held, best - rules.margin, row, letters
             )
             now, after = after, now
-        node_of, values = _close(nodes, now, size, vocabulary, tables, rules)
+        node_of, values = _close(nodes, now, size, vocabulary, tables, letters, rules)
         return _texts(nodes, node_of), values
 
     try:
