@@ -48,7 +48,7 @@ class Side(FrameworkSide):
         load_parameters(self.network.get_parameters(), found, folder)
         self.step_cell = TrainStep(
             LossCell(self.network, self.labels.blank_index),
-            create_optimizer(self.network.trainable_params(), config.OptimConfig),
+            create_optimizer(self.network.layers(), config.OptimConfig),
             [p for p in self.network.get_parameters() if not p.requires_grad],
             config.OptimConfig.loss_scale,
             config.TrainingConfig.max_grad_norm,

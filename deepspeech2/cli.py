@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 FIELDS = {field.name: field for field in dataclasses.fields(LMConfig)}
 DECODING_OPTIONS = {  # option: field of LMConfig, metavar, help
     "lm": ("lm_path", "LM.arpa", "language model of words, an ARPA file, also .gz and .xz"),
-    "letter_lm": ("letter_lm_path", "LM.arpa", "letter model of words that --lm lacks, an ARPA file"),
+    "letter_lm": ("letter_lm_path", "LM.arpa", "letter model of words that --lm lacks, ARPA"),
     "lexicon": ("lexicon_path", "FILE", "the only words that are allowed, one a line"),
     "hotwords": ("hotwords", "WORDS", "words to prefer, separated by commas"),
     "alpha": ("alpha", "NUMBER", "weight of the language model"),

@@ -21,8 +21,8 @@ class StopRequests:
     for a minute therefore delays them, and one that imports modules turns a KeyboardInterrupt into
     other errors. So a thread watches, and ends the program where the main thread does not: after
     `GRACE_SECONDS`, or when the same signal arrives once more. A signal that was ignored when the
-    program started (`nohup`, a background job) stays ignored. At each start of a graph MindSpore takes
-    Ctrl-C for itself, and answers it with SIGTERM; the thread puts Python's handler back.
+    program started (`nohup`, a background job) stays ignored. Whenever it starts a graph, MindSpore
+    takes Ctrl-C for itself and makes SIGTERM of it; the thread puts Python's handler back.
 
     Args:
         on_request: called in the main thread with the number of the first signal.

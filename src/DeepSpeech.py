@@ -271,6 +271,15 @@ class DeepSpeech(nn.Cell):
         logits = self.fc(self._drop(self.fc_norm(x), masks, len(self.norms)))
         return (logits, lengths, intermediate) if with_intermediate else (logits, lengths)
 
+    def layers(self) -> list[list[nn.Cell]]:
+        """The cells of each layer, from the input on: the convolutions, each recurrent layer with
+        the norm before it, and the projection with what comes before it."""
+        recurrent = [[norm, rnn] for norm, rnn in zip(self.norms, self.rnns[1:], strict=True)]
+        last = [self.fc_norm, self.fc]
+        if self.lookahead is not None:
+            last.insert(0, self.lookahead)
+        return [[self.conv], [self.rnns[0]], *recurrent, last]
+
     @staticmethod
     def _drop(x, masks, layer):
         """(T', N, H) times the (L, N, H) masks of `layer`."""

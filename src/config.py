@@ -163,6 +163,9 @@ class OptimConfig:
     eps: float = setting(1e-8, above=0)  # adam
     betas: tuple[float, float] = setting((0.9, 0.999), minimum=0, below=1)  # adam
     loss_scale: float = setting(1024.0, above=0)
+    # fine-tuning: the first N layers keep their weights; 1: the convolutions
+    frozen_layers: int = setting(0, minimum=0)
+    layer_decay: float = setting(1.0, above=0, maximum=1)  # rate of a layer / that of the next one
 
 
 @dataclass(frozen=True)

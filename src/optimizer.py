@@ -9,7 +9,31 @@ from src.checkpoint import STATE_PREFIX
 from src.config import OptimConfig
 
 
-class AdamW(nn.Cell):
+class Updates(nn.Cell):
+    """What all optimizers have.
+
+    Args:
+        parameters: the parameters of the network.
+        rates: for each of them, what the learning rate is multiplied by; 0: it is never changed.
+
+    Attributes:
+        trained: the parameters that are updated.
+        places: their places in `parameters`.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], rates: Sequence[float]):
+        super().__init__(auto_prefix=False)
+        self.parameters = ParameterTuple(parameters)
+        self.rates = tuple(rates)
+        self.places = tuple(i for i, rate in enumerate(rates) if rate)
+        self.trained = ParameterTuple([parameters[i] for i in self.places])
+
+    def rate_of(self, i, learning_rate):
+        """() float32 learning rate of parameter `i`."""
+        return learning_rate if self.rates[i] == 1 else learning_rate * self.rates[i]
+
+
+class AdamW(Updates):
     """Adam with bias correction and decoupled weight decay; the updates equal PyTorch's AdamW.
 
     MindSpore's `nn.AdamWeightDecay` corrects no bias. The fused `ops.Adam` does, but it adds eps to
@@ -17,17 +41,18 @@ class AdamW(nn.Cell):
     formulas equal. Source: Loshchilov & Hutter 2019.
 
     Args:
-        parameters: the parameters to update.
+        parameters, rates: see `Updates`.
         optim: betas, eps and weight decay.
 
     Inputs:
-        gradients: float32, in the order of `parameters`.
+        gradients: float32, in the order of `trained`.
         learning_rate: () float32.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], optim: OptimConfig):
-        super().__init__(auto_prefix=False)
-        self.parameters = ParameterTuple(parameters)
+    def __init__(
+        self, parameters: Sequence[Parameter], rates: Sequence[float], optim: OptimConfig
+    ):
+        super().__init__(parameters, rates)
         self.moment1 = _state(parameters, "moment1")
         self.moment2 = _state(parameters, "moment2")
         self.updates = Parameter(Tensor(0, ms.int32), STATE_PREFIX + "updates", requires_grad=False)
@@ -40,58 +65,72 @@ class AdamW(nn.Cell):
         ops.assign(self.updates, updates)
         power1, power2 = ops.pow(self.beta1, updates), ops.pow(self.beta2, updates)
         eps = self.eps * ops.sqrt(1 - power2)
-        shrink = 1 - learning_rate * self.weight_decay
-        for i, parameter in enumerate(self.parameters):
+        for gradient, i in zip(gradients, self.places):
+            parameter, rate = self.parameters[i], self.rate_of(i, learning_rate)
             if self.weight_decay > 0:
-                ops.assign(parameter, parameter * shrink)
+                ops.assign(parameter, parameter * (1 - rate * self.weight_decay))
             self.adam(
                 parameter,
                 self.moment1[i],
                 self.moment2[i],
                 power1,
                 power2,
-                learning_rate,
+                rate,
                 self.beta1,
                 self.beta2,
                 eps,
-                gradients[i],
+                gradient,
             )
         return True
 
 
-class SGD(nn.Cell):
+class SGD(Updates):
     """Stochastic gradient descent with Nesterov momentum and L2 decay, as in deepspeech.pytorch.
 
     The update is written out, because `ops.ApplyMomentum` ignores `use_nesterov` on CPU (MindSpore
     2.8.0).
 
     Args:
-        parameters: the parameters to update.
+        parameters, rates: see `Updates`.
         optim: momentum and weight decay.
 
     Inputs:
-        gradients: float32, in the order of `parameters`.
+        gradients: float32, in the order of `trained`.
         learning_rate: () float32.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], optim: OptimConfig):
-        super().__init__(auto_prefix=False)
-        self.parameters = ParameterTuple(parameters)
+    def __init__(
+        self, parameters: Sequence[Parameter], rates: Sequence[float], optim: OptimConfig
+    ):
+        super().__init__(parameters, rates)
         self.velocity = _state(parameters, "velocity")
         self.momentum, self.weight_decay = optim.momentum, optim.weight_decay
 
     def construct(self, gradients, learning_rate):
-        for i, parameter in enumerate(self.parameters):
-            gradient = gradients[i] + self.weight_decay * parameter
+        for gradient, i in zip(gradients, self.places):
+            parameter, rate = self.parameters[i], self.rate_of(i, learning_rate)
+            gradient = gradient + self.weight_decay * parameter
             velocity = self.momentum * self.velocity[i] + gradient
             ops.assign(self.velocity[i], velocity)
-            ops.assign(parameter, parameter - learning_rate * (gradient + self.momentum * velocity))
+            ops.assign(parameter, parameter - rate * (gradient + self.momentum * velocity))
         return True
 
 
-def create_optimizer(parameters: Sequence[Parameter], optim: OptimConfig) -> AdamW | SGD:
-    """Make the configured optimizer."""
-    return {"adam": AdamW, "sgd": SGD}[optim.optimizer](parameters, optim)
+def create_optimizer(layers: Sequence[Sequence[nn.Cell]], optim: OptimConfig) -> Updates:
+    """Make the configured optimizer.
+
+    Args:
+        layers: the cells of each layer, from the input on. The rate of a layer is `layer_decay`
+            times that of the next one; the first `frozen_layers` have none.
+        optim: the settings.
+    """
+    parameters, rates = [], []
+    for i, cells in enumerate(layers):
+        rate = optim.layer_decay ** (len(layers) - 1 - i) if i >= optim.frozen_layers else 0.0
+        own = [parameter for cell in cells for parameter in cell.trainable_params()]
+        parameters += own
+        rates += [rate] * len(own)
+    return {"adam": AdamW, "sgd": SGD}[optim.optimizer](parameters, rates, optim)
 
 
 class TrainStep(nn.Cell):
@@ -124,7 +163,7 @@ class TrainStep(nn.Cell):
     def __init__(
         self,
         loss_cell: nn.Cell,
-        optimizer: AdamW | SGD,
+        optimizer: Updates,
         buffers: Sequence[Parameter],
         loss_scale: float,
         max_grad_norm: float,
@@ -136,7 +175,7 @@ class TrainStep(nn.Cell):
         self.before = _state(buffers, "before")
         self.loss_scale, self.max_grad_norm = loss_scale, max_grad_norm
         self.all_reduce = ops.AllReduce() if distributed else None
-        self.value_and_grad = ms.value_and_grad(self._scaled_loss, None, optimizer.parameters)
+        self.value_and_grad = ms.value_and_grad(self._scaled_loss, None, optimizer.trained)
 
     def stored_parameters(self) -> list[Parameter]:
         """The parameters that a checkpoint stores: network and optimizer state."""

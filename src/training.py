@@ -28,6 +28,7 @@ from src.checkpoint import (
     load_parameters,
     save_checkpoint,
 )
+from deepspeech2.settings import ConfigError
 from src.config import Config
 from src.dataset import Batch, training_batches, usable_workers
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
@@ -143,6 +144,16 @@ def train(
         return run.run()
 
 
+def _check_frozen(config: Config) -> None:
+    """Raise ConfigError where no layer is left to train."""
+    frozen, layers = config.OptimConfig.frozen_layers, config.ModelConfig.hidden_layers + 2
+    if frozen >= layers:
+        raise ConfigError(
+            f"`OptimConfig.frozen_layers` (={frozen}) must be less than {layers}: the network has "
+            f"the convolutions, {layers - 2} recurrent layers and the projection"
+        )
+
+
 class _Run:
     """The parts and stages of one run; see `train`."""
 
@@ -160,11 +171,12 @@ class _Run:
         training = config.TrainingConfig
         ms.set_seed(training.seed)
         num_bins = config.DataConfig.SpectConfig.num_bins
+        _check_frozen(config)
         self.network = DeepSpeech(config.ModelConfig, num_bins, len(labels), training.dropout)
         self.buffers = [p for p in self.network.get_parameters() if not p.requires_grad]
         self.step_cell = TrainStep(
             LossCell(self.network, labels.blank_index, training.intermediate_ctc_weight),
-            create_optimizer(self.network.trainable_params(), config.OptimConfig),
+            create_optimizer(self.network.layers(), config.OptimConfig),
             self.buffers,
             config.OptimConfig.loss_scale,
             training.max_grad_norm,
@@ -324,6 +336,8 @@ class _Run:
         source = data.source(progress.epoch, shares[progress.batch :])
         self.monitor.begin_epoch(progress.epoch, len(batches), progress.batch)
         self.step_cell.set_train(True)
+        for cell in sum(self.network.layers()[: config.OptimConfig.frozen_layers], []):
+            cell.set_train(False)  # batch norm keeps its statistics too
         with self._memory_errors(batches):
             for batch in training_batches(source, self.num_workers):
                 done = progress.epoch + progress.batch / len(batches)

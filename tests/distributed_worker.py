@@ -39,7 +39,7 @@ def one_step(config: Config, group: Group) -> dict[str, np.ndarray]:
     ms.set_seed(0)
     network = DeepSpeech(config.ModelConfig, 161, len(labels))
     buffers = [p for p in network.get_parameters() if not p.requires_grad]
-    optimizer = create_optimizer(network.trainable_params(), config.OptimConfig)
+    optimizer = create_optimizer(network.layers(), config.OptimConfig)
     step = TrainStep(LossCell(network, labels.blank_index), optimizer, buffers, 1024.0, 400.0,
                      distributed=group.size > 1).set_train(False)
     group.broadcast(step.stored_parameters())

@@ -129,8 +129,8 @@ def test_unknown_words_are_spelled_by_a_letter_model(seed, tmp_path):
             unknown = [word for word in text.split() if word not in [*lm_words, "A"]]
             log10 = judge.score(text) + sum(letter_judge.score(" ".join(w)) for w in unknown)
             language[text] = log10 * math.log(10)
-            truth[text] = (acoustic + config.beta * len(text.split()) + config.alpha * language[text]
-                           - config.unknown_cost * len(unknown)
+            truth[text] = (acoustic + config.beta * len(text.split())
+                           + config.alpha * language[text] - config.unknown_cost * len(unknown)
                            + config.hotword_bonus * text.split().count("A"))
         assert {h.text: h.score for h in found} == pytest.approx(truth, abs=1e-4)
         assert {h.text: h.language for h in found} == pytest.approx(language, abs=1e-4)

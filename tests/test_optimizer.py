@@ -30,7 +30,7 @@ def test_adamw_equals_the_published_algorithm(eps):
     ours = parameters()
     expected = [p.asnumpy().astype(np.float64) for p in ours]
     first, second = [np.zeros(p.shape) for p in ours], [np.zeros(p.shape) for p in ours]
-    optimizer = AdamW(ours, optim)
+    optimizer = AdamW(ours, [1, 1], optim)
     for t in range(1, 6):
         gradients = some_gradients(t)
         optimizer(tuple(map(Tensor, gradients)), RATE)
@@ -46,7 +46,7 @@ def test_sgd_has_nesterov_momentum_and_l2_decay():
     ours = parameters()
     expected = [p.asnumpy().astype(np.float64) for p in ours]
     velocity = [np.zeros(p.shape) for p in ours]
-    optimizer = SGD(ours, OptimConfig(optimizer="sgd", momentum=0.7, weight_decay=0.1))
+    optimizer = SGD(ours, [1, 1], OptimConfig(optimizer="sgd", momentum=0.7, weight_decay=0.1))
     for t in range(4):
         gradients = some_gradients(t)
         optimizer(tuple(map(Tensor, gradients)), RATE)
@@ -55,6 +55,39 @@ def test_sgd_has_nesterov_momentum_and_l2_decay():
             velocity[i] = 0.7 * velocity[i] + g
             expected[i] = expected[i] - 0.01 * (g + 0.7 * velocity[i])
             np.testing.assert_allclose(ours[i].asnumpy(), expected[i], atol=1e-6)
+
+
+class Layers(nn.Cell):
+    """A cell for each of three layers, with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.CellList([nn.Dense(1, 1, has_bias=False) for _ in range(3)])
+
+    def layers(self):
+        return [[cell] for cell in self.dense]
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_a_layer_has_the_rate_of_the_next_one_times_the_decay(kind):
+    """The second layer is updated as by itself with half the rate, the first one not at all."""
+    optim = OptimConfig(optimizer=kind, weight_decay=0.1, layer_decay=0.5, frozen_layers=1)
+    ours, expected = Layers(), [Layers().layers()[0], Layers().layers()[0]]
+    before = [p.asnumpy().copy() for p in ours.trainable_params()]
+    for cells, weight in zip(expected, before[1:], strict=True):
+        cells[0].weight.set_data(Tensor(weight))
+    optimizer = create_optimizer(ours.layers(), optim)
+    plain = OptimConfig(optimizer=kind, weight_decay=0.1)
+    single = [create_optimizer([cells], plain) for cells in expected]
+    for t in range(3):
+        gradients = [Tensor(np.full((1, 1), t + k, np.float32)) for k in (1, 2)]
+        optimizer(tuple(gradients), RATE)
+        for update, gradient, rate in zip(single, gradients, (RATE * 0.5, RATE), strict=True):
+            update((gradient,), rate)
+    after = [p.asnumpy() for p in ours.trainable_params()]
+    np.testing.assert_array_equal(after[0], before[0])
+    for weight, (cell,) in zip(after[1:], expected, strict=True):
+        np.testing.assert_allclose(weight, cell.weight.asnumpy(), rtol=1e-6)
 
 
 class Line(nn.Cell):
@@ -76,7 +109,7 @@ class Line(nn.Cell):
 
 def line_step(weight: np.ndarray, max_grad_norm: float = 1e6, loss_scale: float = 1024.0):
     cell = Line(weight)
-    optimizer = create_optimizer(cell.trainable_params(),
+    optimizer = create_optimizer([[cell]],
                                  OptimConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0))
     step = TrainStep(cell, optimizer, cell.buffers(), loss_scale, max_grad_norm).set_train(True)
     nothing = Tensor(0, ms.int32)
@@ -124,7 +157,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_next_one_works(bad):
 
 def test_adam_moments_and_count_stay_when_a_step_is_skipped():
     cell = Line(np.array([1.0, 2.0], np.float32))
-    optimizer = create_optimizer(cell.trainable_params(), OptimConfig())
+    optimizer = create_optimizer([[cell]], OptimConfig())
     step = TrainStep(cell, optimizer, cell.buffers(), 1024.0, 400.0).set_train(True)
     nothing, one = Tensor(0, ms.int32), Tensor(1.0, ms.float32)
     for value, updates in ((1.0, 1), (np.nan, 1), (2.0, 2)):

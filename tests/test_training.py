@@ -13,7 +13,7 @@ from conftest import tiny_recipe
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.metrics import ErrorCounts
 from src import training
-from src.checkpoint import load_checkpoint, save_checkpoint
+from src.checkpoint import STATE_PREFIX, load_checkpoint, save_checkpoint
 from src.config import load_config
 from src.evaluation import Evaluation, ScoredUtterance
 from src.manifest import read_manifest
@@ -294,6 +294,22 @@ def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(
     for name, array in partial.items():
         if not name.endswith(("moving_mean", "moving_variance")):
             np.testing.assert_allclose(tuned[name], array, atol=1e-6, err_msg=name)
+
+
+def test_frozen_layers_keep_their_weights_and_statistics(recipe, tmp_path, whole):
+    before = whole[0] / "ckpt" / "DeepSpeech-last.ckpt"
+    train(load_config(None, [*recipe, "OptimConfig.frozen_layers=2", "OptimConfig.layer_decay=0.5",
+                             "OptimConfig.learning_rate=0.01", "TrainingConfig.max_steps=3"]),
+          pretrained=str(before))
+    now, then = weights(tmp_path / "ckpt" / "DeepSpeech-last.ckpt"), weights(before)
+    network = [name for name in now if not name.startswith(STATE_PREFIX)]
+    changed = {name for name in network if not np.array_equal(now[name], then[name])}
+    assert changed == {name for name in network if name.startswith("fc")}  # norm and projection
+
+
+def test_at_least_one_layer_is_trained(recipe):
+    with pytest.raises(InputError, match=r"frozen_layers` \(=3\) must be less than 3: .* 1 recurr"):
+        train(load_config(None, [*recipe, "OptimConfig.frozen_layers=3"]))
 
 
 def test_resuming_refuses_weights_only_and_changed_data_inside_an_epoch(

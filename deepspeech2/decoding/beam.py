@@ -27,9 +27,8 @@ class BeamSearch:
     The score of a text is a sum of natural logarithms: the log probability of all its CTC paths,
     `hotword_bonus` for each letter of a hotword, and with a language model `alpha` times its log
     probability of the words and of the end, `beta` for each word, minus `unknown_cost` for each
-    word that it does not know. A hotword costs no `unknown_cost`. With a letter model, `alpha` times
-    its log probability of the letters and of the word's end comes to each word that is neither known
-    nor a hotword.
+    word that it does not know. A hotword costs no `unknown_cost`. With a letter model, each word that
+    is neither known nor a hotword also gets `alpha` times the log probability of letters and end.
 
     Args:
         labels: the classes in their order.
@@ -74,8 +73,8 @@ class BeamSearch:
         self._letters = _letters(letter_model, labels) if letter_model else None
         if letter_model and (closed or not language_model):
             raise InputError(
-                f"{letter_model.name}: the letter model is for words that a language model does not "
-                "know: it needs one, and no lexicon"
+                f"{letter_model.name}: the letter model is for words that a language model does "
+                "not know: it needs one, and no lexicon"
             )
         self._vocabulary, self._rules = self._compile(words, known, hot, closed, language_model)
 
