@@ -65,7 +65,7 @@ class AdamW(Updates):
         ops.assign(self.updates, updates)
         power1, power2 = ops.pow(self.beta1, updates), ops.pow(self.beta2, updates)
         eps = self.eps * ops.sqrt(1 - power2)
-        for gradient, i in zip(gradients, self.places):
+        for k, i in enumerate(self.places):
             parameter, rate = self.parameters[i], self.rate_of(i, learning_rate)
             if self.weight_decay > 0:
                 ops.assign(parameter, parameter * (1 - rate * self.weight_decay))
@@ -79,7 +79,7 @@ class AdamW(Updates):
                 self.beta1,
                 self.beta2,
                 eps,
-                gradient,
+                gradients[k],
             )
         return True
 
@@ -107,9 +107,9 @@ class SGD(Updates):
         self.momentum, self.weight_decay = optim.momentum, optim.weight_decay
 
     def construct(self, gradients, learning_rate):
-        for gradient, i in zip(gradients, self.places):
+        for k, i in enumerate(self.places):
             parameter, rate = self.parameters[i], self.rate_of(i, learning_rate)
-            gradient = gradient + self.weight_decay * parameter
+            gradient = gradients[k] + self.weight_decay * parameter
             velocity = self.momentum * self.velocity[i] + gradient
             ops.assign(self.velocity[i], velocity)
             ops.assign(parameter, parameter - rate * (gradient + self.momentum * velocity))

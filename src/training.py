@@ -17,6 +17,7 @@ from deepspeech2.files import ensure_writable
 from deepspeech2.labels import Labels
 from deepspeech2.metrics import ErrorCounts
 from deepspeech2.model import AcousticModel
+from deepspeech2.settings import ConfigError
 from deepspeech2.stopping import STOP_SIGNALS, StopRequests
 from src.batching import BatchPlan, rank_share
 from src.callback import TrainingMonitor
@@ -28,7 +29,6 @@ from src.checkpoint import (
     load_parameters,
     save_checkpoint,
 )
-from deepspeech2.settings import ConfigError
 from src.config import Config
 from src.dataset import Batch, training_batches, usable_workers
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
