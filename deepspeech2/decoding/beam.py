@@ -27,8 +27,8 @@ class BeamSearch:
     The score of a text is a sum of natural logarithms: the log probability of all its CTC paths,
     `hotword_bonus` for each letter of a hotword, and with a language model `alpha` times its log
     probability of the words and of the end, `beta` for each word, minus `unknown_cost` for each
-    word that it does not know. A hotword costs no `unknown_cost`. With a letter model, each word that
-    is neither known nor a hotword also gets `alpha` times the log probability of letters and end.
+    word that it does not know. A hotword costs no `unknown_cost`. With a letter model, each word
+    that is neither known nor a hotword gets `alpha` times the log probability of letters and end.
 
     Args:
         labels: the classes in their order.
