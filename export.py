@@ -25,12 +25,13 @@ def parser() -> argparse.ArgumentParser:
         "--batch_size",
         type=int,
         default=0,
-        help="0: any batch size; N: only batches of N utterances, default is 0",
+        help="0: any batch size; N: the MindIR has batches of N utterances, default is 0",
     )
     result.add_argument(
         "--file_name",
         default="deepspeech2",
-        help="output path without suffix, default is deepspeech2",
+        help="model to write, its suffix may be left out; a folder gets a file deepspeech2, "
+        "default is deepspeech2",
     )
     result.add_argument(
         "--file_format",
@@ -66,6 +67,19 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
+def output_path(file_name: str, file_format: str) -> Path:
+    """The path of the model with its suffix. Raises InputError for a suffix of another format."""
+    path, suffix = Path(file_name), f".{file_format.lower()}"
+    if path.is_dir() or file_name.endswith(("/", "/.")):
+        path /= "deepspeech2"
+    if path.suffix in (".mindir", ".onnx", ".ckpt", ".json") and path.suffix != suffix:
+        raise InputError(
+            f"--file_name {file_name}: a model in {file_format} format ends in {suffix}; leave the "
+            "suffix out, or choose another --file_format"
+        )
+    return path if path.suffix == suffix else path.with_name(path.name + suffix)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Export as the command line says; returns the exit code."""
     args = parser().parse_args(argv)
@@ -74,13 +88,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def export(args: argparse.Namespace) -> int:
     check(args)
+    path = output_path(args.file_name, args.file_format)
     from src.device import set_device
 
     set_device(args.device_target)
     from src.exporting import export_mindir, export_onnx
 
-    suffix = f".{args.file_format.lower()}"
-    path = Path(args.file_name.removesuffix(suffix) + suffix)
     checkpoint = args.pre_trained_model_path
     if args.file_format == "ONNX":
         exported = export_onnx(checkpoint, load_config(), path, args.quantize)

@@ -29,11 +29,13 @@ class ModelInfo:
         settings: values by key, such as `ModelConfig.hidden_size`.
         labels: the classes in their order.
         time_stride: spectrogram frames per output frame; 0 if an earlier version did not store it.
+        batch_size: utterances in each batch of an exported model; 0 for any.
     """
 
     settings: dict[str, Any]
     labels: Labels
     time_stride: int = 0
+    batch_size: int = 0
 
     def spect(self) -> SpectConfig:
         """The settings of the spectrogram. Raises ConfigError for a value out of its range."""
@@ -51,6 +53,7 @@ class ModelInfo:
             "settings": self.settings,
             "labels": list(self.labels.characters),
             "time_stride": self.time_stride,
+            "batch_size": self.batch_size,
         }
         if model:
             content["sha256"] = _sha256(model)
@@ -67,7 +70,9 @@ class ModelInfo:
             content = parse_json(text)
             settings = dict(content["settings"])
             labels = Labels(content["labels"])
-            stride = int(content.get("time_stride", 0))
+            stride, batch_size = (int(content.get(key, 0)) for key in ("time_stride", "batch_size"))
+            if batch_size < 0:
+                raise ValueError(f"batch_size (={batch_size}) must be 0 (any) or more")
         # OverflowError: a stride of infinity
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(f"{source}: the model's settings cannot be read: {error}") from None
@@ -76,7 +81,7 @@ class ModelInfo:
                 raise InputError(
                     f"{source}: `{key}` is no longer supported with another value than {value!r}"
                 )
-        return cls(settings, labels, stride)
+        return cls(settings, labels, stride, batch_size)
 
 
 def read_info(model: Path) -> ModelInfo:

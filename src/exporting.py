@@ -1,7 +1,8 @@
 """Export a trained network as MindIR or ONNX, and compare the file's outputs with the network's."""
 
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mindspore as ms
@@ -68,12 +69,23 @@ def export_mindir(checkpoint: str, config: Config, path: Path, batch_size: int =
             Tensor(shape=[batch_size], dtype=ms.int32),
         )
     with atomic_path(path) as temporary:
-        name = str(temporary.with_suffix(""))
-        ms.export(cell, *inputs, file_name=name, file_format="MINDIR")
+        _write_mindir(cell, inputs, temporary)
         exported = load_mindir(temporary)
         sizes = [batch_size] if batch_size else CHECK_SIZES
         difference = _compare(cell_model(cell), exported, num_bins, path, TOLERANCE, sizes)
-    return _finish(path, config.model_info(labels), difference)
+    info = replace(config.model_info(labels), batch_size=batch_size)
+    return _finish(path, info, difference)
+
+
+def _write_mindir(cell: ms.nn.Cell, inputs: Iterable[Tensor], path: Path) -> None:
+    """`ms.export` to a path with any characters; it takes only some ASCII ones."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        name = f"/proc/self/fd/{folder}/model"
+        ms.export(cell, *inputs, file_name=name, file_format="MINDIR")
+    finally:
+        os.close(folder)
+    path.with_name("model.mindir").rename(path)
 
 
 def export_onnx(checkpoint: str, config: Config, path: Path, quantize: str = "") -> Exported:

@@ -41,7 +41,8 @@ def load_model(path: str | Path, config: Config | None = None) -> Model:
     config.with_model(info, str(path))
     if path.suffix == ".onnx":
         return deepspeech2.load_model(path, config.LMConfig)
-    return Model(load_mindir(path), info, make_decoder(config.LMConfig, info.labels))
+    acoustic = in_batches(load_mindir(path), info.batch_size)
+    return Model(acoustic, info, make_decoder(config.LMConfig, info.labels))
 
 
 def load_network(path: str | Path, config: Config) -> tuple["DeepSpeech", Config, Labels]:
@@ -83,6 +84,24 @@ def cell_model(cell: "nn.Cell") -> AcousticModel:
         cell.set_train(False)
         probs, lengths = cell(Tensor(inputs), Tensor(input_length))
         return probs.asnumpy(), lengths.asnumpy()
+
+    return predict
+
+
+def in_batches(acoustic: AcousticModel, size: int) -> AcousticModel:
+    """An `AcousticModel` that takes any batch, from one that takes batches of `size`; 0: any.
+
+    The last batch is filled up with copies of its last utterance.
+    """
+    if not size:
+        return acoustic
+
+    def predict(inputs: np.ndarray, input_length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = len(inputs)
+        rows = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
+        outputs = [acoustic(inputs[batch], input_length[batch]) for batch in rows]
+        probs, lengths = (np.concatenate(arrays)[:count] for arrays in zip(*outputs, strict=True))
+        return probs, lengths
 
     return predict
 

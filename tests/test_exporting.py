@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import export
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.labels import Labels
 from src import exporting
@@ -15,7 +16,7 @@ from src.checkpoint import arrays_of, save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
 from src.exporting import export_mindir
-from src.stored_models import cell_model, load_mindir, load_model
+from src.stored_models import cell_model, load_model
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 CONFIG = load_config(None,
@@ -62,13 +63,37 @@ def test_any_batch_size_and_length_gives_what_the_checkpoint_gives(
         np.testing.assert_allclose(found.sum(axis=2), 1, atol=1e-5)  # the softmax is inside
 
 
-def test_a_fixed_batch_size_takes_any_length(checkpoint, tmp_path, monkeypatch):
-    loaded = []
-    monkeypatch.setattr(exporting, "load_mindir",
-                        lambda path: loaded.append(load_mindir(path)) or loaded[-1])
-    export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir", batch_size=2)
-    for frames in (30, 51):
-        assert loaded[0](*batch(2, frames))[0].shape == (2, (frames - 1) // 2 + 1, 4)
+@pytest.mark.parametrize(("name", "file_format", "path"), [
+    ("m", "ONNX", "m.onnx"), ("m.onnx", "ONNX", "m.onnx"), ("a/m.v2", "MINDIR", "a/m.v2.mindir"),
+    ("out", "ONNX", "out/deepspeech2.onnx"), ("new/", "MINDIR", "new/deepspeech2.mindir"),
+    (".", "ONNX", "deepspeech2.onnx"), ("out/über m", "ONNX", "out/über m.onnx")])
+def test_one_rule_for_names(tmp_path, monkeypatch, name, file_format, path):
+    """With or without suffix, and folders, old and new."""
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    assert export.output_path(name, file_format) == Path(path)
+
+
+@pytest.mark.parametrize(("name", "file_format"), [("m.onnx", "MINDIR"), ("m.mindir", "ONNX"),
+                                                   ("m.ckpt", "ONNX"), ("m.json", "MINDIR")])
+def test_a_suffix_of_another_format_is_a_mistake(name, file_format, capsys):
+    assert export.main(["--pre_trained_model_path", "none.ckpt", "--device_target", "CPU",
+                        "--file_name", name, "--file_format", file_format]) == 2
+    assert f"--file_name {name}: a model in {file_format} format ends in" in capsys.readouterr().err
+
+
+def test_a_model_of_a_fixed_batch_size_takes_any_batch(checkpoint, tmp_path):
+    """In a folder with a space and letters that MindSpore refuses in names."""
+    path = tmp_path / "für alle" / "modèle.mindir"
+    export_mindir(str(checkpoint), load_config(), path, batch_size=2)
+    assert sorted(os.listdir(path.parent)) == ["modèle.json", "modèle.mindir"]
+    assert json.loads(path.with_suffix(".json").read_text())["batch_size"] == 2
+    model, whole = load_model(path), load_model(checkpoint)
+    for size, frames in ((2, 30), (3, 51), (1, 9)):
+        expected, expected_lengths = whole.acoustic(*batch(size, frames))
+        found, lengths = model.acoustic(*batch(size, frames))
+        np.testing.assert_array_equal(lengths, expected_lengths)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("difference", "words"),
