@@ -45,7 +45,7 @@ class _Text:
 
     Attributes:
         label: (S,) class of each state; C for gaps.
-        skips: (S,) letters that may follow the letter before them without a blank.
+        skip: (S,) 0 for letters that may follow the letter before them without a blank; else -inf.
         gaps: (N + 1,) states of the gaps.
         letters: (N + 1,) letters before each gap.
     """
@@ -57,9 +57,9 @@ class _Text:
         self.label = np.full(self.gaps[-1] + 1, blank_index)
         self.label[1::2] = np.concatenate([np.zeros(0, int), *words])
         self.label[self.gaps] = num_classes
-        self.skips = np.zeros(len(self.label), bool)
-        self.skips[3::2] = self.label[3::2] != self.label[1:-2:2]
-        self.skips[self.gaps[:-1] + 1] = False
+        self.skip = np.full(len(self.label), -np.inf)
+        self.skip[3::2][self.label[3::2] != self.label[1:-2:2]] = 0
+        self.skip[self.gaps[:-1] + 1] = -np.inf
 
 
 @dataclass
@@ -121,7 +121,7 @@ def align_words(
     for start in range(0, len(frames), BLOCK):
         front = fronts[-1]
         for row in frames[start : start + BLOCK]:
-            front, _ = _advance(front, row, text, costs)
+            front = _advance(front, row, text, costs)
         fronts.append(front)
     return _words(_trace(fronts, frames, text, costs), text)
 
@@ -160,22 +160,40 @@ def _jumps(
     return best, source
 
 
-def _advance(front: _Front, row: np.ndarray, text: _Text, costs: Costs) -> tuple[_Front, _Steps]:
-    """The front after another frame with (C + 1,) log probabilities, and how it was reached."""
-    first, last, before = front.first, front.last, front.scores
-    begin, end = text.gaps[first], text.gaps[last] + 1
-    gaps = text.gaps[first : last + 1] - begin
-    candidates = np.full((3, len(before)), -np.inf)
-    candidates[0] = before
-    candidates[1, 1:] = before[:-1]
-    candidates[2, 2:] = np.where(text.skips[begin + 2 : end], before[:-2], -np.inf)
-    from_gap, sources = _jumps(before[gaps], text.letters[first : last + 1], costs)
-    candidates[0, gaps] = from_gap
-    steps = candidates.argmax(0).astype(np.int8)
-    scores = candidates.max(0) + row[text.label[begin:end]]
-    sources = np.where(steps[gaps] == 1, FROM_WORD, sources + first).astype(np.int32)
-    front = _widened(_Front(first, last, scores), text, costs)
-    return front, _Steps(first, steps, sources)
+def _arrivals(front: _Front, text: _Text, costs: Costs) -> tuple[np.ndarray, ...]:
+    """What the states of a front can come from in the next frame, and with what score.
+
+    Returns:
+        (states,) scores of staying in a state, for gaps also of coming from a gap before; of coming
+        from the state before; of skipping that one; and (gaps,) the gaps that gaps come from.
+    """
+    begin, before = text.gaps[front.first], front.scores
+    gaps = text.gaps[front.first : front.last + 1] - begin
+    from_gap, sources = _jumps(before[gaps], text.letters[front.first : front.last + 1], costs)
+    stay, step, skip = before.copy(), np.full_like(before, -np.inf), np.full_like(before, -np.inf)
+    stay[gaps] = from_gap
+    step[1:] = before[:-1]
+    skip[2:] = before[:-2] + text.skip[begin + 2 : begin + len(before)]
+    return stay, step, skip, front.first + sources
+
+
+def _advance(front: _Front, row: np.ndarray, text: _Text, costs: Costs) -> _Front:
+    """The front after another frame with (C + 1,) log probabilities."""
+    stay, step, skip, _ = _arrivals(front, text, costs)
+    begin = text.gaps[front.first]
+    scores = np.maximum(np.maximum(stay, step, out=step), skip, out=skip)
+    scores += row.take(text.label[begin : begin + len(scores)])
+    return _widened(_Front(front.first, front.last, scores), text, costs)
+
+
+def _steps(front: _Front, text: _Text, costs: Costs) -> _Steps:
+    """How the best path comes to each state of a front in the next frame."""
+    stay, step, skip, sources = _arrivals(front, text, costs)
+    steps = (step > stay).astype(np.int8)
+    steps[skip > np.maximum(stay, step)] = 2
+    gaps = text.gaps[front.first : front.last + 1] - text.gaps[front.first]
+    sources = np.where(steps[gaps] == 1, FROM_WORD, sources).astype(np.int32)
+    return _Steps(front.first, steps, sources)
 
 
 def _trace(
@@ -197,8 +215,8 @@ def _trace(
     for number in range(len(fronts) - 2, -1, -1):
         front, block = fronts[number], []
         for row in frames[number * BLOCK : (number + 1) * BLOCK]:
-            front, steps = _advance(front, row, text, costs)
-            block.append(steps)
+            block.append(_steps(front, text, costs))
+            front = _advance(front, row, text, costs)
         for t in range(len(block) - 1, -1, -1):
             states[number * BLOCK + t] = state
             state = _before(state, block[t], text)
