@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from test_audio import refusal, speech
 
-from deepspeech2.audio import libsndfile, load_audio, open_audio, read_audio
+from deepspeech2.audio import AudioError, libsndfile, load_audio, open_audio, read_audio
 
 ID3V2 = b"ID3\3\0\0" + bytes([0, 0, 8, 0]) + b"\xff\xfb\x90\x64" * 256  # looks like frames
 ID3V1 = b"TAG" + bytes(125)
@@ -264,3 +264,19 @@ def test_other_formats_are_named_without_the_extra(
     message = refusal(path)
     assert words in message and "pip install 'deepspeech2[media]'" in message
     assert "ffmpeg -i '" in message and "a.wav'" in message
+
+
+@pytest.mark.parametrize(("codec", "form", "rate", "words"), MEDIA)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_damage_in_other_formats_raises_nothing_else(tmp_path, codec, form, rate, words, share):
+    """Not all of it shows: some of these formats tell nothing of their end."""
+    path = encoded_by_ffmpeg(tmp_path / "a", codec, form, rate)
+    content = path.read_bytes()
+    middle = int(len(content) * share)
+    for damaged in (content[:middle], content[:middle] + b"\xa5" * 300 + content[middle + 300:]):
+        path.write_bytes(damaged)
+        try:
+            assert len(load_audio(path, 16000)) < 64000
+        except AudioError as error:
+            assert str(error).startswith(f"{path}: ")
+

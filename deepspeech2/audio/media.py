@@ -4,6 +4,7 @@ The package PyAV brings them; it comes with the extra `media`. A file is given t
 is chosen by its first bytes, as a file object: nothing in it can name another file or an address.
 """
 
+import contextlib
 from collections.abc import Iterator
 from itertools import chain
 
@@ -29,18 +30,28 @@ def decode(recording: Recording, form: Format) -> Iterator[Part]:
         raise AudioError(
             f"{recording.name}: cannot read the audio: it is {form.name}; {ways_out(recording)}"
         ) from None
-    try:
+    with _refusals(recording, form):
         recording.file.seek(0)
         with av.open(recording.file, format=form.demuxer) as container:
             if not container.streams.audio:
                 raise AudioError(f"{recording.name}: there is no audio in it, it is {form.name}")
             yield from _parts(recording, container, form)
+
+
+@contextlib.contextmanager
+def _refusals(recording: Recording, form: Format) -> Iterator[None]:
+    """Make an AudioError of what PyAV raises."""
+    import av
+
+    try:
+        yield
     except AudioError:
         raise
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AudioError(
-            f"{recording.name}: cannot read the audio, it is {form.name}: {reason}"
+            f"{recording.name}: cannot read the audio, a damaged or unknown kind of {form.name}: "
+            f"{reason}"
         ) from None
 
 
@@ -50,7 +61,7 @@ def _parts(recording: Recording, container, form: Format) -> Iterator[Part]:
     seconds, frame = 0.0, next(frames, None)
     while frame:
         stretch = _Stretch(frame, frames)
-        yield Part(stretch.rate, stretch.blocks(), stretch.floats)
+        yield Part(stretch.rate, stretch.blocks(_refusals(recording, form)))
         seconds += stretch.samples / stretch.rate
         frame = stretch.next_frame
     # other demuxers guess the duration
@@ -68,29 +79,29 @@ class _Stretch:
 
     Attributes:
         rate: sample rate in Hz.
-        floats: whether the samples are floats.
         samples: samples of each channel, once the blocks are read.
         next_frame: the first frame of another rate or number of channels after them, then.
     """
 
     def __init__(self, first, frames):
         self._first, self._frames = first, frames
-        self.rate, self.floats = first.sample_rate, False
+        self.rate = first.sample_rate
         self.samples, self.next_frame = 0, None
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """(n, channels) float32 samples."""
+    def blocks(self, refusals: contextlib.AbstractContextManager) -> Iterator[np.ndarray]:
+        """(n, channels) float32 samples; what goes wrong meanwhile is left to `refusals`."""
         kept, count, form = [], 0, _form(self._first)
-        for frame in chain([self._first], self._frames):
-            if _form(frame) != form:
-                self.next_frame = frame
-                break
-            kept.append(_samples(frame))
-            count += kept[-1].size
-            self.samples += len(kept[-1])
-            if count >= _BLOCK:
-                yield np.concatenate(kept)
-                kept, count = [], 0
+        with refusals:
+            for frame in chain([self._first], self._frames):
+                if _form(frame) != form:
+                    self.next_frame = frame
+                    break
+                kept.append(_samples(frame))
+                count += kept[-1].size
+                self.samples += len(kept[-1])
+                if count >= _BLOCK:
+                    yield np.concatenate(kept)
+                    kept, count = [], 0
         if kept:
             yield np.concatenate(kept)
 
