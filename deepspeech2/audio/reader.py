@@ -144,10 +144,7 @@ def _mono_blocks(
                 raise AudioError(
                     f"{name}: more than {limit} samples in a file of {size} bytes: not a recording"
                 )
-            mono = mixer(block)
-            if not np.isfinite(mono).all():
-                raise AudioError(f"{name}: the audio holds values that are not finite numbers")
-            yield from _unless_empty(resampler.process(mono))
+            yield from _unless_empty(resampler.process(mixer(block)))
         yield from _unless_empty(resampler.finish())
     if not length:
         raise AudioError(f"{name}: the audio has no samples")
