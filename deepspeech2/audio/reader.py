@@ -110,7 +110,9 @@ def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
         raise AudioError(f"{source}: cannot read the audio: a pipe or a device, not a file")
     with opened(source) as recording:
         parts = parts_of(recording)
-        first = next(parts)
+        first = next(parts, None)
+        if first is None:
+            raise AudioError(f"{recording.name}: the audio has no samples")
         blocks = _mono_blocks(
             recording.name, recording.size, chain([first], parts), first.rate, None
         )
