@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepspeech2 import audio
-from deepspeech2.audio import AudioError, _read_plain_wav, load_audio, read_audio, resample
+from deepspeech2.audio import (
+    AudioError,
+    libsndfile,
+    load_audio,
+    open_audio,
+    read_audio,
+    reader,
+    resample,
+)
+from deepspeech2.audio.source import opened
 
 
 def speech(seconds: float = 2.0, rate: int = 16000, seed: int = 0) -> np.ndarray:
@@ -18,6 +26,13 @@ def speech(seconds: float = 2.0, rate: int = 16000, seed: int = 0) -> np.ndarray
     noise = np.random.default_rng(seed).normal(0, 0.1, len(t))
     return ((noise + 0.4 * np.sin(2 * np.pi * (200 + 300 * t) * t))
             * (0.6 + 0.4 * np.sin(9 * t))).astype(np.float32)
+
+
+def read_plain_wav(path: Path) -> tuple[np.ndarray, int] | None:
+    """What the quick way for 16-bit mono WAV makes of a file."""
+    with opened(path) as recording:
+        part = libsndfile.read_plain_wav(recording)
+    return part and (next(part.blocks)[:, 0], part.rate)
 
 
 def refusal(path: Path) -> str:
@@ -33,7 +48,7 @@ def test_plain_wav_is_what_libsndfile_reads(tmp_path):
     """Every value of 16 bits."""
     path = tmp_path / "a.wav"
     soundfile.write(path, np.arange(-32768, 32768).astype(np.int16), 8000)
-    samples, rate = _read_plain_wav(path)
+    samples, rate = read_plain_wav(path)
     expected, expected_rate = soundfile.read(path, dtype="float32")
     assert rate == expected_rate and samples.dtype == np.float32
     np.testing.assert_array_equal(samples, expected)
@@ -49,10 +64,10 @@ def test_any_other_wav_is_read_as_libsndfile_reads_it_or_left_to_it(tmp_path, at
     path = tmp_path / "a.wav"
     soundfile.write(path, np.arange(1, 9).astype(np.int16), 16000)
     content = bytearray(path.read_bytes())
-    assert len(content) == 60 and _read_plain_wav(path)
+    assert len(content) == 60 and read_plain_wav(path)
     content[at:at + len(change)] = change
     path.write_bytes(content)
-    plain = _read_plain_wav(path)
+    plain = read_plain_wav(path)
     if plain is not None:
         expected, rate = soundfile.read(path, dtype="float32")
         np.testing.assert_array_equal(plain[0], expected)
@@ -151,7 +166,7 @@ def test_long_files_are_read_in_blocks(tmp_path, monkeypatch, name, subtype):
     soundfile.write(tmp_path / name, speech(5), 16000, subtype=subtype)
     with soundfile.SoundFile(tmp_path / name) as file:
         whole = file.read(file.frames, dtype="float32")
-    monkeypatch.setattr(audio, "_BLOCK", 7000)
+    monkeypatch.setattr(libsndfile, "_BLOCK", 7000)
     tolerance = 1e-6 if name == "a.mp3" else 0  # its decoder rounds in another way after a seek
     np.testing.assert_allclose(read_audio(tmp_path / name)[0], whole, atol=tolerance, rtol=0)
 
@@ -249,7 +264,7 @@ def test_more_samples_than_a_file_of_its_size_has(tmp_path, monkeypatch):
     soundfile.write(path, np.zeros(10 * 16000), 16000)
     assert len(read_audio(path)[0]) == 160000
     for name in ("_MIN_LIMIT", "_SAMPLES_PER_BYTE"):
-        monkeypatch.setattr(audio, name, 5)
+        monkeypatch.setattr(reader, name, 5)
     assert refusal(path).endswith(f"in a file of {path.stat().st_size} bytes: not a recording")
 
 
@@ -280,12 +295,26 @@ def test_streamed_wav_is_read_to_its_end(tmp_path, size):
     assert read_audio(path)[0].shape == (8000,)
 
 
-def test_streamed_flac_is_refused_with_what_to_do(tmp_path):
-    path = tmp_path / "a.flac"
-    soundfile.write(path, speech(0.5), 16000)
-    content = bytearray(path.read_bytes())
-    content[21] &= 0xF0  # 36 bits of the STREAMINFO block
-    content[22:26] = bytes(4)
-    path.write_bytes(content)
-    message = refusal(path)
-    assert "length" in message and "convert" in message
+# blocks
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_blocks_joined_are_the_whole_recording(tmp_path, monkeypatch, rate):
+    """Also where the blocks are resampled: the state is kept from one to the next."""
+    soundfile.write(tmp_path / "a.flac", speech(3, rate), rate)
+    whole = resample(soundfile.read(tmp_path / "a.flac", dtype="float32")[0], rate, 16000)
+    monkeypatch.setattr(libsndfile, "_BLOCK", 10_000)
+    with open_audio(tmp_path / "a.flac", 16000) as found:
+        assert found.name == str(tmp_path / "a.flac")
+        blocks = list(found)
+    assert len(blocks) > 2 and all(block.dtype == np.float32 and len(block) for block in blocks)
+    np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
+
+
+def test_a_recording_that_is_left_in_its_middle_is_closed(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.flac", speech(3), 16000)
+    monkeypatch.setattr(libsndfile, "_BLOCK", 10_000)
+    before = os.listdir("/proc/self/fd")
+    with open_audio(tmp_path / "a.flac", 16000) as blocks:
+        next(iter(blocks))
+        assert len(os.listdir("/proc/self/fd")) > len(before)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
