@@ -15,8 +15,9 @@ COSTS = Costs(other=0.7, letter=1.5, many=2.0, later_letter=0.3, beam=1e9)
 def best_score(log_probs, words, costs, spans=None):
     """The score of the best path, by a table of all states and all pairs of states.
 
-    With `spans`, of the best path with the letters in these frames, and nowhere else. A state is (word, place): places 0, 2, 4 ... are the letters of a word, odd ones the blanks
-    between them, and the gap before word j is (j, -1).
+    With `spans`, of the best path with the letters in these frames, and nowhere else. A state is
+    (word, place): places 0, 2, 4 ... are the letters of a word, odd ones the blanks between them,
+    and the gap before word j is (j, -1).
     """
     forced = {} if spans is None else {
         t: (j, 2 * i) for j, word in enumerate(spans) if word is not None
