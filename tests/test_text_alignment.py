@@ -12,68 +12,62 @@ A, B, SPACE, BLANK = range(4)
 COSTS = Costs(other=0.7, letter=1.5, many=2.0, later_letter=0.3, beam=1e9)
 
 
-def best_score(log_probs, words, costs, spans=None):
-    """The score of the best path, by a table of all states and all pairs of states.
+class Oracle:
+    """Best scores by a table of all states and all pairs of states.
 
-    With `spans`, of the best path with the letters in these frames, and nowhere else. A state is
-    (word, place): places 0, 2, 4 ... are the letters of a word, odd ones the blanks between them,
-    and the gap before word j is (j, -1).
+    A state is (word, place): places 0, 2, 4 ... are the letters of a word, odd ones the blanks
+    between them, and the gap before word j is (j, -1).
     """
-    forced = {} if spans is None else {
-        t: (j, 2 * i) for j, word in enumerate(spans) if word is not None
-        for i, (first, last) in enumerate(word) for t in range(first, last + 1)}
-    gaps = [(j, -1) for j in range(len(words) + 1)]
-    inner = [(j, i) for j, word in enumerate(words) for i in range(2 * len(word) - 1)]
 
-    def skipped(j, k):
-        letters = sum(len(word) for word in words[j:k])
-        return 0.0 if j == k else min(costs.letter * letters,
-                                      costs.many + costs.later_letter * letters)
+    def __init__(self, words, costs):
+        self.words, self.costs = words, costs
+        self.states = [(j, -1) for j in range(len(words) + 1)]
+        self.states += [(j, i) for j, word in enumerate(words) for i in range(2 * len(word) - 1)]
 
-    def emitted(state, row):
+    def skipped(self, j, k):
+        letters = sum(len(word) for word in self.words[j:k])
+        return 0.0 if j == k else min(self.costs.letter * letters,
+                                      self.costs.many + self.costs.later_letter * letters)
+
+    def emitted(self, state, row):
         j, i = state
         if i < 0:
-            return max(row[BLANK], row[SPACE], max(row) - costs.other)
-        return row[words[j][i // 2]] if i % 2 == 0 else row[BLANK]
+            return max(row[BLANK], row[SPACE], max(row) - self.costs.other)
+        return row[self.words[j][i // 2]] if i % 2 == 0 else row[BLANK]
 
-    def cost(old, new):
-        """Of going from one state to another; None if that is not possible."""
+    def is_last(self, state):
+        j, i = state
+        return i >= 0 and i == 2 * len(self.words[j]) - 2
+
+    def cost(self, old, new):
+        """Of going from one state to another; infinite if that is not possible."""
         (j, i), (k, m) = old, new
+        if i < 0 and m < 0:
+            return self.skipped(j, k) if j <= k else np.inf
         if m < 0:
-            if i < 0:
-                return skipped(j, k) if j <= k else None
-            return 0.0 if i == 2 * len(words[j]) - 2 and k == j + 1 else None
-        if j != k:
-            return None
-        if i < 0:
-            return 0.0 if m == 0 else None
-        twice = m >= 2 and m % 2 == 0 and i == m - 2 and words[j][m // 2] != words[j][i // 2]
-        return 0.0 if i in (m, m - 1) or twice else None
+            return 0.0 if self.is_last(old) and k == j + 1 else np.inf
+        word = self.words[k]
+        twice = i >= 0 and m % 2 == 0 and i == m - 2 and word[m // 2] != word[i // 2]
+        return 0.0 if j == k and (i in (m, m - 1) or twice) else np.inf
 
-    def allowed(state, t):
-        if spans is None:
-            return True
-        return forced[t] == state if t in forced else state[1] % 2 == 1
-
-    table = {(0, -1): 0.0}
-    for t, row in enumerate(log_probs):
-        new = {}
-        for state in gaps + inner:
-            options = [score - cost(old, state) for old, score in table.items()
-                       if cost(old, state) is not None]
-            if options and allowed(state, t):
-                new[state] = max(options) + emitted(state, row)
-        table = new
-
-    def at_end(state):
+    def at_the_end(self, state):
         j, i = state
         if i < 0:
-            return table[state] - skipped(j, len(words))
-        if i == 2 * len(words[j]) - 2:
-            return table[state] - skipped(j + 1, len(words))
-        return -np.inf
+            return self.skipped(j, len(self.words))
+        return self.skipped(j + 1, len(self.words)) if self.is_last(state) else np.inf
 
-    return max(map(at_end, table))
+    def best(self, log_probs, spans=None):
+        """The score of the best path; with `spans`, with letters in these frames and no others."""
+        forced = {t: (j, 2 * i) for j, word in enumerate(spans or []) if word is not None
+                  for i, (first, last) in enumerate(word) for t in range(first, last + 1)}
+        table = {(0, -1): 0.0}
+        for t, row in enumerate(log_probs):
+            allowed = [state for state in self.states if spans is None or (
+                forced[t] == state if t in forced else state[1] % 2 == 1)]
+            table = {state: self.emitted(state, row)
+                     + max(score - self.cost(old, state) for old, score in table.items())
+                     for state in allowed}
+        return max(score - self.at_the_end(state) for state, score in table.items())
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -86,9 +80,9 @@ def test_all_paths(seed, monkeypatch):
         probs = rng.dirichlet(np.full(4, rng.choice([0.2, 1.0])), rng.integers(1, 13))
         log_probs = np.log(np.maximum(probs, 1e-30))
         found = align_words(log_probs, words, BLANK, SPACE, COSTS)
-        words = [word.tolist() for word in words]
-        best = best_score(log_probs.tolist(), words, COSTS)
-        assert best_score(log_probs.tolist(), words, COSTS, found) == pytest.approx(best)
+        oracle = Oracle([word.tolist() for word in words], COSTS)
+        best = oracle.best(log_probs.tolist())
+        assert oracle.best(log_probs.tolist(), found) == pytest.approx(best)
 
 
 def said(rng, words, noise=0.1) -> tuple[np.ndarray, list]:
