@@ -20,6 +20,12 @@ class SpectConfig:
     window_size: float = setting(0.02, above=0, maximum=1)  # seconds
     window_stride: float = setting(0.01, above=0, maximum=1)  # seconds
     window: str = setting("hamming", choices=("hamming", "hann", "blackman", "bartlett"))
+    # by the mean and deviation of the whole utterance, or of the frames so far, as streams need it
+    normalization: str = setting("utterance", choices=("utterance", "running"))
+    # running: before the first frame count so many with these values, those of read speech
+    prior_frames: int = setting(100, minimum=1)
+    prior_mean: float = setting(0.08)
+    prior_deviation: float = setting(0.2, above=0)
 
     @property
     def n_fft(self) -> int:
@@ -56,13 +62,19 @@ class SpectConfig:
 
 
 def spectrogram(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
-    """(n,) samples -> (F, T) float32 log1p magnitudes, normalised over the utterance.
+    """(n,) samples -> (F, T) float32 log1p magnitudes, normalised.
 
-    The mean becomes 0 and the unbiased standard deviation 1; silence and any other flat spectrum
-    become zeros. Frames are centred on multiples of the hop, with zeros around the signal.
+    Frames are centred on multiples of the hop, with zeros around the signal. `utterance`: the mean
+    becomes 0 and the unbiased standard deviation 1; silence and any other flat spectrum become
+    zeros. `running`: as `SpectrogramStream`.
     Source: deepspeech.pytorch, `SpectrogramParser.parse_audio`.
     """
-    logs = _log_magnitudes(samples, spect)  # (T, F)
+    if spect.normalization == "running":
+        stream = SpectrogramStream(spect)
+        return np.concatenate([stream.feed(samples), stream.finish()], axis=1)
+    around = np.zeros(spect.n_fft // 2, np.float32)
+    padded = np.concatenate([around, samples.astype(np.float32, copy=False), around])
+    logs = _log_magnitudes(padded, spect)  # (T, F)
     mean = logs.mean(dtype=np.float64)
     logs -= mean
     deviation = np.sqrt(np.square(logs).sum(dtype=np.float64) / (logs.size - 1))
@@ -74,18 +86,61 @@ def spectrogram(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
     return logs.T
 
 
+class SpectrogramStream:
+    """The spectrogram of samples that come little by little, with `running` normalisation.
+
+    Each frame is normalised by mean and standard deviation of all values so far, its own and those
+    of `prior_frames` imagined frames included. However the samples are divided, the frames are the
+    same, bit for bit.
+    """
+
+    def __init__(self, spect: SpectConfig):
+        self._spect = spect
+        self._samples = np.zeros(spect.n_fft // 2, np.float32)  # that later frames need
+        self._skipped = 0  # samples before the next frame, where the hop is longer than a window
+        mean, deviation = spect.prior_mean, spect.prior_deviation
+        # frames so far, and for each bin the sum of values and of squares
+        self._sums = spect.prior_frames * np.array([1.0, mean, deviation**2 + mean**2])
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """(n,) samples -> (F, T) float32, the frames that are complete now, maybe none.
+
+        Half a window is always held back: frames are centred on their time.
+        """
+        samples = np.concatenate([self._samples, samples.astype(np.float32, copy=False)])
+        logs = _log_magnitudes(samples[self._skipped :], self._spect)
+        next_frame = self._skipped + len(logs) * self._spect.hop_length
+        self._samples = samples[next_frame:]
+        self._skipped = max(0, next_frame - len(samples))
+        return self._normalise(logs)
+
+    def finish(self) -> np.ndarray:
+        """(F, T) float32, the frames at the end."""
+        return self.feed(np.zeros(self._spect.n_fft // 2, np.float32))
+
+    def _normalise(self, logs: np.ndarray) -> np.ndarray:
+        """(T, F) -> (F, T)."""
+        ones = np.ones(len(logs))
+        mean, square = logs.mean(axis=1, dtype=np.float64), np.square(logs).mean(1, np.float64)
+        steps = np.stack([ones, mean, square], axis=1)
+        sums = np.concatenate([self._sums[None], steps]).cumsum(axis=0)
+        self._sums = sums[-1]
+        count = sums[1:, 0]
+        mean, square = sums[1:, 1] / count, sums[1:, 2] / count
+        deviation = np.sqrt(square - mean**2)
+        return ((logs - mean[:, None]) / deviation[:, None]).astype(np.float32).T
+
+
 def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
-    """(n,) samples -> (T, F) float32 log1p of the STFT's magnitudes.
+    """(n,) samples -> (T, F) float32 log1p of the STFT's magnitudes, of all windows in them.
 
     The transform runs in double precision: single precision would save a fifth of the time, but its
     errors next to a loud tone exceed 1e-5. It uses one thread and no BLAS, so equal samples always
     give equal bits.
     """
-    around = np.zeros(spect.n_fft // 2, np.float32)
-    padded = np.concatenate([around, samples.astype(np.float32, copy=False), around])
-    shape = 1 + (len(padded) - spect.n_fft) // spect.hop_length, spect.n_fft
+    shape = max(0, 1 + (len(samples) - spect.n_fft) // spect.hop_length), spect.n_fft
     frames = np.ndarray(
-        shape, np.float32, padded, strides=(spect.hop_length * padded.itemsize, padded.itemsize)
+        shape, np.float32, samples, strides=(spect.hop_length * samples.itemsize, samples.itemsize)
     )
     logs = np.empty((len(frames), spect.num_bins), np.float32)
     for start in range(0, len(frames), _FRAMES_AT_ONCE):

@@ -18,7 +18,7 @@ from deepspeech2.settings import ConfigError, make_group
 SPECT_GROUP = "DataConfig.SpectConfig"
 
 # settings of earlier versions, each with the only value that is still supported
-_RETIRED = {f"{SPECT_GROUP}.magnitude_scale": 1.0, f"{SPECT_GROUP}.normalization": "utterance"}
+_RETIRED = {f"{SPECT_GROUP}.magnitude_scale": 1.0}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Spectrograms against scipy's STFT and a DFT written out here."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import scipy.signal
 import soundfile
 
 from deepspeech2.audio import load_audio
-from deepspeech2.features import SpectConfig, num_frames, spectrogram
+from deepspeech2.features import SpectConfig, SpectrogramStream, num_frames, spectrogram
 
 ROOT = Path(__file__).resolve().parents[1]
 SPECT = SpectConfig()
@@ -141,6 +142,35 @@ def test_a_click_has_a_flat_spectrum_and_gives_zeros(position):
 
 
 # num_frames
+
+RUNNING = SpectConfig(normalization="running", prior_frames=3, prior_mean=0.1, prior_deviation=0.5)
+
+
+def test_running_normalisation_is_the_definition():
+    """Each frame by the values so far, after three frames of mean 0.1 and deviation 0.5."""
+    samples = speech(0.5)
+    hamming = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(320) / 320)
+    logs = np.log1p(dft_magnitudes(samples.astype(np.float64), 320, 160, hamming))
+    prior = np.random.default_rng(0).standard_normal((161, 3))
+    prior = 0.1 + 0.5 * (prior - prior.mean()) / prior.std()
+    for t, frame in enumerate(spectrogram(samples, RUNNING).T):
+        so_far = np.concatenate([prior, logs[:, : t + 1]], axis=1)
+        np.testing.assert_allclose(frame, (logs[:, t] - so_far.mean()) / so_far.std(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(0.02, 0.01), (0.0201, 0.007), (0.01, 0.015)])
+def test_any_division_into_blocks_gives_the_same_bits(size, stride):
+    """With windows that overlap, of an odd length, and with samples between them."""
+    spect = dataclasses.replace(RUNNING, window_size=size, window_stride=stride)
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal(9000).astype(np.float32)
+    whole = spectrogram(samples, spect)
+    for most in (1, 50, 700, 20000):
+        cuts = np.cumsum(rng.integers(0, most + 1, 3 * 9000 // most + 3))
+        stream = SpectrogramStream(spect)
+        parts = [stream.feed(block) for block in np.split(samples, cuts[cuts < 9000])]
+        np.testing.assert_array_equal(np.concatenate([*parts, stream.finish()], axis=1), whole)
+
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
 def test_num_frames_is_what_a_file_gives(tmp_path, rate):
