@@ -35,7 +35,7 @@ def odd_recordings() -> dict[str, np.ndarray]:
         "silence": np.zeros(RATE // 2), "constant": np.full(RATE // 2, 0.5),
         "full_scale": np.ones(RATE // 2), "clipped": np.sign(noise), "click": np.eye(1, RATE)[0],
         "tiny": 1e-30 * noise, "denormal": 1e-42 * noise, "unscaled": 30000 * noise,
-        "huge": 1e20 * noise, "just_enough_frames": noise[:1280], "noise": noise,
+        "huge": 1e9 * noise, "just_enough_frames": noise[:1280], "noise": noise,
         "offset_noise": 0.1 * noise + 0.9}
 
 
@@ -54,8 +54,8 @@ def test_odd_recordings_give_finite_losses(demo_corpus, tmp_path, batch_size):
     assert all(np.isfinite(m.train_loss) for m in history)
 
 
-@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "inf")])
-def test_recordings_that_are_no_numbers_are_refused(demo_corpus, tmp_path, value, word):
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20])
+def test_recordings_that_are_no_audio_are_refused(demo_corpus, tmp_path, value):
     samples = np.zeros(RATE)
     samples[100] = value
     settings = [*tiny_recipe(demo_corpus, tmp_path), "DataConfig.val_manifest=",
