@@ -11,6 +11,7 @@ unit, D direction.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,12 @@ BATCH_NORM_EPSILON = 1e-5  # MindSpore's default
 # ONNX orders the gates of an LSTM i, o, f, c; MindSpore and PyTorch i, f, c, o
 GATES = [0, 3, 1, 2]
 CELL = 3  # index of c in ONNX's order
+STATES_WITH_ANCHORS = ("lstm", "lookahead")  # see `src.streaming_graph`
 ANCHORS = 2  # units added to an LSTM, see `fix_quantization_ranges`
 
 Parameters = dict[str, np.ndarray]
+# name, element type and shape of an input or output of a graph; axes of any size have names
+Value = tuple[str, int, list[int | str]]
 
 
 class GraphBuilder:
@@ -47,11 +51,14 @@ class GraphBuilder:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def node(self, name: str, operator: str, *inputs: str, **attributes) -> str:
-        """Add an operator with one output; returns the output's name."""
+    def node(
+        self, name: str, operator: str, *inputs: str, more_outputs: Sequence[str] = (), **attributes
+    ) -> str:
+        """Add an operator; returns the name of its first output."""
         from onnx import helper
 
-        self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
+        outputs = [name, *more_outputs]
+        self.nodes.append(helper.make_node(operator, inputs, outputs, name, **attributes))
         return name
 
     def clip(self, name: str, value: str, smallest: float, largest: float) -> str:
@@ -59,6 +66,16 @@ class GraphBuilder:
         low = self.constant(f"{name}.min", np.float32(smallest))
         high = self.constant(f"{name}.max", np.float32(largest))
         return self.node(name, "Clip", value, low, high)
+
+    def save(self, path: Path, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
+        """Write the graph as an ONNX model with these inputs and outputs."""
+        import onnx
+        from onnx import helper
+
+        values = [[helper.make_tensor_value_info(*v) for v in part] for part in (inputs, outputs)]
+        content = helper.make_graph(self.nodes, "DeepSpeech2", *values, self.constants)
+        opset = helper.make_opsetid("", OPSET)
+        onnx.save(helper.make_model(content, opset_imports=[opset], ir_version=IR_VERSION), path)
 
 
 def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins: int) -> None:
@@ -74,8 +91,7 @@ def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins:
         model: sizes and kinds of the layers.
         num_bins: F.
     """
-    import onnx
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
     graph = GraphBuilder()
     lengths = _strided_lengths(graph, model.time_stride, ONNX_OUTPUTS[1])
@@ -86,6 +102,16 @@ def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins:
         x = graph.node("batch_first", "Transpose", x, perm=[1, 0, 2])  # (T', N, H) -> (N, T', H)
     else:
         x = _lookahead(graph, parameters["lookahead.conv.weight"], x)
+    num_classes = add_classifier(graph, parameters, x)
+    inputs = [(ONNX_INPUTS[0], TensorProto.FLOAT, ["N", 1, num_bins, "T"]),
+              (ONNX_INPUTS[1], TensorProto.INT32, ["N"])]
+    outputs = [(ONNX_OUTPUTS[0], TensorProto.FLOAT, ["N", "T'", num_classes]),
+               (lengths, TensorProto.INT32, ["N"])]
+    graph.save(path, inputs, outputs)
+
+
+def add_classifier(graph: GraphBuilder, parameters: Parameters, x: str) -> int:
+    """Batch norm, projection and softmax of (N, T', H) features; returns the number of classes."""
     scale, shift = _scale_and_shift(parameters, "fc_norm.cell")
     weight = parameters["fc.weight"].astype(np.float64)  # (C, H)
     x = graph.node(
@@ -93,19 +119,7 @@ def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins:
     )
     x = graph.node("fc", "Add", x, graph.constant("fc.bias", np.float32(weight @ shift)))
     graph.node(ONNX_OUTPUTS[0], "Softmax", x, axis=-1)
-
-    values = [
-        helper.make_tensor_value_info(*value)
-        for value in (
-            (ONNX_INPUTS[0], TensorProto.FLOAT, ["N", 1, num_bins, "T"]),
-            (ONNX_INPUTS[1], TensorProto.INT32, ["N"]),
-            (ONNX_OUTPUTS[0], TensorProto.FLOAT, ["N", "T'", len(weight)]),
-            (lengths, TensorProto.INT32, ["N"]),
-        )
-    ]
-    content = helper.make_graph(graph.nodes, "DeepSpeech2", values[:2], values[2:], graph.constants)
-    opset = helper.make_opsetid("", OPSET)
-    onnx.save(helper.make_model(content, opset_imports=[opset], ir_version=IR_VERSION), path)
+    return len(weight)
 
 
 def _strided_lengths(graph: GraphBuilder, stride: int, name: str) -> str:
@@ -125,21 +139,39 @@ def _convolutions(
     first = _strided_lengths(graph, model.time_strides[0], "conv1.lengths")
     layers = zip(model.conv_kernels, model.conv_strides, (first, lengths), strict=True)
     for i, (kernel, stride, ends) in enumerate(layers, 1):
-        scale, shift = _scale_and_shift(parameters, f"conv.norm{i}")
-        weight = parameters[f"conv.conv{i}.weight"] * scale.reshape(-1, 1, 1, 1)
-        bias = parameters[f"conv.conv{i}.bias"] * scale + shift
-        x = graph.node(
-            f"conv{i}",
-            "Conv",
-            x,
-            graph.constant(f"conv{i}.weight", np.float32(weight)),
-            graph.constant(f"conv{i}.bias", np.float32(bias)),
-            kernel_shape=kernel,
-            strides=stride,
-            pads=[kernel[0] // 2, kernel[1] // 2] * 2,
-        )
-        x = graph.clip(f"conv{i}.clip", x, 0, HARDTANH_MAX)
+        x = add_convolution(graph, parameters, i, x, kernel, stride, kernel[1] // 2)
         x = graph.node(f"conv{i}.masked", "Mul", x, _mask(graph, x, ends, f"conv{i}.mask"))
+    return add_features(graph, x)
+
+
+def add_convolution(
+    graph: GraphBuilder,
+    parameters: Parameters,
+    number: int,
+    x: str,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    time_padding: int,
+) -> str:
+    """The first or second convolution with batch norm and Hardtanh, without mask."""
+    scale, shift = _scale_and_shift(parameters, f"conv.norm{number}")
+    weight = parameters[f"conv.conv{number}.weight"] * scale.reshape(-1, 1, 1, 1)
+    bias = parameters[f"conv.conv{number}.bias"] * scale + shift
+    x = graph.node(
+        f"conv{number}",
+        "Conv",
+        x,
+        graph.constant(f"conv{number}.weight", np.float32(weight)),
+        graph.constant(f"conv{number}.bias", np.float32(bias)),
+        kernel_shape=kernel,
+        strides=stride,
+        pads=[kernel[0] // 2, time_padding] * 2,
+    )
+    return graph.clip(f"conv{number}.clip", x, 0, HARDTANH_MAX)
+
+
+def add_features(graph: GraphBuilder, x: str) -> str:
+    """(N, C, F', T') -> (T', N, C * F')."""
     x = graph.node("time_first", "Transpose", x, perm=[3, 0, 1, 2])  # -> (T', N, C, F')
     shape = graph.constant("features.shape", np.array([0, 0, -1]))
     return graph.node("features", "Reshape", x, shape)
@@ -173,6 +205,26 @@ def _lstm(
 
     Directions are summed; the output is zero past the lengths.
     """
+    constants = lstm_constants(graph, parameters, model, layer)
+    direction = "bidirectional" if model.bidirectional else "forward"
+    # (T', D, N, H)
+    x = graph.node(
+        f"lstm{layer}", "LSTM", x, *constants, lengths, hidden_size=model.hidden_size,
+        direction=direction,
+    )  # fmt: skip
+    return add_sum(graph, layer, x)
+
+
+def add_sum(graph: GraphBuilder, layer: int, x: str) -> str:
+    """The directions of a recurrent layer added up: (T', D, N, H) -> (T', N, H)."""
+    axis = graph.constant(f"lstm{layer}.axis", np.array([1]))
+    return graph.node(f"lstm{layer}.sum", "ReduceSum", x, axis, keepdims=0)
+
+
+def lstm_constants(
+    graph: GraphBuilder, parameters: Parameters, model: ModelConfig, layer: int
+) -> list[str]:
+    """Weights, recurrent weights and bias of a recurrent layer and the batch norm before it."""
     directions = ["forward_lstm", "backward_lstm"] if model.bidirectional else ["forward_lstm"]
     count, size = len(directions), model.hidden_size
 
@@ -194,16 +246,9 @@ def _lstm(
         "recurrent": recurrent.reshape(count, 4 * size, size),
         "bias": both_halves,
     }
-    constants = [
+    return [
         graph.constant(f"lstm{layer}.{name}", np.float32(array)) for name, array in arrays.items()
     ]
-    direction = "bidirectional" if model.bidirectional else "forward"
-    # (T', D, N, H)
-    x = graph.node(
-        f"lstm{layer}", "LSTM", x, *constants, lengths, hidden_size=size, direction=direction
-    )
-    axis = graph.constant(f"lstm{layer}.axis", np.array([1]))
-    return graph.node(f"lstm{layer}.sum", "ReduceSum", x, axis, keepdims=0)
 
 
 def _lookahead(graph: GraphBuilder, weight: np.ndarray, x: str) -> str:
@@ -262,11 +307,20 @@ def fix_quantization_ranges(path: Path) -> None:
         elif node.op_type == "ReduceSum":
             anchored[node.name] = _reach_bounds(added, arrays, node.name.removesuffix(".sum"))
     arrays["fc.weight"] = _pad_axes(arrays["fc.weight"], {0: ANCHORS})
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name.startswith(STATES_WITH_ANCHORS):
+            _widen(value)
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(added.nodes)
     model.graph.initializer.extend(constants + added.constants)
     onnx.save(model, path)
+
+
+def _widen(value: "onnx.ValueInfoProto") -> None:
+    """Add the anchors to the units of a state of streams, its only axis of fixed size but one."""
+    sizes = [axis for axis in value.type.tensor_type.shape.dim if axis.dim_value > 1]
+    sizes[-1].dim_value += ANCHORS
 
 
 def _add_lstm_anchors(arrays: Parameters, node: "onnx.NodeProto") -> None:
