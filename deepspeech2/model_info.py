@@ -30,12 +30,14 @@ class ModelInfo:
         labels: the classes in their order.
         time_stride: spectrogram frames per output frame; 0 if an earlier version did not store it.
         batch_size: utterances in each batch of an exported model; 0 for any.
+        first_frames: spectrogram frames that a streaming model needs at first; 0 for other models.
     """
 
     settings: dict[str, Any]
     labels: Labels
     time_stride: int = 0
     batch_size: int = 0
+    first_frames: int = 0
 
     def spect(self) -> SpectConfig:
         """The settings of the spectrogram. Raises ConfigError for a value out of its range."""
@@ -54,6 +56,7 @@ class ModelInfo:
             "labels": list(self.labels.characters),
             "time_stride": self.time_stride,
             "batch_size": self.batch_size,
+            "first_frames": self.first_frames,
         }
         if model:
             content["sha256"] = _sha256(model)
@@ -70,9 +73,10 @@ class ModelInfo:
             content = parse_json(text)
             settings = dict(content["settings"])
             labels = Labels(content["labels"])
-            stride, batch_size = (int(content.get(key, 0)) for key in ("time_stride", "batch_size"))
-            if batch_size < 0:
-                raise ValueError(f"batch_size (={batch_size}) must be 0 (any) or more")
+            keys = ("time_stride", "batch_size", "first_frames")
+            numbers = [int(content.get(key, 0)) for key in keys]
+            if min(numbers) < 0:
+                raise ValueError(f"{', '.join(keys)} ({numbers}) must be 0 or more")
         # OverflowError: a stride of infinity
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(f"{source}: the model's settings cannot be read: {error}") from None
@@ -81,7 +85,7 @@ class ModelInfo:
                 raise InputError(
                     f"{source}: `{key}` is no longer supported with another value than {value!r}"
                 )
-        return cls(settings, labels, stride, batch_size)
+        return cls(settings, labels, *numbers)
 
 
 def read_info(model: Path) -> ModelInfo:

@@ -1,6 +1,7 @@
 """Run an exported model with ONNX Runtime."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,7 @@ class OnnxModel:
 
     def __init__(self, path: Path, info: ModelInfo):
         self.path = path
-        try:
-            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors have no closer base class
-            reason = first_line(error)
-            raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
+        self.session = make_session(path)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         names = [value.name for value in inputs], [value.name for value in outputs]
         if names != (ONNX_INPUTS, ONNX_OUTPUTS):
@@ -53,7 +50,26 @@ class OnnxModel:
         self, inputs: np.ndarray, input_length: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         feeds = dict(zip(ONNX_INPUTS, (inputs, input_length), strict=True))
-        try:
-            return tuple(self.session.run(ONNX_OUTPUTS, feeds))
-        except Exception as error:  # of a model that was changed, or for lack of memory
-            raise RunError(f"{self.path}: the model cannot be run: {first_line(error)}") from None
+        return tuple(run_session(self.session, self.path, ONNX_OUTPUTS, feeds))
+
+
+def make_session(path: Path) -> onnxruntime.InferenceSession:
+    """A session on all CPU cores. Raises InputError when ONNX Runtime cannot load the file."""
+    try:
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no closer base class
+        reason = first_line(error)
+        raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
+
+
+def run_session(
+    session: onnxruntime.InferenceSession,
+    path: Path,
+    outputs: Sequence[str],
+    feeds: dict[str, np.ndarray],
+) -> list[np.ndarray]:
+    """The outputs of a model. Raises RunError, naming `path`, when it cannot be run."""
+    try:
+        return session.run(outputs, feeds)
+    except Exception as error:  # of a model that was changed, or for lack of memory
+        raise RunError(f"{path}: the model cannot be run: {first_line(error)}") from None

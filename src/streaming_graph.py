@@ -1,9 +1,8 @@
 """Build the unidirectional network as an ONNX graph that goes on where it stopped.
 
 What a layer needs of the frames before is an input and, for the next call, an output of the graph.
-Before the first frame and after the last one the layers see zeros, as in the whole utterance: the
-first states hold the zeros before it, and `final` adds those after it. All streams of a batch must
-have states of equal sizes.
+Before the first frame and after the last one the layers see zeros, as in the whole utterance:
+`first` and `final` add them. All streams of a batch must have states of equal sizes.
 
 Axes: N streams, F frequency bins, T spectrogram frames, T' output frames, C channels or classes,
 H hidden units.
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from deepspeech2.onnx_model import ONNX_INPUTS, ONNX_OUTPUTS
+from deepspeech2.streaming.acoustic import FINAL, FIRST
 from src.config import ModelConfig
 from src.DeepSpeech import HARDTANH_MAX
 from src.onnx_graph import (
@@ -27,17 +27,16 @@ from src.onnx_graph import (
     lstm_constants,
 )
 
-FINAL = "final"
-
 
 def write_streaming_onnx(
     path: Path, parameters: Parameters, model: ModelConfig, num_bins: int
 ) -> None:
     """Write an ONNX model that computes what `PredictCell` does, a chunk of frames at a time.
 
-    The inputs are `inputs` (N, 1, F, T) float32 and `final` (1,) int64, 1 for the last chunk, and
-    the states; the outputs are `probs` (N, T', C) float32 and the states for the next call, whose
-    names end in `.next`. `first_states` says how the states begin.
+    The inputs are `inputs` (N, 1, F, T) float32; `first` and `final` (1,) int64, 1 for the first
+    and the last chunk and 0 for others; and the states, which begin with zeros in the units of the
+    recurrent layers and without any frames elsewhere. The outputs are `probs` (N, T', C) float32
+    and the states for the next call, whose names end in `.next`.
 
     Args:
         path: the file to write.
@@ -53,7 +52,7 @@ def write_streaming_onnx(
     out_bins = model.conv_bins(num_bins)
     for i, (kernel, stride) in enumerate(zip(model.conv_kernels, model.conv_strides, strict=True)):
         name = f"conv{i + 1}"
-        x = _with_state(graph, f"{name}.state", x, 3, kernel[1] // 2)
+        x = _with_state(graph, f"{name}.state", x, 3, kernel[1] // 2, kernel[1] // 2)
         states.append((f"{name}.state", TensorProto.FLOAT, ["N", channels, bins, f"{name}.frames"]))
         whole = x
         x = add_convolution(graph, parameters, i + 1, x, kernel, stride, 0)
@@ -74,7 +73,7 @@ def write_streaming_onnx(
     states.append(("lookahead.state", TensorProto.FLOAT, ["N", model.hidden_size, "lookahead"]))
     num_classes = add_classifier(graph, parameters, x)
     inputs = [(ONNX_INPUTS[0], TensorProto.FLOAT, ["N", 1, num_bins, "T"]),
-              (FINAL, TensorProto.INT64, [1]), *states]
+              (FIRST, TensorProto.INT64, [1]), (FINAL, TensorProto.INT64, [1]), *states]
     outputs = [(ONNX_OUTPUTS[0], TensorProto.FLOAT, ["N", "T'", num_classes])]
     for name, kind, shape in states:
         sizes = [f"{size}.next" if size in (f"{name[:5]}.frames", "lookahead") else size
@@ -83,14 +82,18 @@ def write_streaming_onnx(
     graph.save(path, inputs, outputs)
 
 
-def _with_state(graph: GraphBuilder, state: str, x: str, axis: int, padding: int) -> str:
-    """A state, `x`, and at the end of a stream `padding` zeros, one after another on an axis."""
+def _with_state(
+    graph: GraphBuilder, state: str, x: str, axis: int, before: int, behind: int
+) -> str:
+    """A state and `x` on their last axis; there a stream begins and ends with so many zeros."""
     name = state.removesuffix(".state")
     x = graph.node(f"{name}.joined", "Concat", state, x, axis=axis)
-    zeros = graph.constant(f"{name}.no_pads", np.zeros(2 * axis + 1, np.int64))
-    most = graph.constant(f"{name}.padding", np.array([padding]))
-    behind = graph.node(f"{name}.behind", "Mul", FINAL, most)
-    pads = graph.node(f"{name}.pads", "Concat", zeros, behind, axis=0)
+    others = graph.constant(f"{name}.others", np.zeros(axis, np.int64))
+    pads = []
+    for flag, zeros in ((FIRST, before), (FINAL, behind)):
+        most = graph.constant(f"{name}.{flag}.zeros", np.array([zeros]))
+        pads += [others, graph.node(f"{name}.{flag}", "Mul", flag, most)]
+    pads = graph.node(f"{name}.pads", "Concat", *pads, axis=0)
     return graph.node(f"{name}.whole", "Pad", x, pads)
 
 
@@ -112,12 +115,12 @@ def _lookahead(graph: GraphBuilder, weight: np.ndarray, x: str) -> str:
     frames are there."""
     hidden, context = weight.shape[0], weight.shape[-1]
     x = graph.node("lookahead.time_last", "Transpose", x, perm=[1, 2, 0])  # -> (N, H, T')
-    whole = _with_state(graph, "lookahead.state", x, 2, context - 1)
+    whole = _with_state(graph, "lookahead.state", x, 2, 0, context - 1)
     kernel = graph.constant("lookahead.weight", weight.reshape(hidden, 1, context))
     # zeros before the state and outputs that are dropped: there may be fewer frames than it needs
     x = graph.node("lookahead", "Conv", whole, kernel, kernel_shape=[context],
                    pads=[context - 1, 0], group=hidden)
-    first = graph.constant("lookahead.first", np.array([context - 1]))
+    first = graph.constant("lookahead.dropped", np.array([context - 1]))
     end = graph.constant("lookahead.last", np.array([np.iinfo(np.int64).max]))
     axis = graph.constant("lookahead.on", np.array([2]))
     x = graph.node("lookahead.outputs", "Slice", x, first, end, axis)

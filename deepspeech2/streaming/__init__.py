@@ -1,0 +1,1 @@
+"""Recognise speech while it is spoken."""
