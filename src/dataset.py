@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspeech2.audio import load_audio
-from deepspeech2.features import SpectConfig, spectrogram
+from deepspeech2.features import SpectConfig, pad_spectrograms, spectrogram
 from deepspeech2.labels import Labels
 from deepspeech2.model import Model
 from src.augment import Augmenter
@@ -128,15 +128,6 @@ def keep_freed_memory() -> None:
     never touched.
     """
     np.empty(30 << 20, np.uint8)
-
-
-def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """N arrays (F, T) -> (N, 1, F, longest T) float32, zero past their ends; (N,) int32 lengths."""
-    lengths = np.array([s.shape[1] for s in spectrograms], np.int32)
-    inputs = np.zeros((len(spectrograms), 1, len(spectrograms[0]), lengths.max()), np.float32)
-    for i, s in enumerate(spectrograms):
-        inputs[i, 0, :, : s.shape[1]] = s
-    return inputs, lengths
 
 
 def _pad_targets(targets: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
