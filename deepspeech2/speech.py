@@ -13,7 +13,7 @@ import numpy as np
 FRAMES_PER_SECOND = 50
 _BANDS = (100, 200, 300, 400, 510, 630, 770, 920, 1080, 1270, 1480, 1720, 2000, 2320, 2700, 3150,
           3700, 4400, 5300, 6400, 7700)  # Hz; the critical bands of hearing (Zwicker 1961)
-_EMPTY = -90.0  # dB below full scale: the lowest bit of 16
+_EMPTY = -110.0  # dB of full scale; the lowest bit of 16 bits has more, spread over all bands
 _FLOOR_PERCENTILE = 10
 # mean dB above the noise floor; frames of steady noise stay below, with 1 exception in 10,000
 AUDIBLE = 6.0
