@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from deepspeech2 import commands
+from deepspeech2.audio import Audio, load_audio
 from deepspeech2.decoding.decoders import LMConfig, read_settings
 from deepspeech2.errors import InputError
 from deepspeech2.model import Model, load_model
@@ -32,14 +33,29 @@ class _Written(argparse.Action):
         namespace.written = {**namespace.written, self.dest: values}
 
 
+def _channel(text: str) -> int:
+    """An argparse type: the number of a channel."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 1 on")
+    return int(text)
+
+
 def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `deepspeech2 transcribe` and transcribe.py share."""
     parser.add_argument(
         "files",
         nargs="+",
         metavar="FILE",
-        help="recordings: WAV, FLAC, OGG (Vorbis or Opus) or MP3, of any sample rate; "
-        "channels are averaged",
+        help="recordings: WAV, FLAC, OGG (Vorbis or Opus) or MP3, of any sample rate, also pipes; "
+        "- is standard input; more formats with the package's extra [media]",
+    )
+    parser.add_argument(
+        "--channel",
+        type=_channel,
+        default=None,
+        metavar="N",
+        help="the channel to transcribe, from 1 on; default is average: two people on two channels "
+        "are a mixture there",
     )
     decoding = parser.add_argument_group("decoding", "docs/decoding.md explains these options.")
     decoding.add_argument(
@@ -95,13 +111,21 @@ def transcribe(args: argparse.Namespace, load: Callable[[], Model]) -> int:
     failures = 0
     for path in args.files:
         try:
-            text = model.transcribe(path).text
+            text = model.transcribe(_audio(path, model, args.channel)).text
         except InputError as error:  # the other files still get their lines
             logger.error("%s", error)
             failures += 1
             text = ""
         print(text, flush=True)
     return 2 if failures else 0
+
+
+def _audio(path: str, model: Model, channel: int | None) -> Audio:
+    """What to transcribe: a file, or one channel of a file."""
+    if channel is None:
+        return path
+    rate = model.spect.sample_rate
+    return load_audio(path, rate, channel), rate
 
 
 def parser() -> argparse.ArgumentParser:

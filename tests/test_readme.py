@@ -216,12 +216,14 @@ def test_every_module_that_a_page_names_exists(page):
 
 
 def names_something(dotted: str) -> bool:
-    """Whether there is a module of that name, or a class or function in a module."""
+    """Whether there is a module of that name, or a class or function in a module or a package."""
     *parents, last = dotted.split(".")
     folder = ROOT.joinpath(*parents)
     if (folder / f"{last}.py").is_file() or (folder / last / "__init__.py").is_file():
         return True
-    module = folder.with_suffix(".py")
+    module, package = folder.with_suffix(".py"), folder / "__init__.py"
+    if package.is_file():
+        return f'"{last}",' in read(package)  # in __all__
     definition = rf"^(?:def|class) {last}\b"
     return module.is_file() and bool(re.search(definition, read(module), re.MULTILINE))
 

@@ -15,15 +15,23 @@ from deepspeech2.audio.source import AudioError, Part, Recording
 # libsndfile reads a truncated WAV without an error and reports the cut only in its log
 _CLAMPED = re.compile(r"data : (\d+) \(should be (\d+)\)")
 STREAMED = 0x7FFFF000  # sizes from here on are placeholders that streaming programs write
-_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's count of samples for a streamed FLAC
 _BLOCK = 1 << 20  # samples of all channels that are decoded at once
 _PLAIN_SIZE = 1 << 22  # bytes of a WAV file that is read at once
 # what soundfile raises; TypeError: it asks for the rate of a .raw file
 ERRORS = (OSError, RuntimeError, TypeError, ValueError)
 
 
+_UNKNOWN, _UNSUPPORTED = 1, 4  # libsndfile's error codes
+
+
 class NotAudio(AudioError):
-    """A file in which libsndfile finds no audio: another library may."""
+    """A file that libsndfile cannot open.
+
+    Attributes:
+        unknown: whether libsndfile knows no such format or coding: another library may.
+    """
+
+    unknown = False
 
 
 def read_plain_wav(recording: Recording) -> Part | None:
@@ -62,15 +70,12 @@ def decode(recording: Recording, file: BinaryIO | None = None) -> Iterator[Part]
         recording.file.seek(0)
         audio = soundfile.SoundFile(opened)
     except ERRORS as error:
-        raise NotAudio(
+        refusal = NotAudio(
             f"{recording.name}: cannot read the audio: {_reason(recording, opened, error)}"
-        ) from None
+        )
+        refusal.unknown = getattr(error, "code", None) in (_UNKNOWN, _UNSUPPORTED)
+        raise refusal from None
     with audio:
-        if audio.frames == _UNKNOWN_LENGTH:
-            raise AudioError(
-                f"{recording.name}: the header does not say the audio's length, as after "
-                "streaming; convert it to WAV or FLAC from a file"
-            )
         floats = audio.subtype in ("FLOAT", "DOUBLE")
         yield Part(audio.samplerate, _blocks(recording, audio), floats)
 

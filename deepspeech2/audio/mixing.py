@@ -17,8 +17,10 @@ _FULL_SCALES = (1 << 15, 1 << 23, 1 << 31)  # 16, 24 and 32 bits
 # the share that is left of the power of channels when they are added up: 1 for different sounds,
 # more for equal sounds
 _CANCELLED = 0.1
-# A constant below this is no fault of the recording, and changes no text. Speech has none.
-_OFFSET = 0.005
+# A constant above this is a fault of the recording. On AN4 it makes 15 more words of a thousand
+# wrong, 0.02 makes 130; of a hundred recordings without the fault one has more.
+_OFFSET = 0.001
+_SURE = 4  # standard errors
 _SHORTEST = 0.1  # seconds; the mean of less is the sound itself
 
 
@@ -93,7 +95,8 @@ class Mixer:
     def _without_offset(self, mono: np.ndarray) -> np.ndarray:
         if len(mono) >= self._enough:
             mean = float(mono.mean(dtype=np.float64))
-            self._offset = mean if abs(mean) > _OFFSET else 0.0
+            chance = float(mono.std(dtype=np.float64)) / len(mono) ** 0.5  # standard error of noise
+            self._offset = mean if abs(mean) > max(_OFFSET, _SURE * chance) else 0.0
         return mono - np.float32(self._offset) if self._offset else mono
 
 

@@ -1,13 +1,51 @@
 """Find the streams of an Ogg file that stand one after another. Source: RFC 3533."""
 
-from deepspeech2.audio.source import Recording
+from collections.abc import Iterator
 
-_MAX_PAGE = 65307  # bytes
+from deepspeech2.audio.source import AudioError, Recording
+
+_HEADER, _MAX_PAGE = 27, 65307  # bytes
+_BEGINS = 2  # the flag of a stream's first page
 
 
-def ends_within_page(recording: Recording) -> bool:
-    """Whether the last page is cut off, which libsndfile ignores."""
-    tail = recording.read(max(0, recording.size - _MAX_PAGE), _MAX_PAGE)
-    page = tail[tail.rfind(b"OggS") :]
-    header, table = 27, page[26] if len(page) > 26 else 0  # bytes
-    return len(page) < header or len(page) < header + table + sum(page[header : header + table])
+def links(recording: Recording) -> list[tuple[int, int]]:
+    """Where the joined streams of a file begin and end; those that sound together count as one.
+
+    Raises:
+        AudioError: when the file ends within a page, which libsndfile ignores.
+    """
+    starts, position, begins = [0], 0, True
+    for position, begins_now in _pages(recording):
+        if begins_now and not begins:
+            starts.append(position)
+        begins = begins_now
+    return list(zip(starts, [*starts[1:], recording.size], strict=True))
+
+
+def _pages(recording: Recording) -> Iterator[tuple[int, bool]]:
+    """Position of each page, and whether a stream begins there."""
+    position = 0
+    while header := recording.read(position, _HEADER + 255):
+        if header[:4] != b"OggS":
+            position = _next_page(recording, position + 1)
+            continue
+        if len(header) < _HEADER or len(header) < _HEADER + header[26]:
+            length = recording.size  # cut in its header
+        else:
+            length = _HEADER + header[26] + sum(header[_HEADER : _HEADER + header[26]])
+        if position + length > recording.size:
+            raise AudioError(
+                f"{recording.name}: the audio is truncated: it ends within an Ogg page"
+            )
+        yield position, bool(header[5] & _BEGINS)
+        position += length
+
+
+def _next_page(recording: Recording, position: int) -> int:
+    """Where the next page begins; the end of the file if there is none."""
+    while window := recording.read(position, _MAX_PAGE):
+        found = window.find(b"OggS")
+        if found >= 0:
+            return position + found
+        position += max(1, len(window) - 3)
+    return recording.size

@@ -14,12 +14,20 @@ import numpy as np
 from deepspeech2.audio.decoding import parts_of
 from deepspeech2.audio.mixing import Mixer
 from deepspeech2.audio.resampling import Resampler
-from deepspeech2.audio.source import RATES, AudioError, Part, name_of, opened
+from deepspeech2.audio.source import (
+    RATES,
+    AudioError,
+    Part,
+    name_of,
+    opened,
+    standard_input,
+)
 from deepspeech2.files import is_special
 
 # a path, a binary file object, or (n,) or (n, channels) samples and their rate in Hz
 Audio = str | Path | BinaryIO | tuple[np.ndarray, int]
 
+STANDARD_INPUT = "-"  # a path that stands for what is piped into the program
 _BLOCK = 1 << 20  # samples of an array that are taken at once
 # More samples per byte than silence has in FLAC or Opus (300), and what a short file may have. A
 # hostile file can have 60 times as many, and would fill the memory.
@@ -57,7 +65,8 @@ def open_audio(source: Audio, sample_rate: int, channel: int | None = None) -> A
     the `with` statement.
 
     Args:
-        source: a path, also of a pipe; a binary file object; or a pair of samples and their rate.
+        source: a path, also of a pipe, or `-` for standard input; a binary file object; or a pair
+            of samples and their rate in Hz.
         sample_rate: sample rate of the blocks in Hz.
         channel: the channel to take, from 1 on; None for the average of all.
 
@@ -72,6 +81,8 @@ def open_audio(source: Audio, sample_rate: int, channel: int | None = None) -> A
         part = Part(rate, _array_blocks(samples), floats=samples.dtype.kind == "f")
         blocks = _mono_blocks("samples", samples.nbytes, [part], sample_rate, channel)
         return AudioReader("samples", blocks)
+    if isinstance(source, str) and source == STANDARD_INPUT:
+        source = standard_input()
     if isinstance(source, str | Path) or hasattr(source, "read"):
         return AudioReader(name_of(source), _file_blocks(source, sample_rate, channel))
     raise AudioError(

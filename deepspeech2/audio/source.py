@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,6 +107,22 @@ class Section(io.RawIOBase):
         return len(content)
 
 
+def standard_input() -> BinaryIO:
+    """What is piped into the program.
+
+    Raises:
+        AudioError: when that is nothing: a terminal, or closed.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise AudioError("-: cannot read the audio: standard input is closed")
+    if sys.stdin.isatty():
+        raise AudioError(
+            "-: cannot read the audio: standard input is a terminal; send a recording into it, as "
+            "in: cat a.wav | deepspeech2 transcribe -"
+        )
+    return sys.stdin.buffer
+
+
 def name_of(source: str | Path | BinaryIO) -> str:
     """What messages call a source."""
     name = source if isinstance(source, str | Path) else getattr(source, "name", None)
@@ -130,9 +147,13 @@ def opened(source: str | Path | BinaryIO) -> Iterator[Recording]:
                     raise AudioError(f"{name}: cannot read the audio: a device, not a recording")
                 path = str(source) if stat.S_ISREG(mode) else None
                 file = stack.enter_context(open(source, "rb"))
+            elif isinstance(file.read(0), str):
+                raise AudioError(
+                    f"{name}: cannot read the audio: the file is open as text, not as 'rb'"
+                )
             size = _size(file)
             if size is None:
-                file = stack.enter_context(_spooled(file, name))
+                file = stack.enter_context(_spooled(file))
                 size = _size(file)
         except AudioError:
             raise
@@ -152,12 +173,10 @@ def _size(file: BinaryIO) -> int | None:
         return None
 
 
-def _spooled(stream: BinaryIO, name: str) -> BinaryIO:
+def _spooled(stream: BinaryIO) -> BinaryIO:
     """What is left of a stream, as a file that can seek: in memory, or on disk if it is long."""
     file = io.BytesIO()
     while chunk := stream.read(_CHUNK):
-        if isinstance(chunk, str):
-            raise AudioError(f"{name}: cannot read the audio: the file is open as text, not 'rb'")
         file.write(chunk)
         if isinstance(file, io.BytesIO) and file.tell() > _IN_MEMORY:
             content, file = file, tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it

@@ -1,8 +1,9 @@
-"""Recordings in every format that libsndfile reads."""
+"""Recordings in every format that libsndfile or PyAV reads."""
 
 import struct
 from pathlib import Path
 
+import av
 import soundfile
 from hypothesis import strategies as st
 
@@ -32,8 +33,35 @@ _KINDS = (
 )  # fmt: skip
 
 
+# name, FFmpeg's codec and format, sample rate in Hz
+_MEDIA = (
+    ("a.m4a", "aac", "ipod", 16000), ("a.mp4", "alac", "mp4", 16000),
+    ("a.webm", "libopus", "webm", 48000), ("a.mkv", "pcm_s16le", "matroska", 16000),
+    ("a.wma", "wmav2", "asf", 44100), ("a.aac", "aac", "adts", 16000),
+    ("a.flv", "aac", "flv", 44100), ("a.avi", "mp2", "avi", 32000),
+    ("a.ts", "aac", "mpegts", 44100), ("a.wv", "wavpack", "wv", 16000),
+)  # fmt: skip
+
+
+def _encode(path: Path, codec: str, form: str, rate: int) -> None:
+    """Half a second of noise, as FFmpeg's libraries write it."""
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 64000
+        samples = noise(0.5 * rate / RATE).astype("f4").reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate = rate
+        context = stream.codec_context
+        resampler = av.AudioResampler(context.format, "mono", rate, context.frame_size or None)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+
+
 def make_seeds(folder: Path) -> list[Files]:
     """A file of each kind; those called `object` are given as open files."""
+    for name, codec, form, rate in _MEDIA:
+        _encode(folder / name, codec, form, rate)
     for name, form, subtype, channels in _KINDS:
         rate = 48000 if subtype == "OPUS" else 16000
         with open(folder / name, "wb") as file:  # the suffix does not decide
@@ -170,6 +198,10 @@ _BEGINNINGS = (
     b"riff\x2e\x91\xcf\x11", b"MATLAB 5.0 MAT-file", b"NIST_1A\n   1024\n", b"NIST_1A\n9999999\n",
     b"Creative Voice File\x1a", b"\x64\xa3\2\0", b"PVF1\n1 16000 16\n", b"Extended Instrument:",
     b" paf", b"fap ", b"2BIT", b"FORM\0\0\0\0" b"8SVX", b"\xf0\x7e", b"ALawSoundFile**", b"",
+    b"\0\0\0\x20ftypM4A ", b"\x1aE\xdf\xa3\x01\0\0\0", b"#!AMR\n", b"FLV\1\4\0\0\0\t",
+    b"wvpk", b"MAC ", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"RIFF\xff\xff\xff\xffAVI ",
+    b"TTA1", b"DSD ", b"MPCK", b".RMF", b"\0\0\1\xba", b"\x0b\x77", b"\xff\xf1\x50\x80", b"TAG",
+    b"tBaK",
 )  # fmt: skip
 any_audio = st.one_of(
     wave_file().map(lambda content: {"a.wav": content}),

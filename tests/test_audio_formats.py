@@ -1,0 +1,282 @@
+"""Audio of every kind is read whole or refused. Oracles: libsndfile, FFmpeg's libraries (PyAV)."""
+
+import io
+import struct
+import sys
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from test_audio import refusal, speech
+
+from deepspeech2.audio import AudioError, libsndfile, load_audio, open_audio, read_audio
+
+ID3V2 = b"ID3\3\0\0" + bytes([0, 0, 8, 0]) + b"\xff\xfb\x90\x64" * 256  # looks like frames
+ID3V1 = b"TAG" + bytes(125)
+APE = b"APETAGEX" + struct.pack("<IIII", 2000, 32, 0, 0) + bytes(8)
+
+
+def encoded(samples: np.ndarray, rate: int, form: str, **options) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=form, **options)
+    return file.getvalue()
+
+
+def mp3(seconds: float = 2.0, rate: int = 16000, channels: int = 1, seed: int = 0, **options):
+    samples = np.stack([speech(seconds, rate, seed)] * channels, axis=1)
+    return encoded(samples, rate, "MP3", **options)
+
+
+def without_header(content: bytes) -> bytes:
+    """An MP3 without its first frame, which has the length and the encoder's delay."""
+    starts = [i for i in range(8, len(content)) if content[i:i + 2] == content[:2]]
+    return content[starts[0]:]
+
+
+def with_ffmpeg(path: Path) -> np.ndarray:
+    """(n, channels) samples that FFmpeg decodes."""
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    return np.concatenate(frames, axis=1).T
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+# MPEG
+
+@pytest.mark.parametrize("options", [{"bitrate_mode": "CONSTANT"}, {"bitrate_mode": "VARIABLE"}])
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (22050, 2), (44100, 2), (8000, 1)])
+def test_mp3_without_a_header_is_read_as_ffmpeg_reads_it(tmp_path, rate, channels, options):
+    """Loud noise after silence: a length that is guessed from the first frames is far off."""
+    content = without_header(mp3(3, rate, channels, **options))
+    path = write(tmp_path / "a.mp3", content)
+    found, found_rate = read_audio(path)
+    expected = with_ffmpeg(path).mean(axis=1)
+    assert found_rate == rate and len(found) == len(expected)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_mp3_with_a_header_is_what_libsndfile_reads(tmp_path, rate, channels):
+    """Delay and padding of the encoder are cut off."""
+    path = write(tmp_path / "a.mp3", mp3(2, rate, channels))
+    expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+    found = read_audio(path)[0]
+    assert len(found) == 2 * rate
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    (ID3V2, b""), (b"", ID3V1), (ID3V1 + ID3V2, b""), (ID3V2, APE + ID3V1),
+    (bytes(500), bytes(999)), (APE, b"LYRICSBEGIN"), (b"\xff\xfb\x90", b"\xff\xfb"),
+])
+@pytest.mark.parametrize("header", [True, False])
+def test_tags_and_junk_around_an_mp3(tmp_path, capfd, before, after, header):
+    content = mp3() if header else without_header(mp3())
+    plain = write(tmp_path / "a.mp3", content)
+    tagged = write(tmp_path / "b.mp3", before + content + after)
+    np.testing.assert_array_equal(read_audio(tagged)[0], read_audio(plain)[0])
+    assert capfd.readouterr().err == ""  # libmpg123 writes notes that name no file
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_joined_mp3s(tmp_path, header):
+    """Also of another rate: the first one's holds."""
+    contents = [mp3(2), mp3(1, seed=1), mp3(1, rate=8000, seed=2)]
+    contents = contents if header else [without_header(content) for content in contents]
+    paths = [write(tmp_path / f"{i}.mp3", content) for i, content in enumerate(contents)]
+    joined = write(tmp_path / "a.mp3", contents[0] + ID3V2 + contents[1] + ID3V1 + contents[2])
+    expected = np.concatenate([load_audio(path, 16000) for path in paths])
+    found, rate = read_audio(joined)
+    assert rate == 16000 and len(found) == len(expected)
+    assert np.corrcoef(found, expected)[0, 1] > (0.9999 if header else 0.99)  # the borders differ
+
+
+def test_an_mp3_with_a_header_and_frames_after_those_that_it_counts(tmp_path):
+    joined = write(tmp_path / "a.mp3", mp3(2) + without_header(mp3(1)))
+    alone = write(tmp_path / "b.mp3", without_header(mp3(1)))
+    assert len(read_audio(joined)[0]) == 2 * 16000 + len(read_audio(alone)[0])
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("damage", [bytes(20_000), b"\xa5" * 20_000])
+def test_an_mp3_with_a_hole_is_refused(tmp_path, header, damage):
+    content = mp3(20) if header else without_header(mp3(20))
+    middle = len(content) // 2
+    path = write(tmp_path / "a.mp3", content[:middle] + damage + content[middle + len(damage):])
+    assert "truncated" in refusal(path) or "damaged" in refusal(path)
+
+
+def test_mp3_in_wav(tmp_path):
+    content = without_header(mp3())
+    form = struct.pack("<HHIIHHH", 0x55, 1, 16000, 4000, 1, 0, 0)
+    data = b"data" + struct.pack("<I", len(content)) + content
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + data + b"LIST\4\0\0\0abcd"
+    whole = b"RIFF" + struct.pack("<I", len(body)) + body
+    path = write(tmp_path / "a.wav", whole)
+    expected = read_audio(write(tmp_path / "a.mp3", content))[0]
+    np.testing.assert_array_equal(read_audio(path)[0], expected)
+    assert "truncated" in refusal(write(path, whole[:3000]))
+
+
+def test_an_mp3_is_read_in_bounded_memory_and_left_in_its_middle(tmp_path, monkeypatch):
+    monkeypatch.setattr(libsndfile, "_BLOCK", 10_000)
+    path = write(tmp_path / "a.mp3", without_header(mp3(20)))
+    with open_audio(path, 16000) as blocks:
+        assert 0 < len(next(iter(blocks))) <= 10_000
+    assert threading.active_count() == 1
+
+
+# Ogg, FLAC, WAV
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_joined_ogg_streams(tmp_path, subtype):
+    first, second = (encoded(speech(s, 16000, int(s)), 16000, "OGG", subtype=subtype)
+                     for s in (2, 1))
+    paths = [write(tmp_path / "a.ogg", first), write(tmp_path / "b.ogg", second)]
+    joined = write(tmp_path / "c.ogg", first + second)
+    expected = np.concatenate([read_audio(path)[0] for path in paths])
+    np.testing.assert_array_equal(read_audio(joined)[0], expected)
+    assert len(expected) == 48000
+    assert "within an Ogg page" in refusal(write(joined, (first + second)[:-100]))
+
+
+def test_joined_ogg_streams_of_different_rates(tmp_path):
+    contents = [encoded(speech(1, rate), rate, "OGG") for rate in (16000, 44100)]
+    assert load_audio(write(tmp_path / "a.ogg", b"".join(contents)), 16000).shape == (32000,)
+
+
+def without_count(content: bytes) -> bytes:
+    """A FLAC file as a program writes it to a pipe."""
+    content = bytearray(content)
+    content[21] &= 0xF0  # 36 bits of the STREAMINFO block
+    content[22:26] = bytes(4)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("samples", [1, 17, 192, 4096, 4097, 32000, 700_000])
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (12345, 2), (44100, 2)])
+def test_streamed_flac(tmp_path, rate, channels, samples):
+    signal = np.stack([np.resize(speech(2, rate), samples)] * channels, axis=1)
+    content = encoded(signal, rate, "FLAC")
+    expected = read_audio(write(tmp_path / "a.flac", content))
+    found = read_audio(write(tmp_path / "b.flac", without_count(content)))
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1] == expected[1] == rate
+
+
+@pytest.mark.parametrize("lost", [1, 100, 5000])
+def test_streamed_flac_that_is_cut(tmp_path, lost):
+    content = without_count(encoded(speech(), 16000, "FLAC"))
+    assert "whole FLAC frame" in refusal(write(tmp_path / "a.flac", content[:-lost]))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+@pytest.mark.parametrize("riff_size", [0, 36, 0xFFFFFFFF])
+def test_wav_whose_writer_did_not_fill_in_the_sizes(tmp_path, subtype, riff_size):
+    content = bytearray(encoded(speech(1), 16000, "WAV", subtype=subtype))
+    expected = read_audio(write(tmp_path / "a.wav", bytes(content)))[0]
+    at = content.index(b"data") + 4
+    content[at:at + 4] = bytes(4)
+    content[4:8] = struct.pack("<I", riff_size)
+    found = read_audio(write(tmp_path / "b.wav", bytes(content)))[0]
+    np.testing.assert_array_equal(found[:len(expected)], expected)
+    assert len(found) - len(expected) < 40  # the chunk after the samples, if there is one
+
+
+def test_wav_without_samples_but_with_a_chunk_after_them(tmp_path):
+    body = encoded(np.zeros(0), 16000, "WAV")[8:] + b"LIST\4\0\0\0abcd"
+    path = write(tmp_path / "a.wav", b"RIFF" + struct.pack("<I", len(body)) + body)
+    assert "no samples" in refusal(path)
+
+
+@pytest.mark.parametrize(("form", "subtype"), [
+    ("WAV", "GSM610"), ("AU", "G721_32"), ("AU", "G723_24"), ("WAV", "NMS_ADPCM_32"),
+    ("WAV", "NMS_ADPCM_16"), ("WAV", "IMA_ADPCM"), ("WAV", "G721_32"), ("AIFF", "GSM610"),
+    ("W64", "GSM610"), ("CAF", "ALAC_16"), ("VOC", "ULAW"), ("WAV", "MS_ADPCM"),
+])
+def test_codecs_that_cannot_seek(tmp_path, monkeypatch, form, subtype):
+    samples = speech(3, 8000)
+    path = write(tmp_path / "a", encoded(samples, 8000, form, subtype=subtype))
+    monkeypatch.setattr(libsndfile, "_BLOCK", 5000)
+    found, rate = read_audio(path)
+    assert rate == 8000 and 0 <= len(found) - len(samples) < 600  # whole blocks of the codec
+    assert np.corrcoef(found[:len(samples)], samples)[0, 1] > 0.8
+
+
+# other formats
+
+def encoded_by_ffmpeg(path: Path, codec: str, form: str, rate: int = 16000) -> Path:
+    samples = speech(2, rate)
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 64000
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate,
+                                      stream.codec_context.frame_size or None)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return path
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
+    """The correlation of two signals, the second one moved to where it is highest."""
+    size = len(a) + len(b)
+    products = np.fft.irfft(np.fft.rfft(a, size) * np.fft.rfft(b, size).conj(), size)
+    return np.abs(products).max() / np.sqrt(np.square(a).sum() * np.square(b).sum())
+
+
+MEDIA = [
+    ("aac", "mp4", 44100, "MP4 or QuickTime"), ("aac", "ipod", 16000, "MP4 or QuickTime"),
+    ("alac", "mov", 16000, "MP4 or QuickTime"), ("libopus", "webm", 48000, "Matroska or WebM"),
+    ("wmav2", "asf", 44100, "Windows Media"), ("aac", "adts", 16000, "it is AAC"),
+    ("ac3", "ac3", 48000, "AC-3"), ("aac", "flv", 44100, "Flash"), ("mp2", "avi", 32000, "AVI"),
+    ("aac", "mpegts", 44100, "MPEG transport stream"), ("wavpack", "wv", 16000, "WavPack"),
+    ("tta", "tta", 16000, "True Audio"),
+]
+
+
+@pytest.mark.parametrize(("codec", "form", "rate", "words"), MEDIA)
+def test_other_formats_are_read_with_the_extra(tmp_path, capfd, codec, form, rate, words):
+    path = encoded_by_ffmpeg(tmp_path / "a", codec, form, rate)
+    found, expected = load_audio(path, 16000), load_audio((speech(2, rate), rate), 16000)
+    assert abs(len(found) - len(expected)) < 5000  # delay and padding of the codec
+    assert likeness(found, expected) > 0.9 and capfd.readouterr().err == ""
+    with open(path, "rb") as file:
+        np.testing.assert_array_equal(load_audio(file, 16000), found)
+
+
+@pytest.mark.parametrize(("codec", "form", "rate", "words"), MEDIA)
+def test_other_formats_are_named_without_the_extra(
+    tmp_path, monkeypatch, codec, form, rate, words
+):
+    path = encoded_by_ffmpeg(tmp_path / "it's a.bin", codec, form, rate)
+    monkeypatch.setitem(sys.modules, "av", None)  # what an import then raises
+    message = refusal(path)
+    assert words in message and "pip install 'deepspeech2[media]'" in message
+    assert "ffmpeg -i '" in message and "a.wav'" in message
+
+
+@pytest.mark.parametrize(("codec", "form", "rate", "words"), MEDIA)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_damage_in_other_formats_raises_nothing_else(tmp_path, codec, form, rate, words, share):
+    """Not all of it shows: some of these formats tell nothing of their end."""
+    path = encoded_by_ffmpeg(tmp_path / "a", codec, form, rate)
+    content = path.read_bytes()
+    middle = int(len(content) * share)
+    for damaged in (content[:middle], content[:middle] + b"\xa5" * 300 + content[middle + 300:]):
+        path.write_bytes(damaged)
+        try:
+            assert len(load_audio(path, 16000)) < 64000
+        except AudioError as error:
+            assert str(error).startswith(f"{path}: ")
+
