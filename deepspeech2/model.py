@@ -53,37 +53,44 @@ class Model:
         self.spect = info.spect()
         self.hop_samples = info.time_stride * self.spect.hop_length
 
-    def transcribe(self, audio: Audio) -> Transcript:
+    def transcribe(self, audio: Audio, channel: int | None = None) -> Transcript:
         """The transcript of a recording of any length.
 
         Args:
             audio: a path, a binary file object, or a pair of (n,) or (n, channels) samples and
                 their rate in Hz.
+            channel: the channel to take, from 1 on; None for the average of all.
 
         Raises:
             AudioError: for audio that cannot be used.
             RunError: when the network cannot be run, as with too little memory.
         """
-        (result,) = self.transcribe_many([audio])
+        (result,) = self.transcribe_many([audio], channel=channel)
         if isinstance(result, Exception):
             raise result
         return result
 
     def transcribe_many(
-        self, audios: Iterable[Audio], batch_size: int = BATCH_SIZE
+        self,
+        audios: Iterable[Audio],
+        batch_size: int = BATCH_SIZE,
+        channel: int | None = None,
+        progress: Callable[[float], None] = lambda seconds: None,
     ) -> Iterator[Transcript | Exception]:
         """The transcripts of recordings, in their order; pieces of several go through in a batch.
 
         Args:
             audios: see `transcribe`.
             batch_size: the most pieces in a batch.
+            channel: see `transcribe`.
+            progress: called now and then with the seconds of audio that were recognised meanwhile.
 
         Yields:
             For each recording its transcript, or what `transcribe` would raise.
         """
         from deepspeech2.transcription import transcribe_all
 
-        return transcribe_all(self, audios, batch_size)
+        return transcribe_all(self, audios, batch_size, channel, progress)
 
     def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
         """The class probabilities of each utterance of a batch, without padding.

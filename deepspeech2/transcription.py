@@ -52,21 +52,10 @@ def transcribe_all(
     model: "Model",
     audios: Iterable[Audio],
     batch_size: int,
-    channel: int | None = None,
-    progress: Callable[[float], None] = lambda seconds: None,
+    channel: int | None,
+    progress: Callable[[float], None],
 ) -> Iterator[Transcript | Exception]:
-    """Transcripts of recordings, in their order.
-
-    Args:
-        model: recognises the pieces.
-        audios: what `open_audio` takes.
-        batch_size: the most pieces in a batch.
-        channel: the channel to take, from 1 on; None for the average of all.
-        progress: called now and then with the seconds of audio that were recognised meanwhile.
-
-    Yields:
-        For each recording its transcript, or the error that made one impossible.
-    """
+    """See `Model.transcribe_many`."""
     pools = _pools(_items(model, audios, channel), model, batch_size)
     recordings: deque[_Recording] = deque()
     with ThreadPoolExecutor(1, "audio") as reader:

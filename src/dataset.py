@@ -33,6 +33,9 @@ COLUMNS = ["inputs", "input_length", "targets", "target_length", "rows", "texts"
 # one frame of silence without labels adds nothing to the loss.
 NO_ROW = -1
 SHARED_MEMORY = "/dev/shm"
+# The most seconds of a batch without training, padding included; a longer utterance is its own
+# batch. One long recording among short ones would make all of them as long.
+EVALUATED_SECONDS = 120.0
 PREFETCHED_BATCHES = 4  # the largest batches take 20 to 40 MB each
 
 
@@ -225,7 +228,7 @@ def emissions(
         Each batch with one (T', C) array of class probabilities for each of its utterances; the
         list is empty if none of them can be read.
     """
-    plan = BatchPlan(config.DataConfig.batch_size)
+    plan = BatchPlan(config.DataConfig.batch_size, EVALUATED_SECONDS)
     batches = split_batches(rows, plan, manifest.seconds)
     source = BatchSource(manifest, batches, model.labels, model.spect)
     workers = config.DataConfig.num_workers
