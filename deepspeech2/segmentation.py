@@ -187,7 +187,7 @@ def _next_cut(
             return _Cut.SILENT, sound.end
         return _Cut.SILENT, _leave_digital_silence(sound, start + (lead + 1) * hop, -margin * hop)
     for first, last in pauses:
-        if last - first >= silence and first <= longest:
+        if last - first >= silence and 0 < first <= longest:
             return _Cut.PAUSE, _leave_digital_silence(sound, start + first * hop, margin * hop)
     if sound.ended and sound.end - start <= LONGEST * sound.rate:
         return _Cut.PAUSE, sound.end

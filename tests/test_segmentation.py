@@ -115,6 +115,13 @@ def test_digital_silence_around_a_recording_is_cut_off_exactly(silence):
     assert piece.score == pytest.approx(whole.score)
 
 
+@pytest.mark.parametrize("silence", [0.5, 1.98, 2.0, 2.02, 2.5, 30, 32, 34, 34.5, 68, 70])
+def test_silence_of_any_length_alone(silence):
+    samples = np.zeros(round(silence * RATE), np.float32)
+    found = pieces(samples) + pieces(samples + room(silence)[: len(samples)])
+    assert len(found) <= 2 and all(piece.score < -1 for piece in found)
+
+
 def test_memory_does_not_grow():
     """Ten minutes in blocks, of which none is kept for long."""
     import weakref
