@@ -25,7 +25,7 @@ from deepspeech2.speech import NOISE_SCORE, SPEECH_SCORE
 if TYPE_CHECKING:
     from deepspeech2.model import Model
 
-_BATCH_SECONDS = 60.0  # padding included
+_BATCH_SECONDS = 30.0  # padding included
 _POOL_BATCHES = 4  # pieces of similar lengths are batched together, of so many batches
 _POOL_ITEMS = 1000  # the most pieces and ends of recordings that wait
 _STRETCH_SECONDS = 120.0  # the most that is decoded at once
