@@ -55,8 +55,11 @@ class OnnxModel:
 
 def make_session(path: Path) -> onnxruntime.InferenceSession:
     """A session on all CPU cores. Raises InputError when ONNX Runtime cannot load the file."""
+    options = onnxruntime.SessionOptions()
+    # patterns are kept for each shape: with recordings of any length, memory would grow
+    options.enable_mem_pattern = False
     try:
-        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no closer base class
         reason = first_line(error)
         raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
