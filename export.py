@@ -45,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
         choices=("", "int8"),
         help="int8: an ONNX model whose LSTMs compute in 8 bits, default is ''",
     )
+    result.add_argument(
+        "--streaming",
+        type=commands.boolean,
+        default=False,
+        metavar="BOOL",
+        help="an ONNX model for streams, of a network that is not bidirectional, default is False",
+    )
     return result
 
 
@@ -64,6 +71,12 @@ def check(args: argparse.Namespace) -> None:
     if args.file_format != "ONNX" and args.quantize:
         raise InputError(
             f"--quantize {args.quantize}: only ONNX models can be quantized; add --file_format ONNX"
+        )
+
+
+    if args.file_format != "ONNX" and args.streaming:
+        raise InputError(
+            "--streaming True: only ONNX models take streams; add --file_format ONNX"
         )
 
 
@@ -96,7 +109,7 @@ def export(args: argparse.Namespace) -> int:
 
     checkpoint = args.pre_trained_model_path
     if args.file_format == "ONNX":
-        exported = export_onnx(checkpoint, load_config(), path, args.quantize)
+        exported = export_onnx(checkpoint, load_config(), path, args.quantize, args.streaming)
     else:
         exported = export_mindir(checkpoint, load_config(), path, args.batch_size)
     size = path.stat().st_size / 2**20

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspeech2.audio import Audio
+from deepspeech2.audio import Audio, checked_rate
 from deepspeech2.decoding.alignment import symbol_log_probs, word_slices
 from deepspeech2.decoding.decoders import (
     SETTINGS_SUFFIXES,
@@ -23,6 +24,10 @@ from deepspeech2.decoding.decoders import (
 from deepspeech2.errors import InputError
 from deepspeech2.model_info import ModelInfo, read_info
 from deepspeech2.result import Segment, Transcript, Word
+
+if TYPE_CHECKING:
+    from deepspeech2.streaming.acoustic import StreamingAcoustic
+    from deepspeech2.streaming.session import Session
 
 # (N, 1, F, T) float32 spectrograms, zero past their ends, and (N,) int32 frame counts
 # -> (N, T', C) float32 class probabilities, (N,) int32 output frame counts
@@ -39,6 +44,7 @@ class Model:
         acoustic: see `AcousticModel`.
         info: settings and labels that the model was trained with.
         decoder: makes text of class probabilities; None for the greedy decoder.
+        streaming: the network for streams; None for a model that needs whole utterances.
 
     Attributes:
         labels: the classes in their order.
@@ -46,8 +52,14 @@ class Model:
         hop_samples: samples between two output frames, at `spect.sample_rate`.
     """
 
-    def __init__(self, acoustic: AcousticModel, info: ModelInfo, decoder: Decoder | None = None):
-        self.acoustic = acoustic
+    def __init__(
+        self,
+        acoustic: AcousticModel,
+        info: ModelInfo,
+        decoder: Decoder | None = None,
+        streaming: "StreamingAcoustic | None" = None,
+    ):
+        self.acoustic, self.streaming = acoustic, streaming
         self.labels = info.labels
         self.decoder = decoder or GreedyDecoder(info.labels)
         self.spect = info.spect()
@@ -91,6 +103,26 @@ class Model:
         from deepspeech2.transcription import transcribe_all
 
         return transcribe_all(self, audios, batch_size, channel, progress)
+
+    def stream(self, sample_rate: int | None = None) -> "Session":
+        """Begin a stream of speech, whose words come while it is spoken.
+
+        Args:
+            sample_rate: rate of the samples that will come, in Hz; None for that of the model.
+
+        Raises:
+            InputError: for a model that needs whole utterances, and for a rate out of its range.
+        """
+        from deepspeech2.streaming.session import Session
+
+        if self.streaming is None:
+            raise InputError(
+                "this model needs whole utterances: for streams train one with "
+                "ModelConfig.bidirectional=False and DataConfig.SpectConfig.normalization=running, "
+                "and export it with --streaming True"
+            )
+        rate = checked_rate(sample_rate or self.spect.sample_rate)
+        return Session(self.streaming, self.spect, self.labels, rate)
 
     def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
         """The class probabilities of each utterance of a batch, without padding.
@@ -198,10 +230,16 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
         raise InputError(
             f"{name}: not a model: name an .onnx file, or a model of the package: {names}"
         )
-    from deepspeech2.onnx_model import OnnxModel  # imported late: ONNX Runtime takes a while
+    # imported late: ONNX Runtime takes a while
+    from deepspeech2.onnx_model import OnnxModel
+    from deepspeech2.streaming.acoustic import StreamingAcoustic, whole_utterances
 
     info = read_info(path)
-    return Model(OnnxModel(path, info), info, make_decoder(config, info.labels))
+    decoder = make_decoder(config, info.labels)
+    if info.first_frames:
+        streaming = StreamingAcoustic(path, info)
+        return Model(whole_utterances(streaming), info, decoder, streaming)
+    return Model(OnnxModel(path, info), info, decoder)
 
 
 def _decoder_settings(lm: str | Path | LMConfig | None) -> LMConfig:

@@ -9,11 +9,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from deepspeech2.errors import RunError
+from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import atomic_path, ensure_writable
 from deepspeech2.model import AcousticModel
 from deepspeech2.model_info import ModelInfo
 from deepspeech2.onnx_model import OnnxModel
+from deepspeech2.streaming.acoustic import StreamingAcoustic, whole_utterances
 from src.config import Config
 from src.DeepSpeech import PredictCell, dynamic_inputs
 from src.stored_models import cell_model, load_mindir, load_network
@@ -88,7 +89,9 @@ def _write_mindir(cell: ms.nn.Cell, inputs: Iterable[Tensor], path: Path) -> Non
     path.with_name("model.mindir").rename(path)
 
 
-def export_onnx(checkpoint: str, config: Config, path: Path, quantize: str = "") -> Exported:
+def export_onnx(
+    checkpoint: str, config: Config, path: Path, quantize: str = "", streaming: bool = False
+) -> Exported:
     """Export a checkpoint as ONNX for batches of any size and length, with a JSON file beside it.
 
     Args:
@@ -96,38 +99,63 @@ def export_onnx(checkpoint: str, config: Config, path: Path, quantize: str = "")
         config: explicit settings must not contradict the checkpoint.
         path: path of the model to write.
         quantize: `int8` for LSTMs that compute in 8 bits, '' for float32.
+        streaming: whether to make a model for streams, which takes a chunk of frames at a time.
 
     Returns:
         The exported model; for `int8`, its `difference` is that of the quantized model.
 
     Raises:
-        InputError: for a checkpoint that cannot be used.
+        InputError: for a checkpoint that cannot be used, or not for streams.
         RunError: when the outputs of the file, before or after quantization, differ from the
             network's.
     """
     from src.onnx_graph import fix_quantization_ranges, quantize_onnx, write_onnx
+    from src.streaming_graph import first_frames, write_streaming_onnx
 
     ensure_writable(path.parent)
     network, config, labels = load_network(checkpoint, config)
-    info = config.model_info(labels)
+    info, write = config.model_info(labels), write_onnx
+    if streaming:
+        _check_for_streams(checkpoint, config)
+        write = write_streaming_onnx
+        info = replace(info, first_frames=first_frames(config.ModelConfig))
     num_bins = config.DataConfig.SpectConfig.num_bins
     cell = PredictCell(network)
     cell.set_inputs(*dynamic_inputs(num_bins))
     predict = cell_model(cell)
     parameters = {name: p.asnumpy() for name, p in network.parameters_dict().items()}
     with atomic_path(path) as temporary:
-        write_onnx(temporary, parameters, config.ModelConfig, num_bins)
-        exported = OnnxModel(temporary, info)
+        write(temporary, parameters, config.ModelConfig, num_bins)
+        exported = _load_onnx(temporary, info)
         difference = _compare(predict, exported, num_bins, path, TOLERANCE, CHECK_SIZES)
         if quantize:
             exact = temporary.rename(temporary.with_stem("float32"))
             fix_quantization_ranges(exact)
-            exported = OnnxModel(exact, info)
+            exported = _load_onnx(exact, info)
             _compare(predict, exported, num_bins, path, TOLERANCE, CHECK_SIZES)
             quantize_onnx(exact, temporary)
-            exported = OnnxModel(temporary, info)
+            exported = _load_onnx(temporary, info)
             difference = _compare(predict, exported, num_bins, path, INT8_TOLERANCE, CHECK_SIZES)
     return _finish(path, info, difference)
+
+
+def _check_for_streams(checkpoint: str, config: Config) -> None:
+    """Raise InputError for a network that needs the whole utterance."""
+    wrong = []
+    if config.ModelConfig.bidirectional:
+        wrong.append("its recurrent layers are bidirectional (ModelConfig.bidirectional)")
+    if config.DataConfig.SpectConfig.normalization != "running":
+        wrong.append("its normalisation is not `running` (DataConfig.SpectConfig.normalization)")
+    if wrong:
+        raise InputError(
+            f"{checkpoint}: no model for streams: {'; '.join(wrong)}: train one with these settings"
+        )
+
+
+def _load_onnx(path: Path, info: ModelInfo) -> AcousticModel:
+    if info.first_frames:
+        return whole_utterances(StreamingAcoustic(path, info))
+    return OnnxModel(path, info)
 
 
 def _compare(

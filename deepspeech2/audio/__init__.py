@@ -3,7 +3,14 @@
 `open_audio` yields a recording of any length in blocks; `load_audio` and `read_audio` join them.
 """
 
-from deepspeech2.audio.reader import Audio, AudioReader, load_audio, open_audio, read_audio
+from deepspeech2.audio.reader import (
+    Audio,
+    AudioReader,
+    checked_rate,
+    load_audio,
+    open_audio,
+    read_audio,
+)
 from deepspeech2.audio.resampling import resample
 from deepspeech2.audio.source import RATES, AudioError
 
@@ -13,6 +20,7 @@ __all__ = [
     "Audio",
     "AudioError",
     "AudioReader",
+    "checked_rate",
     "load_audio",
     "open_audio",
     "read_audio",

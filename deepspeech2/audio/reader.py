@@ -176,13 +176,19 @@ def _checked(samples: np.ndarray, rate: int) -> np.ndarray:
             f"samples have shape {samples.shape}, needed is (n, channels): {samples.shape[1]} "
             "channels are too many; transpose the array"
         )
+    checked_rate(rate)
+    if samples.dtype.kind not in "if":
+        raise AudioError(f"samples have dtype {samples.dtype}, needed are floats or integers")
+    return samples.reshape(len(samples), -1)  # (n,) -> (n, 1)
+
+
+def checked_rate(rate: float) -> int:
+    """A sample rate in Hz. Raises AudioError for one that no recording has."""
     if not isinstance(rate, numbers.Real) or not RATES[0] <= rate <= RATES[1]:
         raise AudioError(
             f"the sample rate (={rate!r}) must be a number from {RATES[0]} to {RATES[1]} Hz"
         )
-    if samples.dtype.kind not in "if":
-        raise AudioError(f"samples have dtype {samples.dtype}, needed are floats or integers")
-    return samples.reshape(len(samples), -1)  # (n,) -> (n, 1)
+    return int(rate)
 
 
 def _array_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:

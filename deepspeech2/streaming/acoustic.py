@@ -3,7 +3,7 @@
 Axes: N streams, F frequency bins, T spectrogram frames, T' output frames, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,26 @@ class StreamingAcoustic:
             for chunk, part in zip(chunks, parts, strict=True):
                 chunk.states[name] = part
         return list(probs)
+
+
+def whole_utterances(
+    acoustic: StreamingAcoustic,
+) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The `AcousticModel` that recognises whole utterances by a streaming model."""
+
+    def predict(inputs: np.ndarray, input_length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        results = []
+        for features, length in zip(inputs, input_length, strict=True):
+            chunk = Chunk(features[0, :, :length], acoustic.first_states(), first=True, final=True)
+            results += acoustic([chunk])
+        lengths = np.array([len(probs) for probs in results], np.int32)
+        shape = len(results), lengths.max(initial=0), results[0].shape[1]
+        padded = np.zeros(shape, np.float32)
+        for row, probs in zip(padded, results, strict=True):
+            row[: len(probs)] = probs
+        return padded, lengths
+
+    return predict
 
 
 def _first_size(size: int | str) -> int:

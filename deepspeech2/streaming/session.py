@@ -1,0 +1,273 @@
+"""One stream of speech: samples in, words out while they are spoken.
+
+What comes out does not depend on how the samples are divided: they are always worked on in blocks
+of the same length. Words that were given out never change.
+
+Axes: n samples, F frequency bins, T spectrogram frames, T' output frames, C classes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepspeech2.audio.resampling import Resampler
+from deepspeech2.errors import InputError
+from deepspeech2.features import SpectConfig, SpectrogramStream
+from deepspeech2.labels import Labels
+from deepspeech2.result import Segment, Transcript, Word
+from deepspeech2.streaming.acoustic import Chunk, StreamingAcoustic
+from deepspeech2.streaming.greedy import GreedyStream, SpokenWord
+
+BLOCK_STEPS = 2  # of the network's smallest chunks make a block
+# seconds without a letter
+PAUSE = 1.2  # ends a segment
+SILENCE = 2.4  # lets the network begin anew, with nothing to remember
+LONGEST = 20.0  # seconds of a segment: then it ends behind its next word
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is new.
+
+    Attributes:
+        words: words that are complete, and will not change.
+        partial: the word in progress; only letters can come to it.
+        ended: whether a segment has ended: nothing was said for a while, or it was long.
+    """
+
+    words: tuple[Word, ...] = ()
+    partial: str = ""
+    ended: bool = False
+
+
+class Session:
+    """A stream of speech.
+
+    `feed` and `finish` run the network themselves. A server that runs it for many streams at once
+    uses `add`, `end`, `next_chunk` and `take` instead.
+
+    Args:
+        acoustic: the network.
+        spect: settings of its spectrograms, with `running` normalisation.
+        labels: its classes.
+        sample_rate: rate of the samples that come, in Hz.
+    """
+
+    def __init__(
+        self, acoustic: StreamingAcoustic, spect: SpectConfig, labels: Labels, sample_rate: int
+    ):
+        self._acoustic, self._spect, self._labels = acoustic, spect, labels
+        self._hop = acoustic.step * spect.hop_length  # samples between two output frames
+        self._resampler = Resampler(sample_rate, spect.sample_rate)
+        self._decoder = GreedyStream(labels)
+        self._samples = np.zeros(0, np.float32)  # those that may be needed again, and new ones
+        self._kept = 0  # where they begin in the stream
+        self._ended = self._done = False  # no more samples, no more chunks
+        self._segments: list[Segment] = []
+        self._words: list[Word] = []  # of the segment in progress
+        self._log_probs: list[float] = []  # of their letters
+        self._begin_at(0)
+
+    def _begin_at(self, sample: int) -> None:
+        """Let the network begin at a sample of the stream, with nothing to remember."""
+        self._origin = self._position = sample  # the first sample, and the next one to work on
+        self._spectrogram = SpectrogramStream(self._spect)
+        self._features = np.zeros((self._spect.num_bins, 0), np.float32)
+        self._states, self._first = self._acoustic.first_states(), True
+        self._outputs, self._heard = 0, False  # frames of output, and whether one had a letter
+
+    @property
+    def transcript(self) -> Transcript:
+        """What was said so far, without the word in progress."""
+        segments = [*self._segments, *self._segment()]
+        text = " ".join(segment.text for segment in segments)
+        duration = (self._kept + len(self._samples)) / self._spect.sample_rate
+        return Transcript(text, tuple(segments), duration)
+
+    def feed(self, samples: np.ndarray) -> Progress:
+        """Take more samples.
+
+        Args:
+            samples: (n,) or (n, channels), floats in [-1, 1] or integers of full scale.
+
+        Raises:
+            InputError: for another shape or type, and after `finish`.
+            RunError: when the network cannot be run.
+        """
+        self.add(samples)
+        return self._run()
+
+    def finish(self) -> Progress:
+        """Take the end of the stream. Raises as `feed`."""
+        self.end()
+        return self._run()
+
+    def _run(self) -> Progress:
+        words, ended = [], False
+        while chunk := self.next_chunk():
+            (probs,) = self._acoustic([chunk])
+            new = self.take(probs, chunk)
+            words += new.words
+            ended |= new.ended
+        return Progress(tuple(words), self._partial(), ended)
+
+    # --- for callers that run the network themselves ---------------------------------------------
+
+    def add(self, samples: np.ndarray) -> None:
+        """Keep more samples for `next_chunk`; see `feed`."""
+        self._refuse_after_the_end()
+        self._append(self._resampler.process(_mono(samples)))
+
+    def end(self) -> None:
+        """There are no more samples; see `finish`."""
+        self._refuse_after_the_end()
+        self._append(self._resampler.finish())
+        self._ended = True
+
+    def next_chunk(self) -> Chunk | None:
+        """What the network has to recognise next; None until there are more samples.
+
+        Its result must be given to `take` before the next call.
+        """
+        size, fewest = BLOCK_STEPS * self._hop, self._acoustic.first_frames if self._first else 1
+        while not self._done:
+            step = self._acoustic.step
+            count = self._features.shape[1] // step * step
+            if count >= fewest:
+                return self._chunk(count)
+            start = self._position - self._kept
+            block = self._samples[start : start + size]
+            if len(block) < size and not self._ended:
+                return None
+            self._position += len(block)
+            self._add_features(self._spectrogram.feed(block))
+            if len(block) < size:
+                self._done = True
+                if self._position > self._origin:
+                    self._add_features(self._spectrogram.finish())
+                    return self._chunk(self._features.shape[1], final=True)
+        return None
+
+    def take(self, probs: np.ndarray, chunk: Chunk) -> Progress:
+        """Decode what the network made of a chunk: (T', C) class probabilities."""
+        self._states = chunk.states
+        words, ended = [], False
+        for row in probs:
+            word = self._decoder.push(row, self._sample_of(self._outputs))
+            self._outputs += 1
+            self._heard |= not self._decoder.silent
+            ends = self._segment_ends(word)
+            for spoken in (word, self._decoder.flush() if ends else None):
+                if spoken:
+                    words.append(self._keep(spoken))
+            ended |= ends
+            if ends:
+                self._end_segment()
+            if self._is_silent() and not chunk.final:
+                self._begin_at(self._sample_of(self._outputs))
+                break
+        if chunk.final and (spoken := self._decoder.flush()):
+            words.append(self._keep(spoken))
+        if chunk.final and self._words:
+            self._end_segment()
+            ended = True
+        self._forget()
+        return Progress(tuple(words), self._partial(), ended)
+
+    # --- samples and features --------------------------------------------------------------------
+
+    def _refuse_after_the_end(self) -> None:
+        if self._ended:
+            raise InputError("the stream has ended: begin another one")
+
+    def _append(self, samples: np.ndarray) -> None:
+        self._samples = np.concatenate([self._samples, samples])
+
+    def _add_features(self, features: np.ndarray) -> None:
+        self._features = np.concatenate([self._features, features], axis=1)
+
+    def _chunk(self, count: int, final: bool = False) -> Chunk:
+        chunk = Chunk(self._features[:, :count], self._states, self._first, final)
+        self._features = self._features[:, count:]
+        self._first = False
+        return chunk
+
+    def _sample_of(self, output: int) -> int:
+        """The sample of the stream on which an output frame is centred."""
+        return self._origin + output * self._hop
+
+    def _forget(self) -> None:
+        """Drop the samples that will not be needed even if the network begins anew."""
+        needed = min(self._position, self._sample_of(self._outputs))
+        self._samples = self._samples[max(0, needed - self._kept) :]
+        self._kept = max(self._kept, needed)
+
+    # --- words and segments ----------------------------------------------------------------------
+
+    def _seconds(self, frames: int) -> float:
+        return frames * self._hop / self._spect.sample_rate
+
+    def _partial(self) -> str:
+        return self._labels.decode(np.array(self._decoder.word.symbols, int))
+
+    def _segment_ends(self, word: SpokenWord | None) -> bool:
+        """Whether the segment ends with this frame, in which a word may have ended."""
+        spoken = self._words or word or self._decoder.word.symbols
+        if not spoken:
+            return False
+        if self._seconds(self._decoder.silent) >= PAUSE:
+            return True
+        begin = self._words[0].start if self._words else 0.0
+        now = self._sample_of(self._outputs) / self._spect.sample_rate
+        return bool(word and self._words and now - begin >= LONGEST)
+
+    def _is_silent(self) -> bool:
+        """Whether the network should begin anew."""
+        enough = self._heard or self._seconds(self._outputs) >= LONGEST
+        return enough and self._seconds(self._decoder.silent) >= SILENCE
+
+    def _keep(self, spoken: SpokenWord) -> Word:
+        """Add a complete word to the segment."""
+        rate, half = self._spect.sample_rate, self._hop // 2
+        start = max(0, spoken.first - half) / rate
+        end = min(self._kept + len(self._samples), spoken.last + self._hop - half) / rate
+        log_probs = spoken.log_probs()
+        text = self._labels.decode(np.array(spoken.symbols, int))
+        word = Word(start, end, text, math.exp(np.mean(log_probs)))
+        self._words.append(word)
+        self._log_probs += log_probs
+        return word
+
+    def _segment(self) -> list[Segment]:
+        """The segment in progress, if it has words."""
+        if not self._words:
+            return []
+        words = tuple(self._words)
+        text = " ".join(word.word for word in words)
+        probability = math.exp(np.mean(self._log_probs))
+        return [Segment(words[0].start, words[-1].end, text, words, probability)]
+
+    def _end_segment(self) -> None:
+        self._segments += self._segment()
+        self._words, self._log_probs = [], []
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """(n,) or (n, channels) floats or integers -> (n,) float32 with full scale 1.
+
+    Raises:
+        InputError: for another shape or type, and for values that are not finite.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "if":
+        raise InputError(
+            f"samples have shape {samples.shape} and dtype {samples.dtype}, needed are floats or "
+            "integers of shape (n,) or (n, channels)"
+        )
+    if samples.dtype.kind == "i":
+        samples = samples / np.float32(-float(np.iinfo(samples.dtype).min))
+    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise InputError("samples hold values that are not finite numbers")
+    return mono.astype(np.float32)
