@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,20 @@ def tiny_recipe(demo_corpus: Path, folder: Path) -> list[str]:
             "ModelConfig.conv_channels=2",
             "ModelConfig.conv2_kernel=[21, 1]", "TrainingConfig.epochs=2",
             f"TrainingConfig.log_dir={folder}/logs", f"CheckpointConfig.ckpt_path={folder}/ckpt"]
+
+
+def write_streaming_model(path: Path) -> None:
+    """Write a streaming model of random weights, and its JSON file."""
+    from src.DeepSpeech import DeepSpeech
+    from src.streaming_graph import first_frames, write_streaming_onnx
+
+    config = load_config(None, [
+        "ModelConfig.bidirectional=False", "ModelConfig.hidden_size=8",
+        "ModelConfig.hidden_layers=1", "ModelConfig.conv_channels=2",
+        "ModelConfig.conv2_kernel=[21, 1]", "DataConfig.SpectConfig.normalization=running"])
+    labels = Labels.load(ROOT / "labels.json")
+    network = DeepSpeech(config.ModelConfig, 161, len(labels))
+    parameters = {name: p.asnumpy() for name, p in network.parameters_dict().items()}
+    write_streaming_onnx(path, parameters, config.ModelConfig, 161)
+    info = replace(config.model_info(labels), first_frames=first_frames(config.ModelConfig))
+    path.with_suffix(".json").write_text(info.to_json(path))
