@@ -357,6 +357,18 @@ def test_a_batch_is_decoded_as_its_utterances(arpa, workers):
     assert search.decode_batch([]) == []
 
 
+def test_frames_may_come_little_by_little(arpa):
+    """The search goes on as if they had come at once, also beyond the first table of nodes."""
+    rng, labels = np.random.default_rng(0), Labels("ABCDE _")
+    search = BeamSearch(labels, LMConfig(top_paths=5), LanguageModel.read(arpa))
+    probs = rng.dirichlet(np.full(7, 0.5), 120)
+    state, at = search.begin(), 0
+    while at < len(probs):
+        size = int(rng.integers(0, 9))
+        state, at = search.take(state, probs[at : at + size]), at + size
+        assert search.end(state) == search.decode(probs[:at])
+
+
 # what is refused
 
 @pytest.mark.parametrize(("probs", "words"), [

@@ -110,7 +110,7 @@ make_decoder(LMConfig("beam"), Labels("AB _"))"""
 def test_the_search_is_compiled_anew_where_its_language_model_changes():
     """numba's cache looks at one file only; the other's source is a part of the key."""
     from deepspeech2.decoding import search
-    keys = {cell.cell_contents for one in (search.prefix_beam_search, search._compile("other"))
+    keys = {cell.cell_contents for one in (search.take, search.end, *search._compile("other"))
             for cell in one.py_func.__closure__ if isinstance(cell.cell_contents, str)}
     assert len(keys) == 2 and "other" in keys
 

@@ -14,7 +14,7 @@ from deepspeech2.decoding.alignment import log_probabilities
 from deepspeech2.decoding.decoders import Hypothesis, LMConfig
 from deepspeech2.decoding.language_model import LanguageModel
 from deepspeech2.decoding.lexicon import best_below, build_trie
-from deepspeech2.decoding.search import LetterModel, Rules, Vocabulary, prefix_beam_search
+from deepspeech2.decoding.search import LetterModel, Rules, Vocabulary, begin, end, take
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels, UnknownCharacters
 
@@ -145,6 +145,22 @@ class BeamSearch:
         Raises:
             InputError: for another shape, and for values that are no probabilities.
         """
+        return self.end(self.take(self.begin(), probs))
+
+    def begin(self) -> tuple:
+        """The state of a search before the first frame."""
+        return begin(len(self.labels), self._letters, self._rules)
+
+    def take(self, search: tuple, probs: np.ndarray) -> tuple:
+        """The state after more frames of an utterance; the old one must not be used any more.
+
+        Args:
+            search: the state before.
+            probs: (T', C) class probabilities.
+
+        Raises:
+            InputError: as `decode`.
+        """
         config = self.config
         probs = self._checked(probs)
         log_probs = log_probabilities(probs.astype(np.float64))
@@ -154,11 +170,14 @@ class BeamSearch:
         if config.cutoff_prob < 1:
             before = np.take_along_axis(probs, classes, 1).cumsum(1)[:, :-1]
             num_classes = 1 + (before < config.cutoff_prob).sum(1)
-        texts, values = prefix_beam_search(
-            log_probs, classes, num_classes, self._vocabulary, self._tables, self._letters,
-            self._rules,
-        )
-        order = np.argsort(-values[:, 2], kind="stable")[: config.top_paths]
+        rest = self._vocabulary, self._tables, self._letters, self._rules
+        return take(search, log_probs, classes, num_classes, *rest)
+
+    def end(self, search: tuple) -> list[Hypothesis]:
+        """The best texts after all frames, as `decode` gives them; the state stays as it is."""
+        rest = self._vocabulary, self._tables, self._letters, self._rules
+        texts, values = end(search, *rest)
+        order = np.argsort(-values[:, 2], kind="stable")[: self.config.top_paths]
         return [
             Hypothesis(self.labels.decode(text[text >= 0]), score, acoustic, language)
             for text, (acoustic, language, score) in zip(

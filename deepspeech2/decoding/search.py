@@ -492,28 +492,55 @@ def _texts(nodes, node_of):
     return result
 
 
-def _compile(advance_code):
-    """The compiled search.
+class Search(NamedTuple):
+    """A search between two frames: its nodes and hypotheses, and room to work in.
 
-    numba stores it beside this file and looks for changes of this file only, hence the code of
+    Attributes:
+        nodes: (capacity,) NODE.
+        count: how many of them are used.
+        now: (width,) HYPOTHESIS, best first.
+        size: how many of them there are.
+        after: (width,) HYPOTHESIS, room for those of the next frame.
+        heap: (width,) CANDIDATE, room for the candidates of a frame.
+        reached: (width, C) the last frame in which a text was reached by a symbol.
+        frame: number of the next frame.
+    """
+
+    nodes: np.ndarray
+    count: int
+    now: np.ndarray
+    size: int
+    after: np.ndarray
+    heap: np.ndarray
+    reached: np.ndarray
+    frame: int
+
+
+def begin(num_classes: int, letters: LetterModel | None, rules: Rules) -> Search:
+    """The search before the first frame: no text."""
+    nodes, now = np.zeros(FIRST_NODES, NODE), np.zeros(rules.width, HYPOTHESIS)
+    root = nodes[ROOT]
+    root["parent"] = root["child"] = root["sibling"] = -1
+    root["symbol"], root["state"] = rules.space, rules.begin
+    root["letter_state"] = letters.begin if letters else 0
+    now[0]["symbol"] = -np.inf
+    after, heap = np.empty(rules.width, HYPOTHESIS), np.empty(rules.width, CANDIDATE)
+    reached = np.full((rules.width, num_classes), -1, np.int32)
+    return Search(nodes, ONE, now, ONE, after, heap, reached, NONE)
+
+
+def _compile(advance_code):
+    """The compiled search: a function that takes frames, and one that ends it.
+
+    numba stores them beside this file and looks for changes of this file only, hence the code of
     `advance` as a part of the key.
     """
 
-    def prefix_beam_search(log_probs, classes, num_classes, vocabulary, tables, letters, rules):
+    def take(search, log_probs, classes, num_classes, vocabulary, tables, letters, rules):
         advance_code  # noqa: B018
-        nodes = np.empty(FIRST_NODES, NODE)
-        root = nodes[ROOT]
-        root.parent, root.symbol, root.child, root.sibling, root.slot = -1, rules.space, -1, -1, 0
-        root.position, root.state, root.language, root.log_prob = ROOT, rules.begin, 0.0, 0.0
-        root.ended = 0
-        _begin_word(root, letters)
-        count, size = ONE, ONE
-        now, after = np.empty(rules.width, HYPOTHESIS), np.empty(rules.width, HYPOTHESIS)
-        now[0].node, now[0].blank, now[0].symbol, now[0].total = ROOT, 0.0, -np.inf, 0.0
-        heap = np.empty(rules.width, CANDIDATE)
-        reached = np.full((rules.width, log_probs.shape[1]), -1, np.int32)
-        for frame in range(len(log_probs)):
-            row, best_classes = log_probs[frame], classes[frame, : num_classes[frame]]
+        nodes, count, now, size, after, heap, reached, first = search
+        for t in range(len(log_probs)):
+            row, best_classes, frame = log_probs[t], classes[t, : num_classes[t]], first + t
             held, best = _stay(
                 row, nodes, now, size, vocabulary, letters, rules, reached, frame, heap
             )
@@ -531,13 +558,20 @@ def _compile(advance_code):
                 nodes, count, now, size, after, heap, held, best - rules.margin, row, letters
             )
             now, after = after, now
-        node_of, values = _close(nodes, now, size, vocabulary, tables, letters, rules)
-        return _texts(nodes, node_of), values
+        return Search(nodes, count, now, size, after, heap, reached, first + len(log_probs))
 
+    def end(search, vocabulary, tables, letters, rules):
+        advance_code  # noqa: B018
+        node_of, values = _close(
+            search.nodes, search.now, search.size, vocabulary, tables, letters, rules
+        )
+        return _texts(search.nodes, node_of), values
+
+    functions = take, end
     try:
-        return njit(nogil=True, cache=True)(prefix_beam_search)
+        return [njit(nogil=True, cache=True)(function) for function in functions]
     except RuntimeError:  # neither this folder nor the user's cache folder can be written to
-        return njit(nogil=True)(prefix_beam_search)
+        return [njit(nogil=True)(function) for function in functions]
 
 
-prefix_beam_search = _compile(repr((advance.__code__.co_code, advance.__code__.co_consts)))
+take, end = _compile(repr((advance.__code__.co_code, advance.__code__.co_consts)))
