@@ -124,6 +124,8 @@ def test_mp3_in_wav(tmp_path):
     expected = read_audio(write(tmp_path / "a.mp3", content))[0]
     np.testing.assert_array_equal(read_audio(path)[0], expected)
     assert "truncated" in refusal(write(path, whole[:3000]))
+    junk = whole.replace(content, b"\x55" * len(content))
+    assert "no samples" in refusal(write(path, junk))
 
 
 def test_an_mp3_is_read_in_bounded_memory_and_left_in_its_middle(tmp_path, monkeypatch):

@@ -19,8 +19,6 @@ _BLOCK = 1 << 20  # samples of all channels that are decoded at once
 _PLAIN_SIZE = 1 << 22  # bytes of a WAV file that is read at once
 # what soundfile raises; TypeError: it asks for the rate of a .raw file
 ERRORS = (OSError, RuntimeError, TypeError, ValueError)
-
-
 _UNKNOWN, _UNSUPPORTED = 1, 4  # libsndfile's error codes
 
 

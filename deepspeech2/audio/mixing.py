@@ -93,11 +93,18 @@ class Mixer:
         return block[:, self._channel - 1]
 
     def _without_offset(self, mono: np.ndarray) -> np.ndarray:
+        mean = mono.mean() if len(mono) else 0.0
+        if not np.isfinite(mean):  # quicker than to look at every sample
+            raise AudioError(f"{self._name}: the audio holds values that are not finite numbers")
         if len(mono) >= self._enough:
-            mean = float(mono.mean(dtype=np.float64))
-            chance = float(mono.std(dtype=np.float64)) / len(mono) ** 0.5  # standard error of noise
-            self._offset = mean if abs(mean) > max(_OFFSET, _SURE * chance) else 0.0
+            self._offset = _offset(mono) if abs(mean) > _OFFSET else 0.0
         return mono - np.float32(self._offset) if self._offset else mono
+
+
+def _offset(mono: np.ndarray) -> float:
+    """The mean of (n,) float32 samples; 0 where it can be chance."""
+    mean, deviation = mono.mean(dtype=np.float64), mono.std(dtype=np.float64)
+    return float(mean) if abs(mean) > _SURE * deviation / len(mono) ** 0.5 else 0.0
 
 
 def _cancel(block: np.ndarray) -> bool:

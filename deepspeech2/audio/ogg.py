@@ -14,7 +14,7 @@ def links(recording: Recording) -> list[tuple[int, int]]:
     Raises:
         AudioError: when the file ends within a page, which libsndfile ignores.
     """
-    starts, position, begins = [0], 0, True
+    starts, begins = [0], True
     for position, begins_now in _pages(recording):
         if begins_now and not begins:
             starts.append(position)

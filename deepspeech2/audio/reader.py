@@ -110,7 +110,9 @@ def read_audio(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
         raise AudioError(f"{source}: cannot read the audio: a pipe or a device, not a file")
     with opened(source) as recording:
         parts = parts_of(recording)
-        first = next(parts)
+        first = next(parts, None)
+        if first is None:
+            raise AudioError(f"{recording.name}: the audio has no samples")
         blocks = _mono_blocks(
             recording.name, recording.size, chain([first], parts), first.rate, None
         )
@@ -144,10 +146,7 @@ def _mono_blocks(
                 raise AudioError(
                     f"{name}: more than {limit} samples in a file of {size} bytes: not a recording"
                 )
-            mono = mixer(block)
-            if not np.isfinite(mono).all():
-                raise AudioError(f"{name}: the audio holds values that are not finite numbers")
-            yield from _unless_empty(resampler.process(mono))
+            yield from _unless_empty(resampler.process(mixer(block)))
         yield from _unless_empty(resampler.finish())
     if not length:
         raise AudioError(f"{name}: the audio has no samples")
