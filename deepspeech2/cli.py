@@ -6,10 +6,12 @@ import logging
 from collections.abc import Callable
 
 from deepspeech2 import commands
-from deepspeech2.audio import Audio, load_audio
 from deepspeech2.decoding.decoders import LMConfig, read_settings
-from deepspeech2.errors import InputError
-from deepspeech2.model import Model, load_model
+from deepspeech2.errors import RunError
+from deepspeech2.model import BATCH_SIZE, Model, load_model
+from deepspeech2.output import Failures, Progress, make_output
+from deepspeech2.recordings import find_recordings
+from deepspeech2.writers import WRITERS, Layout
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,8 @@ class _Written(argparse.Action):
         namespace.written = {**namespace.written, self.dest: values}
 
 
-def _channel(text: str) -> int:
-    """An argparse type: the number of a channel."""
+def _positive(text: str) -> int:
+    """An argparse type: a number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number from 1 on")
     return int(text)
@@ -45,19 +47,76 @@ def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `deepspeech2 transcribe` and transcribe.py share."""
     parser.add_argument(
         "files",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help="recordings: WAV, FLAC, OGG (Vorbis or Opus) or MP3, of any sample rate, also pipes; "
-        "- is standard input; more formats with the package's extra [media]",
+        "folders of recordings; - is standard input; more formats with the package's extra [media]",
     )
     parser.add_argument(
         "--channel",
-        type=_channel,
+        type=_positive,
         default=None,
         metavar="N",
         help="the channel to transcribe, from 1 on; default is average: two people on two channels "
         "are a mixture there",
     )
+    parser.add_argument(
+        "--manifest",
+        default="",
+        metavar="FILE",
+        help="CSV file with more recordings in its first column, default is ''",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=_positive,
+        default=BATCH_SIZE,
+        metavar="N",
+        help="the most pieces of recordings that are recognised at once, default is %(default)s",
+    )
+    _add_output_arguments(parser)
+    _add_decoding_arguments(parser)
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("output", "docs/transcribing.md explains these options.")
+    output.add_argument(
+        "--output_format",
+        choices=(*WRITERS, "all"),
+        default="txt",
+        help="what to write, default is %(default)s",
+    )
+    output.add_argument(
+        "--output_dir",
+        default="",
+        metavar="DIR",
+        help="folder for one file a recording and format, in the same folders as the recordings; "
+        "default is '': standard output",
+    )
+    output.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="leave out recordings whose files are in --output_dir",
+    )
+    output.add_argument(
+        "--word_timestamps",
+        action="store_true",
+        help="a subtitle, or a line of tsv, for each word; json has the times of words in any case",
+    )
+    output.add_argument(
+        "--highlight_words", action="store_true", help="underline each word while it is said"
+    )
+    for name, text in (("max_line_width", "characters of a line"), ("max_line_count", "lines")):
+        default = getattr(Layout, name)
+        output.add_argument(
+            f"--{name}",
+            type=_positive,
+            default=default,
+            metavar="N",
+            help=f"the most {text} of a subtitle, default is {default}",
+        )
+
+
+def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     decoding = parser.add_argument_group("decoding", "docs/decoding.md explains these options.")
     decoding.add_argument(
         "--decoder",
@@ -99,34 +158,40 @@ def decoding_settings(args: argparse.Namespace) -> LMConfig:
 
 
 def transcribe(args: argparse.Namespace, load: Callable[[], Model]) -> int:
-    """Print one line of text for each file, in order.
+    """Transcribe what the options name, in order.
 
     Args:
-        args: parsed options; `files` are the recordings.
+        args: parsed options.
         load: makes the model.
 
     Returns:
-        The exit code: 2 when a file could not be read, whose line is then empty.
+        The exit code: 2 when a recording could not be read, whose line is then empty; 1 when
+        something else failed for a recording.
     """
+    recordings, problems = find_recordings(args.files, args.manifest)
+    output = make_output(args, recordings)
+    waiting = [(r, place) for r, place in output.places(recordings) if not output.is_done(place)]
+    if len(waiting) < len(recordings):
+        logger.info("%d recordings have their files already", len(recordings) - len(waiting))
     model = load()
-    failures = 0
-    for path in args.files:
-        try:
-            text = model.transcribe(_audio(path, model, args.channel)).text
-        except InputError as error:  # the other files still get their lines
-            logger.error("%s", error)
-            failures += 1
-            text = ""
-        print(text, flush=True)
-    return 2 if failures else 0
-
-
-def _audio(path: str, model: Model, channel: int | None) -> Audio:
-    """What to transcribe: a file, or one channel of a file."""
-    if channel is None:
-        return path
-    rate = model.spect.sample_rate
-    return load_audio(path, rate, channel), rate
+    with Progress(len(waiting)) as progress:
+        failures = Failures(progress.clear, problems)
+        results = model.transcribe_many(
+            (recording.path for recording, _ in waiting),
+            args.batch_size,
+            args.channel,
+            progress.add_audio,
+        )
+        for (recording, place), result in zip(waiting, results, strict=True):
+            progress.clear()
+            if isinstance(result, Exception):
+                failures.add(recording.path, result)
+            try:
+                output.write(place, result)
+            except RunError as error:
+                failures.add(recording.path, error)
+            progress.add_recording()
+    return failures.exit_code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """Compute the log spectrogram that the network reads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -93,6 +94,15 @@ def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
         spectra = np.fft.rfft(frames[some] * _window(spect)).astype(np.complex64)
         np.abs(spectra, out=logs[some])
     return np.log1p(logs, out=logs)
+
+
+def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """N arrays (F, T) -> (N, 1, F, longest T) float32, zero past their ends; (N,) int32 lengths."""
+    lengths = np.array([s.shape[1] for s in spectrograms], np.int32)
+    inputs = np.zeros((len(spectrograms), 1, len(spectrograms[0]), lengths.max()), np.float32)
+    for i, s in enumerate(spectrograms):
+        inputs[i, 0, :, : s.shape[1]] = s
+    return inputs, lengths
 
 
 @lru_cache(maxsize=8)

@@ -4,13 +4,13 @@ Axes: N utterances, F frequency bins, T spectrogram frames, T' output frames, C 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
-from deepspeech2.audio import Audio, load_audio
+from deepspeech2.audio import Audio
 from deepspeech2.decoding.alignment import symbol_log_probs, word_slices
 from deepspeech2.decoding.decoders import (
     SETTINGS_SUFFIXES,
@@ -21,7 +21,6 @@ from deepspeech2.decoding.decoders import (
     read_settings,
 )
 from deepspeech2.errors import InputError
-from deepspeech2.features import spectrogram
 from deepspeech2.model_info import ModelInfo, read_info
 from deepspeech2.result import Segment, Transcript, Word
 
@@ -29,6 +28,7 @@ from deepspeech2.result import Segment, Transcript, Word
 # -> (N, T', C) float32 class probabilities, (N,) int32 output frame counts
 AcousticModel = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
+BATCH_SIZE = 8
 NEEDS_MINDSPORE = (".ckpt", ".mindir")
 
 
@@ -53,20 +53,44 @@ class Model:
         self.spect = info.spect()
         self.hop_samples = info.time_stride * self.spect.hop_length
 
-    def transcribe(self, audio: Audio) -> Transcript:
-        """The transcript of a recording.
+    def transcribe(self, audio: Audio, channel: int | None = None) -> Transcript:
+        """The transcript of a recording of any length.
 
         Args:
             audio: a path, a binary file object, or a pair of (n,) or (n, channels) samples and
                 their rate in Hz.
+            channel: the channel to take, from 1 on; None for the average of all.
 
         Raises:
             AudioError: for audio that cannot be used.
+            RunError: when the network cannot be run, as with too little memory.
         """
-        samples = load_audio(audio, self.spect.sample_rate)
-        inputs = spectrogram(samples, self.spect)[None, None]  # (1, 1, F, T)
-        probs = self.emissions(inputs, np.array([inputs.shape[3]], np.int32))[0]
-        return self.transcript(probs, len(samples))
+        (result,) = self.transcribe_many([audio], channel=channel)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def transcribe_many(
+        self,
+        audios: Iterable[Audio],
+        batch_size: int = BATCH_SIZE,
+        channel: int | None = None,
+        progress: Callable[[float], None] = lambda seconds: None,
+    ) -> Iterator[Transcript | Exception]:
+        """The transcripts of recordings, in their order; pieces of several go through in a batch.
+
+        Args:
+            audios: see `transcribe`.
+            batch_size: the most pieces in a batch.
+            channel: see `transcribe`.
+            progress: called now and then with the seconds of audio that were recognised meanwhile.
+
+        Yields:
+            For each recording its transcript, or what `transcribe` would raise.
+        """
+        from deepspeech2.transcription import transcribe_all
+
+        return transcribe_all(self, audios, batch_size, channel, progress)
 
     def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
         """The class probabilities of each utterance of a batch, without padding.
@@ -90,32 +114,54 @@ class Model:
 
     def transcript(self, probs: np.ndarray, num_samples: int) -> Transcript:
         """The transcript of a recording of `num_samples` with (T', C) class probabilities."""
+        segment, alternatives = self.segment(probs, 0, num_samples)
+        segments = (segment,) if segment else ()
+        text = segment.text if segment else ""
+        return Transcript(text, segments, num_samples / self.spect.sample_rate, alternatives)
+
+    def segment(
+        self, probs: np.ndarray, start: int, num_samples: int
+    ) -> tuple[Segment | None, tuple[str, ...]]:
+        """What is said in a stretch of a recording.
+
+        Args:
+            probs: (T', C) class probabilities of the stretch.
+            start: where the stretch begins in the recording, in samples.
+            num_samples: its length.
+
+        Returns:
+            The segment, None where nothing was recognised; and other texts, best first.
+        """
         symbols, spans, alternatives = self.decoder.path(probs)
         log_probs = symbol_log_probs(probs, symbols, spans)
-        duration = num_samples / self.spect.sample_rate
         words, spoken = [], []
         for part in word_slices(symbols, self.labels.space_index):
-            start, end = self._seconds(spans[part], num_samples)
+            first, last = self._seconds(spans[part], start, num_samples)
             text = self.labels.decode(symbols[part])
-            words.append(Word(start, end, text, _probability(log_probs[part])))
+            words.append(Word(first, last, text, _probability(log_probs[part])))
             spoken += log_probs[part].tolist()
         if not words:
-            return Transcript("", (), duration, alternatives)
+            return None, alternatives
         text = " ".join(word.word for word in words)
         segment = Segment(
             words[0].start, words[-1].end, text, tuple(words), _probability(spoken)
         )
-        return Transcript(text, (segment,), duration, alternatives)
+        return segment, alternatives
 
-    def _seconds(self, spans: np.ndarray, num_samples: int) -> tuple[float, float]:
-        """(U, 2) first and last frames of a word's symbols -> start and end of the word in seconds.
+    def _seconds(self, spans: np.ndarray, start: int, num_samples: int) -> tuple[float, float]:
+        """When a word begins and ends, in seconds from the beginning of the recording.
 
-        Output frame i is centred on sample i * `hop_samples`.
+        Output frame i is centred on sample start + i * `hop_samples`.
+
+        Args:
+            spans: (U, 2) first and last frames of the word's symbols.
+            start: first sample of the stretch.
+            num_samples: length of the stretch.
         """
         half = self.hop_samples // 2
-        start = max(0, int(spans[0, 0]) * self.hop_samples - half)
-        end = min(num_samples, int(spans[-1, 1]) * self.hop_samples + self.hop_samples - half)
-        return start / self.spect.sample_rate, end / self.spect.sample_rate
+        first = max(0, int(spans[0, 0]) * self.hop_samples - half)
+        last = min(num_samples, int(spans[-1, 1]) * self.hop_samples + self.hop_samples - half)
+        return (start + first) / self.spect.sample_rate, (start + last) / self.spect.sample_rate
 
 
 def _probability(log_probs: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from deepspeech2.result import Transcript, Word
+from deepspeech2.result import Segment, Transcript, Word
 
 # what subtitles are made for: lines that fit a screen, read at a glance, gone when nobody speaks
 CUE_SECONDS = 7.0
@@ -20,11 +20,13 @@ class Layout:
         max_line_width: characters of a line; a longer word has a line of its own.
         max_line_count: lines shown at once.
         highlight_words: underline each word while it is said.
+        word_timestamps: show and list each word by itself.
     """
 
     max_line_width: int = 42
     max_line_count: int = 2
     highlight_words: bool = False
+    word_timestamps: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def cues(transcript: Transcript, layout: Layout) -> list[Cue]:
     A cue ends where its lines are full, after `CUE_SECONDS`, and at a pause of `PAUSE_SECONDS`.
     """
     result: list[Cue] = []
-    for segment in transcript.segments:
+    for segment in _segments(transcript, layout):
         group: list[Word] = []
         for word in segment.words:
             if group and not _continues(group, word, layout):
@@ -65,6 +67,14 @@ def cues(transcript: Transcript, layout: Layout) -> list[Cue]:
             group.append(word)
         result += _show(group, layout)
     return result
+
+
+def _segments(transcript: Transcript, layout: Layout) -> list[Segment]:
+    """The segments of a transcript, or each of its words as a segment."""
+    if not layout.word_timestamps:
+        return list(transcript.segments)
+    words = [word for segment in transcript.segments for word in segment.words]
+    return [Segment(w.start, w.end, w.word, (w,), w.probability) for w in words]
 
 
 def _continues(group: list[Word], word: Word, layout: Layout) -> bool:
@@ -146,7 +156,8 @@ def to_vtt(transcript: Transcript, layout: Layout) -> str:
 def to_tsv(transcript: Transcript, layout: Layout) -> str:
     """A line for each segment: start and end in milliseconds, text; separated by tabs."""
     lines = [
-        f"{_milliseconds(s.start)}\t{_milliseconds(s.end)}\t{s.text}" for s in transcript.segments
+        f"{_milliseconds(s.start)}\t{_milliseconds(s.end)}\t{s.text}"
+        for s in _segments(transcript, layout)
     ]
     return "\n".join(["start\tend\ttext", *lines]) + "\n"
 

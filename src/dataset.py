@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspeech2.audio import load_audio
-from deepspeech2.features import SpectConfig, spectrogram
+from deepspeech2.features import SpectConfig, pad_spectrograms, spectrogram
 from deepspeech2.labels import Labels
 from deepspeech2.model import Model
 from src.augment import Augmenter
@@ -33,6 +33,9 @@ COLUMNS = ["inputs", "input_length", "targets", "target_length", "rows", "texts"
 # one frame of silence without labels adds nothing to the loss.
 NO_ROW = -1
 SHARED_MEMORY = "/dev/shm"
+# The most seconds of a batch without training, padding included; a longer utterance is its own
+# batch. One long recording among short ones would make all of them as long.
+EVALUATED_SECONDS = 120.0
 PREFETCHED_BATCHES = 4  # the largest batches take 20 to 40 MB each
 
 
@@ -130,15 +133,6 @@ def keep_freed_memory() -> None:
     np.empty(30 << 20, np.uint8)
 
 
-def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """N arrays (F, T) -> (N, 1, F, longest T) float32, zero past their ends; (N,) int32 lengths."""
-    lengths = np.array([s.shape[1] for s in spectrograms], np.int32)
-    inputs = np.zeros((len(spectrograms), 1, len(spectrograms[0]), lengths.max()), np.float32)
-    for i, s in enumerate(spectrograms):
-        inputs[i, 0, :, : s.shape[1]] = s
-    return inputs, lengths
-
-
 def _pad_targets(targets: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """N lists of class indices -> (N, longest U) int32, zero-padded; (N,) int32 lengths."""
     lengths = np.array([len(t) for t in targets], np.int32)
@@ -234,7 +228,7 @@ def emissions(
         Each batch with one (T', C) array of class probabilities for each of its utterances; the
         list is empty if none of them can be read.
     """
-    plan = BatchPlan(config.DataConfig.batch_size)
+    plan = BatchPlan(config.DataConfig.batch_size, EVALUATED_SECONDS)
     batches = split_batches(rows, plan, manifest.seconds)
     source = BatchSource(manifest, batches, model.labels, model.spect)
     workers = config.DataConfig.num_workers

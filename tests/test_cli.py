@@ -1,15 +1,17 @@
 """Options that commands share, the choice of the device, and the command `deepspeech2`."""
 
 import argparse
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from conftest import model_that_says, voice
 
 import deepspeech2.cli
-from deepspeech2.audio import read_audio
 from deepspeech2.decoding.decoders import LMConfig
 from deepspeech2.errors import InputError
-from deepspeech2.result import Transcript
 from src import cli, device
 
 
@@ -84,23 +86,85 @@ def test_an_onnx_model_does_not_run_on_the_cpu_in_silence_when_a_gpu_was_asked_f
 
 # deepspeech2 transcribe
 
+@pytest.fixture
+def says_go(monkeypatch, labels):
+    """`deepspeech2 transcribe` with a model that hears GO in every piece with speech."""
+    model = model_that_says("GO", labels)
+    monkeypatch.setattr(deepspeech2.cli, "load_model", lambda name, lm: model)
+    return lambda *arguments: deepspeech2.cli.main(["transcribe", *map(str, arguments)])
+
+
+@pytest.fixture
+def speech(tmp_path) -> Path:
+    """A folder with recordings in folders, and other things."""
+    folder = tmp_path / "in"
+    for name in ("b.wav", "a/x.wav", "a/x.flac", "c d/x.WAV", "a/.hidden.wav", "a/notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(folder / name, "wb") as file:
+            soundfile.write(file, voice(8000), 16000, format="FLAC" if "flac" in name else "WAV")
+    (folder / "a" / "circle").symlink_to(folder)
+    return folder
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
 def test_transcribe_gives_a_line_a_file_in_order_and_names_the_bad_one(
-        tmp_path, write_wav, monkeypatch, capsys, caplog):
+        speech, says_go, capsys, caplog):
     """An unreadable file has an empty line, and the command ends with 2."""
-    class Hears:
-        """The name of the file in every recording."""
+    soundfile.write(speech / "nobody.wav", np.zeros(16000), 16000)
+    (speech / "two\nlines.wav").write_bytes(b"?")
+    good, silent, bad = (speech / name for name in ("b.wav", "nobody.wav", "two\nlines.wav"))
+    assert says_go(good, bad, speech / "none.wav", silent, good) == 2
+    assert capsys.readouterr().out == "GO\n\n\n\nGO\n"
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "two\\x0alines.wav: " in first and "none.wav: cannot read the audio" in second
+    assert says_go(good, silent) == 0
 
-        def transcribe(self, path: str) -> Transcript:
-            return Transcript(Path(path).stem, (), len(read_audio(path)[0]) / 16000)
 
-    monkeypatch.setattr(deepspeech2.cli, "load_model", lambda name, lm: {"mine": Hears()}[name])
-    for name in ("one", "two"):
-        write_wav(tmp_path / f"{name}.wav")
-    files = [f"{tmp_path}/{name}.wav" for name in ("two", "bad", "one")]
-    assert deepspeech2.cli.main(["transcribe", "--model", "mine", *files]) == 2
-    assert capsys.readouterr().out == "two\n\none\n"
-    assert "bad.wav: cannot read the audio" in caplog.text
-    assert deepspeech2.cli.main(["transcribe", "--model", "mine", files[0], files[2]]) == 0
+def test_folders_are_searched_in_order_and_mirrored(speech, says_go, tmp_path, capsys):
+    """Links in circles end, and no two recordings share a file."""
+    assert says_go(speech, "--output_dir", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["a/x.flac.txt", "a/x.wav.txt", "b.txt", "c d/x.txt"]
+    assert (tmp_path / "out/b.txt").read_text() == "GO\n" and capsys.readouterr().out == ""
+    (speech / "empty").mkdir()
+    assert says_go(speech / "c d", speech / "empty", speech / "a/x.wav", "--output_format", "json",
+                   "--output_dir", tmp_path / "json") == 2  # there is nothing in `empty`
+    assert files_in(tmp_path / "json") == ["a/x.json", "c d/x.json"]
+
+
+def test_a_manifest_and_all_formats(speech, says_go, tmp_path):
+    (speech / "m.csv").write_text("a/x.wav,a/x.txt\n\nb.wav,b.txt\n")
+    out = tmp_path / "out"
+    assert says_go("--manifest", speech / "m.csv", "--output_format", "all",
+                   "--output_dir", out) == 0
+    assert files_in(out) == [f"{stem}.{name}" for stem in ("a/x", "b")
+                             for name in ("json", "srt", "tsv", "txt", "vtt")]
+    (segment,) = json.loads((out / "b.json").read_text())["segments"]
+    assert [word["word"] for word in segment["words"]] == ["GO"]
+
+
+def test_what_exists_is_skipped(speech, says_go, tmp_path):
+    out = tmp_path / "out"
+    (out / "a").mkdir(parents=True)
+    (out / "a/x.wav.txt").write_text("mine")
+    assert says_go(speech, "--output_dir", out, "--skip_existing") == 0
+    assert (out / "a/x.wav.txt").read_text() == "mine" and len(files_in(out)) == 4
+
+
+def test_a_file_that_cannot_be_written_is_said_and_the_others_are(speech, says_go, tmp_path,
+                                                                   caplog):
+    out = tmp_path / "out"
+    (out / "b.txt").mkdir(parents=True)  # where a file should go
+    assert says_go(speech, "--output_dir", out) == 1
+    assert f"{out}/b.txt: cannot write: Is a directory" in caplog.text
+    assert files_in(out) == ["a/x.flac.txt", "a/x.wav.txt", "c d/x.txt"]
+
+
+def test_one_recording_in_any_format_goes_to_standard_output(speech, says_go, capsys):
+    assert says_go(speech / "b.wav", "--output_format", "vtt", "--highlight_words") == 0
+    assert capsys.readouterr().out.startswith("WEBVTT\n\n00:00:00.") and not capsys.readouterr().out
 
 
 def test_transcribe_uses_the_shipped_model_where_no_other_is_named(tmp_path, write_wav, capsys):
@@ -156,7 +220,13 @@ def test_options_come_on_top_of_a_file(tmp_path):
     (["--hotwords", "ÄH", "a.wav"], "error: hotword: unknown characters 'Ä'"),
     (["--model", "none.onnx", "a.wav"], "error: none.onnx: no such model"),
     (["--model", "labels.json", "a.wav"], "not a model"), ([], "FILE"),
-    (["--modl", "x"], "unrecognized"),
+    (["--modl", "x"], "unrecognized"), (["--batch_size", "0", "a.wav"], "'0' must be a number"),
+    (["--manifest", "none.csv"], "error: none.csv: cannot read the manifest"),
+    (["--output_format", "all", "a.wav"], "error: --output_format all needs --output_dir"),
+    (["--output_format", "srt", "a.wav", "b.wav"], "--output_format srt needs --output_dir"),
+    (["--skip_existing", "a.wav"], "error: --skip_existing needs --output_dir"),
+    (["--highlight_words", "a.wav"], "error: --highlight_words is for subtitles"),
+    (["--output_dir", "/proc/none", "a.wav"], "error: /proc/none: cannot write there"),
 ])
 def test_transcribe_refuses(arguments, words, capsys):
     try:

@@ -1,0 +1,224 @@
+"""Transcribe recordings of any length and number, in bounded memory.
+
+A thread reads recordings, cuts them into pieces and computes spectrograms, while the network
+recognises the pieces that were read before.
+
+Axes: N pieces, F frequency bins, T spectrogram frames, T' output frames, C classes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepspeech2.audio import Audio, open_audio
+from deepspeech2.decoding.alignment import word_slices
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.features import pad_spectrograms, spectrogram
+from deepspeech2.result import Segment, Transcript
+from deepspeech2.segmentation import Piece, cut_recording
+from deepspeech2.speech import NOISE_SCORE, SPEECH_SCORE
+
+if TYPE_CHECKING:
+    from deepspeech2.model import Model
+
+_BATCH_SECONDS = 60.0  # padding included
+_POOL_BATCHES = 4  # pieces of similar lengths are batched together, of so many batches
+_POOL_ITEMS = 1000  # the most pieces and ends of recordings that wait
+_STRETCH_SECONDS = 120.0  # the most that is decoded at once
+# The probability of the text of what may be noise must be this. Noise has 0.3 to 0.7.
+_SURE = 0.75
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A piece of a recording or, without a piece, its end.
+
+    Attributes:
+        recording: the recording.
+        piece: the piece, without its samples.
+        features: (F, T) spectrogram; None for noise and for the end.
+    """
+
+    recording: "_Recording"
+    piece: Piece | None = None
+    features: np.ndarray | None = None
+
+
+def transcribe_all(
+    model: "Model",
+    audios: Iterable[Audio],
+    batch_size: int,
+    channel: int | None,
+    progress: Callable[[float], None],
+) -> Iterator[Transcript | Exception]:
+    """See `Model.transcribe_many`."""
+    pools = _pools(_items(model, audios, channel), model, batch_size)
+    recordings: deque[_Recording] = deque()
+    with ThreadPoolExecutor(1, "audio") as reader:
+        waiting = reader.submit(next, pools, None)
+        while pool := waiting.result():
+            waiting = reader.submit(next, pools, None)
+            all_probs = _recognise(model, pool, batch_size)
+            for item, probs in zip(pool, all_probs, strict=True):
+                if not recordings or recordings[-1] is not item.recording:
+                    recordings.append(item.recording)
+                item.recording.add(item.piece, probs)
+            progress(sum(i.piece.length for i in pool if i.piece) / model.spect.sample_rate)
+            while recordings and recordings[0].result:
+                yield recordings.popleft().result
+
+
+def _items(model: "Model", audios: Iterable[Audio], channel: int | None) -> Iterator[_Item]:
+    """The pieces and ends of recordings in order, read and analysed."""
+    for audio in audios:
+        recording = _Recording(model)
+        try:
+            with open_audio(audio, model.spect.sample_rate, channel) as blocks:
+                counted = recording.count(blocks)
+                for piece in cut_recording(counted, model.spect.sample_rate, model.hop_samples):
+                    speech = piece.score >= NOISE_SCORE
+                    features = spectrogram(piece.samples, model.spect) if speech else None
+                    yield _Item(recording, piece.without_samples(), features)
+        except (InputError, MemoryError) as error:
+            recording.fail(error)
+        yield _Item(recording)
+
+
+def _pools(items: Iterable[_Item], model: "Model", batch_size: int) -> Iterator[list[_Item]]:
+    """Consecutive items, as many as are kept in memory at once."""
+    pool: list[_Item] = []
+    frames = pieces = 0
+    for item in items:
+        pool.append(item)
+        if item.features is not None:
+            pieces += 1
+            frames += item.features.shape[1]
+        full = frames >= _POOL_BATCHES * _most_frames(model) or pieces >= _POOL_BATCHES * batch_size
+        if full or len(pool) >= _POOL_ITEMS:
+            yield pool
+            pool, frames, pieces = [], 0, 0
+    if pool:
+        yield pool
+
+
+def _most_frames(model: "Model") -> int:
+    """Spectrogram frames of a batch."""
+    return round(_BATCH_SECONDS / model.spect.window_stride)
+
+
+def _recognise(
+    model: "Model", pool: list[_Item], batch_size: int
+) -> list[np.ndarray | Exception | None]:
+    """The (T', C) probabilities of each item, or why there are none; None for noise and ends."""
+    result: list[np.ndarray | Exception | None] = [None] * len(pool)
+    features = {i: item.features for i, item in enumerate(pool) if item.features is not None}
+    lengths = {i: spectrum.shape[1] for i, spectrum in features.items()}
+    batches: list[list[int]] = []
+    for i in sorted(lengths, key=lengths.get):
+        full = not batches or len(batches[-1]) >= batch_size
+        if full or (len(batches[-1]) + 1) * lengths[i] > _most_frames(model):
+            batches.append([])
+        batches[-1].append(i)
+    for batch in batches:
+        for i, probs in zip(batch, _emissions(model, [pool[i] for i in batch]), strict=True):
+            result[i] = probs
+    return result
+
+
+def _emissions(model: "Model", items: list[_Item]) -> list[np.ndarray | Exception]:
+    """The (T', C) probabilities of N items; of those for which memory does not suffice, why."""
+    try:
+        return model.emissions(*pad_spectrograms([item.features for item in items]))
+    except (RunError, MemoryError) as error:
+        if len(items) == 1:
+            return [error]
+    return [one for item in items for one in _emissions(model, [item])]
+
+
+class _Recording:
+    """Collects what is recognised in a recording.
+
+    Pieces that a word may join make a stretch, which is decoded as a whole.
+
+    Attributes:
+        result: the transcript or an error, when all is there.
+    """
+
+    def __init__(self, model: "Model"):
+        self.result: Transcript | Exception | None = None
+        self._model = model
+        self._error: Exception | None = None
+        self._num_samples = 0
+        self._segments: list[Segment] = []
+        self._alternatives: list[tuple[str, ...]] = []
+        self._probs: list[np.ndarray] = []  # (T', C) of the pieces of the stretch
+        self._start = self._end = 0  # of the stretch, in samples
+        self._score = NOISE_SCORE  # of the stretch: that of its piece which is most like speech
+
+    def count(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass (n,) blocks of samples on, and keep their number."""
+        for block in blocks:
+            self._num_samples += len(block)
+            yield block
+
+    def fail(self, error: Exception) -> None:
+        """The recording cannot be transcribed; the first error is the one that counts."""
+        self._error = self._error or error
+
+    def add(self, piece: Piece | None, probs: np.ndarray | Exception | None) -> None:
+        """Take a piece and its (T', C) probabilities, or the end of the recording (no piece)."""
+        if isinstance(probs, Exception):
+            self.fail(probs)
+        if not piece or not piece.joined or not isinstance(probs, np.ndarray):
+            self._decode()
+        if not piece:
+            self.result = self._error or self._transcript()
+        elif isinstance(probs, np.ndarray):
+            self._extend(piece, probs)
+
+    def _extend(self, piece: Piece, probs: np.ndarray) -> None:
+        """Make a piece the end of the stretch."""
+        hop = self._model.hop_samples
+        if not self._probs:
+            self._start, self._score = piece.start, piece.score
+        self._end = piece.start + piece.length
+        self._score = max(self._score, piece.score)
+        first = piece.before // hop
+        self._probs.append(probs[first : first + piece.length // hop if piece.after else None])
+        longest = _STRETCH_SECONDS * self._model.spect.sample_rate / hop
+        if sum(map(len, self._probs)) > longest:
+            self._decode_all_but_the_last_word()
+
+    def _decode(self) -> None:
+        """Turn the stretch into a segment, and begin another stretch."""
+        if not self._probs:
+            return
+        probs = np.concatenate(self._probs)
+        self._probs = []
+        segment, alternatives = self._model.segment(probs, self._start, self._end - self._start)
+        if segment and (self._score >= SPEECH_SCORE or segment.probability >= _SURE):
+            self._segments.append(segment)
+            self._alternatives.append(alternatives)
+
+    def _decode_all_but_the_last_word(self) -> None:
+        """Decode what is complete; the last word may go on."""
+        probs, end = np.concatenate(self._probs), self._end
+        symbols, spans, _ = self._model.decoder.path(probs)
+        words = word_slices(symbols, self._model.labels.space_index)
+        cut = len(probs)
+        if len(words) > 1:
+            cut = (int(spans[words[-2]][-1, 1]) + int(spans[words[-1]][0, 0]) + 1) // 2
+        self._probs, self._end = [probs[:cut]], self._start + cut * self._model.hop_samples
+        self._decode()
+        self._probs, self._start, self._end = [probs[cut:]], self._end, end
+
+    def _transcript(self) -> Transcript:
+        text = " ".join(segment.text for segment in self._segments)
+        duration = self._num_samples / self._model.spect.sample_rate
+        # texts of the whole recording can only be told apart where there is one stretch
+        alternatives = self._alternatives[0] if len(self._alternatives) == 1 else ()
+        return Transcript(text, tuple(self._segments), duration, alternatives)
