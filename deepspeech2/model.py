@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from deepspeech2.decoding.decoders import (
 from deepspeech2.errors import InputError
 from deepspeech2.model_info import ModelInfo, read_info
 from deepspeech2.result import Segment, Transcript, Word
+
+if TYPE_CHECKING:
+    from deepspeech2.alignment import Alignment
 
 # (N, 1, F, T) float32 spectrograms, zero past their ends, and (N,) int32 frame counts
 # -> (N, T', C) float32 class probabilities, (N,) int32 output frame counts
@@ -91,6 +95,36 @@ class Model:
         from deepspeech2.transcription import transcribe_all
 
         return transcribe_all(self, audios, batch_size, channel, progress)
+
+    def align(
+        self,
+        audio: Audio,
+        text: str,
+        channel: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Callable[[float], None] = lambda seconds: None,
+    ) -> "Alignment":
+        """When the words of a known text are said in a recording of any length.
+
+        Args:
+            audio: see `transcribe`.
+            text: what is said; its lines become the segments.
+            channel: see `transcribe`.
+            batch_size: the most pieces in a batch.
+            progress: see `transcribe_many`.
+
+        Returns:
+            A `Transcript` with the words as the text writes them, and more. A word that is not
+            heard has probability 0 and a time between its neighbours.
+
+        Raises:
+            InputError: for audio that cannot be used or has no speech, and for a text without words
+                that the labels can write, or of which no word is heard.
+            RunError: when the network cannot be run, as with too little memory.
+        """
+        from deepspeech2.alignment import align
+
+        return align(self, audio, text, channel, batch_size, progress)
 
     def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
         """The class probabilities of each utterance of a batch, without padding.

@@ -10,7 +10,8 @@ class Speller:
     """Writes words as the labels do.
 
     Characters without a class: an apostrophe of another form becomes `'`, other punctuation
-    becomes space, and a word with anything else cannot be written.
+    becomes space, what formats a text unseen (soft hyphens) goes, and a word with anything else
+    cannot be written.
 
     Attributes:
         removed: punctuation that became space, and how often.
@@ -49,8 +50,13 @@ class _Punctuation(dict[int, str | int]):
             self.update({ord(c): "'" for c in "’‘ʼ`´′＇" if c not in letters})
 
     def __missing__(self, code: int) -> str | int:
-        space = chr(code) not in self._letters and unicodedata.category(chr(code))[0] == "P"
-        self[code] = SPACE if space else code
+        category = unicodedata.category(chr(code))
+        if chr(code) in self._letters:
+            self[code] = code
+        elif category == "Cf":
+            self[code] = ""
+        else:
+            self[code] = SPACE if category[0] == "P" else code
         return self[code]
 
     def removes(self, character: str) -> bool:
