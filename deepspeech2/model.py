@@ -26,6 +26,7 @@ from deepspeech2.model_info import ModelInfo, read_info
 from deepspeech2.result import Segment, Transcript, Word
 
 if TYPE_CHECKING:
+    from deepspeech2.alignment import Alignment
     from deepspeech2.streaming.acoustic import StreamingAcoustic
     from deepspeech2.streaming.session import Session
 
@@ -103,6 +104,36 @@ class Model:
         from deepspeech2.transcription import transcribe_all
 
         return transcribe_all(self, audios, batch_size, channel, progress)
+
+    def align(
+        self,
+        audio: Audio,
+        text: str,
+        channel: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Callable[[float], None] = lambda seconds: None,
+    ) -> "Alignment":
+        """When the words of a known text are said in a recording of any length.
+
+        Args:
+            audio: see `transcribe`.
+            text: what is said; its lines become the segments.
+            channel: see `transcribe`.
+            batch_size: the most pieces in a batch.
+            progress: see `transcribe_many`.
+
+        Returns:
+            A `Transcript` with the words as the text writes them, and more. A word that is not
+            heard has probability 0 and a time between its neighbours.
+
+        Raises:
+            InputError: for audio that cannot be used or has no speech, and for a text without words
+                that the labels can write, or of which no word is heard.
+            RunError: when the network cannot be run, as with too little memory.
+        """
+        from deepspeech2.alignment import align
+
+        return align(self, audio, text, channel, batch_size, progress)
 
     def stream(self, sample_rate: int | None = None) -> "Session":
         """Begin a stream of speech, whose words come while it is spoken.

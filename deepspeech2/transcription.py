@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class _Item:
         features: (F, T) spectrogram; None for noise and for the end.
     """
 
-    recording: "_Recording"
+    recording: "Collector"
     piece: Piece | None = None
     features: np.ndarray | None = None
 
@@ -58,8 +58,29 @@ def transcribe_all(
     progress: Callable[[float], None],
 ) -> Iterator[Transcript | Exception]:
     """See `Model.transcribe_many`."""
-    pools = _pools(_items(model, audios, channel), model, batch_size)
-    recordings: deque[_Recording] = deque()
+    return recognise_all(
+        model, audios, lambda: _Decoder(model), batch_size, channel, progress
+    )
+
+
+def recognise_all(
+    model: "Model",
+    audios: Iterable[Audio],
+    make_collector: Callable[[], "Collector"],
+    batch_size: int,
+    channel: int | None,
+    progress: Callable[[float], None],
+) -> Iterator[Any]:
+    """What a collector makes of the probabilities of each recording; see `Model.transcribe_many`.
+
+    Args:
+        make_collector: called for each recording.
+
+    Yields:
+        The result of each recording's collector.
+    """
+    pools = _pools(_items(model, audios, make_collector, channel), model, batch_size)
+    recordings: deque[Collector] = deque()
     with ThreadPoolExecutor(1, "audio") as reader:
         waiting = reader.submit(next, pools, None)
         while pool := waiting.result():
@@ -70,14 +91,19 @@ def transcribe_all(
                     recordings.append(item.recording)
                 item.recording.add(item.piece, probs)
             progress(sum(i.piece.length for i in pool if i.piece) / model.spect.sample_rate)
-            while recordings and recordings[0].result:
+            while recordings and recordings[0].result is not None:
                 yield recordings.popleft().result
 
 
-def _items(model: "Model", audios: Iterable[Audio], channel: int | None) -> Iterator[_Item]:
+def _items(
+    model: "Model",
+    audios: Iterable[Audio],
+    make_collector: Callable[[], "Collector"],
+    channel: int | None,
+) -> Iterator[_Item]:
     """The pieces and ends of recordings in order, read and analysed."""
     for audio in audios:
-        recording = _Recording(model)
+        recording = make_collector()
         try:
             with open_audio(audio, model.spect.sample_rate, channel) as blocks:
                 counted = recording.count(blocks)
@@ -127,8 +153,18 @@ def _recognise(
         batches[-1].append(i)
     for batch in batches:
         for i, probs in zip(batch, _emissions(model, [pool[i] for i in batch]), strict=True):
-            result[i] = probs
+            result[i] = _without_context(pool[i].piece, probs, model.hop_samples)
     return result
+
+
+def _without_context(
+    piece: Piece, probs: np.ndarray | Exception, hop_samples: int
+) -> np.ndarray | Exception:
+    """The (T', C) probabilities of a piece without those of its context."""
+    if isinstance(probs, Exception):
+        return probs
+    first = piece.before // hop_samples
+    return probs[first : first + piece.length // hop_samples if piece.after else None]
 
 
 def _emissions(model: "Model", items: list[_Item]) -> list[np.ndarray | Exception]:
@@ -143,44 +179,64 @@ def _emissions(model: "Model", items: list[_Item]) -> list[np.ndarray | Exceptio
     return [one for item in items for one in _emissions(model, [item])]
 
 
-class _Recording:
-    """Collects what is recognised in a recording.
-
-    Pieces that a word may join make a stretch, which is decoded as a whole.
+class Collector:
+    """Collects the probabilities of a recording, piece by piece.
 
     Attributes:
-        result: the transcript or an error, when all is there.
+        num_samples: length of what was read of the recording.
+        error: why there is no result; None if nothing went wrong.
+        result: what was made of the recording, or an error, when all is there.
+    """
+
+    def __init__(self):
+        self.num_samples = 0
+        self.error: Exception | None = None
+        self.result: Any = None
+
+    def count(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass (n,) blocks of samples on, and keep their number."""
+        for block in blocks:
+            self.num_samples += len(block)
+            yield block
+
+    def fail(self, error: Exception) -> None:
+        """The recording cannot be recognised; the first error is the one that counts."""
+        self.error = self.error or error
+
+    def add(self, piece: Piece | None, probs: np.ndarray | Exception | None) -> None:
+        """Take the next piece, or the end of the recording (no piece), and set `result` there.
+
+        Args:
+            piece: the piece.
+            probs: (T', C) probabilities of the piece without its context; an error; or None for
+                noise and for the end.
+        """
+        raise NotImplementedError
+
+
+class _Decoder(Collector):
+    """Decodes a recording.
+
+    Pieces that a word may join make a stretch, which is decoded as a whole.
     """
 
     def __init__(self, model: "Model"):
-        self.result: Transcript | Exception | None = None
+        super().__init__()
         self._model = model
-        self._error: Exception | None = None
-        self._num_samples = 0
         self._segments: list[Segment] = []
         self._alternatives: list[tuple[str, ...]] = []
         self._probs: list[np.ndarray] = []  # (T', C) of the pieces of the stretch
         self._start = self._end = 0  # of the stretch, in samples
         self._score = NOISE_SCORE  # of the stretch: that of its piece which is most like speech
 
-    def count(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Pass (n,) blocks of samples on, and keep their number."""
-        for block in blocks:
-            self._num_samples += len(block)
-            yield block
-
-    def fail(self, error: Exception) -> None:
-        """The recording cannot be transcribed; the first error is the one that counts."""
-        self._error = self._error or error
-
     def add(self, piece: Piece | None, probs: np.ndarray | Exception | None) -> None:
-        """Take a piece and its (T', C) probabilities, or the end of the recording (no piece)."""
+        """See `Collector.add`."""
         if isinstance(probs, Exception):
             self.fail(probs)
         if not piece or not piece.joined or not isinstance(probs, np.ndarray):
             self._decode()
         if not piece:
-            self.result = self._error or self._transcript()
+            self.result = self.error or self._transcript()
         elif isinstance(probs, np.ndarray):
             self._extend(piece, probs)
 
@@ -191,8 +247,7 @@ class _Recording:
             self._start, self._score = piece.start, piece.score
         self._end = piece.start + piece.length
         self._score = max(self._score, piece.score)
-        first = piece.before // hop
-        self._probs.append(probs[first : first + piece.length // hop if piece.after else None])
+        self._probs.append(probs)
         longest = _STRETCH_SECONDS * self._model.spect.sample_rate / hop
         if sum(map(len, self._probs)) > longest:
             self._decode_all_but_the_last_word()
@@ -222,7 +277,7 @@ class _Recording:
 
     def _transcript(self) -> Transcript:
         text = " ".join(segment.text for segment in self._segments)
-        duration = self._num_samples / self._model.spect.sample_rate
+        duration = self.num_samples / self._model.spect.sample_rate
         # texts of the whole recording can only be told apart where there is one stretch
         alternatives = self._alternatives[0] if len(self._alternatives) == 1 else ()
         return Transcript(text, tuple(self._segments), duration, alternatives)

@@ -9,9 +9,8 @@ write becomes `<unk>`. Smoothing is interpolated modified Kneser-Ney (docs/langu
 import argparse
 import logging
 import sys
-import unicodedata
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from deepspeech2.decoding.arpa import BEGIN, END, MAX_ORDER, UNKNOWN, write_arpa
 from deepspeech2.decoding.language_model import LanguageModel
 from deepspeech2.errors import InputError
 from deepspeech2.files import ensure_writable, unpacked
-from deepspeech2.labels import BLANK, SPACE, Labels, describe, listed
+from deepspeech2.labels import Labels, describe, listed
+from deepspeech2.spelling import Speller
 from tools import kneser_ney
 from tools.kneser_ney import BOS, EOS, UNK
 
@@ -68,67 +68,8 @@ def parser() -> argparse.ArgumentParser:
 # --- texts ---------------------------------------------------------------------------------------
 
 
-class Writer:
-    """Writes sentences as the labels do.
-
-    Characters without a class: an apostrophe of another form becomes `'`, other punctuation
-    becomes space, and a word with anything else becomes `<unk>`.
-
-    Attributes:
-        removed: punctuation that became space, and how often.
-        unknown: words that became `<unk>`, and how often.
-    """
-
-    def __init__(self, labels: Labels):
-        self._labels = labels
-        self._letters = frozenset(labels.characters) - {BLANK, SPACE}
-        self._punctuation = _Punctuation(self._letters)
-        self.removed: Counter[str] = Counter()
-        self.unknown: Counter[str] = Counter()
-
-    def words(self, line: str) -> list[str]:
-        """The words of a line."""
-        line = self._labels.fold(line)
-        if not self._letters.issuperset(line.replace(SPACE, "")):
-            self.removed.update(filter(self._punctuation.removes, line))
-            line = line.translate(self._punctuation)
-        words = line.split()
-        for i, word in enumerate(words):
-            if not self._letters.issuperset(word):
-                self.unknown[word] += 1
-                words[i] = SPECIAL[UNK]
-        return words
-
-    def report(self, path: Path) -> None:
-        if self.removed:
-            marks = listed([f"{describe(c)} {n}" for c, n in self.removed.most_common()], ", ")
-            _log.info("%s: punctuation became space: %s", path, marks)
-        if self.unknown:
-            words = listed([f"{w!r} {n}" for w, n in self.unknown.most_common(20)], ", ")
-            _log.warning("%s: %d words with characters that the labels lack became <unk>: %s%s",
-                         path, self.unknown.total(), words, " ..." * (len(self.unknown) > 20))
-
-
-class _Punctuation(dict[int, str | int]):
-    """What becomes of a character without a class, for `str.translate`."""
-
-    def __init__(self, letters: frozenset[str]):
-        super().__init__()
-        self._letters = letters
-        if "'" in letters:
-            self.update({ord(c): "'" for c in "’‘ʼ`´′＇" if c not in letters})
-
-    def __missing__(self, code: int) -> str | int:
-        space = chr(code) not in self._letters and unicodedata.category(chr(code))[0] == "P"
-        self[code] = SPACE if space else code
-        return self[code]
-
-    def removes(self, character: str) -> bool:
-        return self[ord(character)] == SPACE and character != SPACE
-
-
-def sentences(path: Path, writer: Writer) -> Iterator[list[str]]:
-    """The words of each line that has any.
+def sentences(path: Path, speller: Speller) -> Iterator[list[str]]:
+    """The words of each line that has any, as the labels write them, or `<unk>`.
 
     Raises:
         InputError: naming the file, for one that cannot be read, has no words or is not UTF-8.
@@ -137,19 +78,30 @@ def sentences(path: Path, writer: Writer) -> Iterator[list[str]]:
     with unpacked(path, "the text") as file:
         for number, line in enumerate(file, 1):
             try:
-                found = writer.words(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                found = speller.words(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"{path}:{number}: not UTF-8: {error.reason} at byte {error.start + 1}"
                 ) from None
             if found:
                 words += len(found)
-                yield found
-    writer.report(path)
-    if writer.unknown.total() == words:
+                yield [SPECIAL[UNK] if word is None else word for word in found]
+    _report(path, speller)
+    if speller.unknown.total() == words:
         raise InputError(
             f"{path}: no word that the labels can write; needed are sentences of words, one a line"
         )
+
+
+def _report(path: Path, speller: Speller) -> None:
+    """Log what the labels cannot write."""
+    if speller.removed:
+        marks = listed([f"{describe(c)} {n}" for c, n in speller.removed.most_common()], ", ")
+        _log.info("%s: punctuation became space: %s", path, marks)
+    if speller.unknown:
+        words = listed([f"{w!r} {n}" for w, n in speller.unknown.most_common(20)], ", ")
+        _log.warning("%s: %d words with characters that the labels lack became <unk>: %s%s",
+                     path, speller.unknown.total(), words, " ..." * (len(speller.unknown) > 20))
 
 
 @dataclass
@@ -173,7 +125,7 @@ def read_corpus(paths: Sequence[Path], labels: Labels) -> Corpus:
     tokens = []
     for path in paths:
         numbers = array("i")
-        for words in sentences(path, Writer(labels)):
+        for words in sentences(path, Speller(labels)):
             numbers.append(BOS)
             numbers.extend(map(ids.__getitem__, words))
             numbers.append(EOS)
@@ -264,7 +216,7 @@ def find_weights(probs: np.ndarray) -> np.ndarray:
 
 def build(args: argparse.Namespace, labels: Labels) -> tuple[list[str], list]:
     """The words and the sections of the model that the command line asks for."""
-    dev = list(sentences(args.dev, Writer(labels))) if args.dev else []
+    dev = list(sentences(args.dev, Speller(labels))) if args.dev else []
     corpus = read_corpus(args.texts, labels)
     if args.letters:
         words = dict.fromkeys(word for words in dev for word in words if word != SPECIAL[UNK])
