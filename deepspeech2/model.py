@@ -144,6 +144,7 @@ class Model:
         Raises:
             InputError: for a model that needs whole utterances, and for a rate out of its range.
         """
+        from deepspeech2.streaming.decoders import stream_decoder
         from deepspeech2.streaming.session import Session
 
         if self.streaming is None:
@@ -153,7 +154,8 @@ class Model:
                 "and export it with --streaming True"
             )
         rate = checked_rate(sample_rate or self.spect.sample_rate)
-        return Session(self.streaming, self.spect, self.labels, rate)
+        decoder = stream_decoder(self.decoder, self.labels)
+        return Session(self.streaming, self.spect, self.labels, decoder, rate)
 
     def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
         """The class probabilities of each utterance of a batch, without padding.

@@ -6,10 +6,12 @@ import pytest
 import deepspeech2
 import export
 from deepspeech2.audio import resample
+from deepspeech2.decoding.decoders import LMConfig, make_decoder
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig, spectrogram
 from deepspeech2.labels import Labels
 from deepspeech2.streaming import session as session_module
+from deepspeech2.streaming.decoders import GreedyStream, stream_decoder
 from deepspeech2.streaming.session import Session
 from src.checkpoint import arrays_of, save_checkpoint
 from src.config import load_config
@@ -130,6 +132,47 @@ def words_of(session: Session):
     return [word for segment in session.transcript.segments for word in segment.words]
 
 
+# beam search
+
+ARPA = """\\data\\
+ngram 1=6
+
+\\1-grams:
+-99\t<s>
+-0.7\t</s>
+-2\t<unk>
+-0.6\tD
+-0.5\tDB
+-0.9\tBA
+
+\\end\\
+"""
+
+
+@pytest.mark.parametrize("most", [700, 1000000])
+def test_a_beam_search_finds_the_text_of_the_whole_recording(model, without_pauses, tmp_path, most):
+    """Words that were given out stay, and come in order; all of them are in the end."""
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    config = LMConfig(decoder_type="beam", lm_path=str(tmp_path / "lm.arpa"), beam_width=30)
+    decoder = make_decoder(config, model.labels)
+    samples = sound(7.0)
+    features = spectrogram(samples, model.spect)
+    (probs,) = model.emissions(features[None, None], np.array([features.shape[1]], np.int32))
+    ((expected, *_),) = decoder.texts([probs])
+    session = Session(model.streaming, model.spect, LABELS, stream_decoder(decoder, LABELS), 16000)
+    words = listen(session, samples, most)
+    assert " ".join(word.word for word in words) == session.transcript.text == expected
+    assert len(words) > 5
+    assert all(a.end <= b.start for a, b in zip(words, words[1:], strict=False))
+    assert all(w.start < w.end and 0 < w.probability <= 1 for w in words)
+
+
+def test_a_beam_search_gives_words_before_the_end(model, without_pauses):
+    decoder = make_decoder(LMConfig(decoder_type="beam", beam_width=5), model.labels)
+    session = Session(model.streaming, model.spect, LABELS, stream_decoder(decoder, LABELS), 16000)
+    assert len(session.feed(sound(7.0)).words) > 3
+
+
 # pauses, with a network that hears loudness
 
 class Loudness:
@@ -183,7 +226,7 @@ def test_pauses_end_segments_and_times_do_not_drift(most):
         parts += [silence(start - at), tone(0.4)]
         at = start + 0.4
     acoustic = Loudness()
-    session = Session(acoustic, RUNNING, LABELS, 16000)
+    session = Session(acoustic, RUNNING, LABELS, GreedyStream(LABELS), 16000)
     listen(session, np.concatenate([*parts, silence(3)]), most)
     segments = session.transcript.segments
     assert [segment.text for segment in segments] == ["AA", "A", "A", "A"]
@@ -194,7 +237,7 @@ def test_pauses_end_segments_and_times_do_not_drift(most):
 
 
 def test_a_segment_ends_as_soon_as_the_pause_is_long_enough():
-    session = Session(Loudness(), RUNNING, LABELS, 16000)
+    session = Session(Loudness(), RUNNING, LABELS, GreedyStream(LABELS), 16000)
     assert not session.feed(np.concatenate([tone(0.4), silence(1.1)])).ended
     progress = session.feed(silence(0.3))
     assert progress.ended and [w.word for w in progress.words] == ["A"] and not progress.partial
@@ -202,14 +245,14 @@ def test_a_segment_ends_as_soon_as_the_pause_is_long_enough():
 
 
 def test_speech_without_a_pause_is_cut_behind_a_word_after_20_seconds():
-    session = Session(Loudness(), RUNNING, LABELS, 16000)
+    session = Session(Loudness(), RUNNING, LABELS, GreedyStream(LABELS), 16000)
     words = listen(session, np.tile(np.concatenate([tone(0.52), noise(0.48)]), 50), 3000)
     segments = session.transcript.segments
-    assert len(words) == 50 and [len(s.words) for s in segments] == [21, 21, 8]
+    assert len(words) == 50 and [len(s.words) for s in segments] == [20, 20, 10]
 
 
 def test_memory_does_not_grow():
-    session = Session(Loudness(), RUNNING, LABELS, 16000)
+    session = Session(Loudness(), RUNNING, LABELS, GreedyStream(LABELS), 16000)
     for _ in range(100):
         session.feed(np.concatenate([tone(0.5), silence(2.5)]))
     assert len(session._samples) < 16000 * 4 and session._features.shape[1] < 100

@@ -14,7 +14,15 @@ from deepspeech2.decoding.alignment import log_probabilities
 from deepspeech2.decoding.decoders import Hypothesis, LMConfig
 from deepspeech2.decoding.language_model import LanguageModel
 from deepspeech2.decoding.lexicon import best_below, build_trie
-from deepspeech2.decoding.search import LetterModel, Rules, Vocabulary, begin, end, take
+from deepspeech2.decoding.search import (
+    LetterModel,
+    Rules,
+    Vocabulary,
+    begin,
+    end,
+    in_progress,
+    take,
+)
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels, UnknownCharacters
 
@@ -172,6 +180,14 @@ class BeamSearch:
             num_classes = 1 + (before < config.cutoff_prob).sum(1)
         rest = self._vocabulary, self._tables, self._letters, self._rules
         return take(search, log_probs, classes, num_classes, *rest)
+
+    def texts_in_progress(self, search: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """The (U,) symbols of the best hypothesis so far, and those that all have in common.
+
+        What all have in common will never change.
+        """
+        best, common = in_progress(search)
+        return best, best[:common]
 
     def end(self, search: tuple) -> list[Hypothesis]:
         """The best texts after all frames, as `decode` gives them; the state stays as it is."""

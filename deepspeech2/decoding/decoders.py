@@ -165,7 +165,11 @@ class GreedyDecoder:
 
 
 class BeamDecoder:
-    """Searches for the texts with the highest scores; see `beam.BeamSearch`."""
+    """Searches for the texts with the highest scores.
+
+    Attributes:
+        search: the `beam.BeamSearch`.
+    """
 
     def __init__(self, labels: Labels, config: LMConfig):
         search = _import_beam().BeamSearch
@@ -184,17 +188,17 @@ class BeamDecoder:
         hotwords = config.hotwords.replace(",", " ").split()
         letters = LanguageModel.read(config.letter_lm_path) if config.letter_lm_path else None
         self._words = (language_model, lexicon, hotwords, letters)
-        self._search = search(labels, config, *self._words)
+        self.search = search(labels, config, *self._words)
 
     def with_weights(self, config: LMConfig) -> "BeamDecoder":
         """A decoder with the numbers of `config`; its files and hotwords are not read again."""
         result = copy.copy(self)
-        result._search = type(self._search)(self._labels, config, *self._words)
+        result.search = type(self.search)(self._labels, config, *self._words)
         return result
 
     def texts(self, batch: Sequence[np.ndarray]) -> list[list[str]]:
         """See `Decoder.texts`; there are at most `top_paths` texts."""
-        return [[h.text for h in hypotheses] for hypotheses in self._search.decode_batch(batch)]
+        return [[h.text for h in hypotheses] for hypotheses in self.search.decode_batch(batch)]
 
     def path(self, probs: np.ndarray) -> Path:
         """The best path of the best text, found by forced alignment; see `Decoder.path`."""

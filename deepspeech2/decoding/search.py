@@ -529,6 +529,43 @@ def begin(num_classes: int, letters: LetterModel | None, rules: Rules) -> Search
     return Search(nodes, ONE, now, ONE, after, heap, reached, NONE)
 
 
+def _compiled(function):
+    """The function, compiled, and kept where numba finds a place for it."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither this folder nor the user's cache folder can be written to
+        return njit(nogil=True)(function)
+
+
+@_compiled
+def _in_progress(nodes, now, size):
+    """(U,) symbols of the best hypothesis, and how many of them all hypotheses begin with."""
+    depth, n = 0, now[0].node
+    while n > ROOT:
+        depth, n = depth + 1, nodes[n].parent
+    path, symbols = np.empty(depth + 1, np.int32), np.empty(depth, np.int32)
+    n = now[0].node
+    for at in range(depth, 0, -1):
+        path[at], symbols[at - 1] = n, nodes[n].symbol
+        n = nodes[n].parent
+    path[0] = ROOT
+    place = np.full(len(nodes), -1, np.int32)  # of the nodes of this path
+    for at in range(depth + 1):
+        place[path[at]] = at
+    common = depth
+    for i in range(1, size):
+        n = now[i].node
+        while place[n] < 0:
+            n = nodes[n].parent
+        common = min(common, place[n])
+    return symbols, common
+
+
+def in_progress(search: Search) -> tuple[np.ndarray, int]:
+    """(U,) symbols of the best hypothesis, and how many of them all hypotheses begin with."""
+    return _in_progress(search.nodes, search.now, search.size)
+
+
 def _compile(advance_code):
     """The compiled search: a function that takes frames, and one that ends it.
 
@@ -567,11 +604,7 @@ def _compile(advance_code):
         )
         return _texts(search.nodes, node_of), values
 
-    functions = take, end
-    try:
-        return [njit(nogil=True, cache=True)(function) for function in functions]
-    except RuntimeError:  # neither this folder nor the user's cache folder can be written to
-        return [njit(nogil=True)(function) for function in functions]
+    return _compiled(take), _compiled(end)
 
 
 take, end = _compile(repr((advance.__code__.co_code, advance.__code__.co_consts)))

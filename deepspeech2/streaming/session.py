@@ -17,13 +17,13 @@ from deepspeech2.features import SpectConfig, SpectrogramStream
 from deepspeech2.labels import Labels
 from deepspeech2.result import Segment, Transcript, Word
 from deepspeech2.streaming.acoustic import Chunk, StreamingAcoustic
-from deepspeech2.streaming.greedy import GreedyStream, SpokenWord
+from deepspeech2.streaming.decoders import SpokenWord, StreamDecoder
 
 BLOCK_STEPS = 2  # of the network's smallest chunks make a block
 # seconds without a letter
 PAUSE = 1.2  # ends a segment
 SILENCE = 2.4  # lets the network begin anew, with nothing to remember
-LONGEST = 20.0  # seconds of a segment: then it ends behind its next word
+LONGEST = 20.0  # seconds of a segment: then it ends between two words
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Progress:
 
     Attributes:
         words: words that are complete, and will not change.
-        partial: the word in progress; only letters can come to it.
+        partial: what is in progress. With greedy decoding it is one word, and only letters can come
+            to it; a beam search may change it.
         ended: whether a segment has ended: nothing was said for a while, or it was long.
     """
 
@@ -51,22 +52,30 @@ class Session:
         acoustic: the network.
         spect: settings of its spectrograms, with `running` normalisation.
         labels: its classes.
+        decoder: makes words of what the network says.
         sample_rate: rate of the samples that come, in Hz.
     """
 
     def __init__(
-        self, acoustic: StreamingAcoustic, spect: SpectConfig, labels: Labels, sample_rate: int
+        self,
+        acoustic: StreamingAcoustic,
+        spect: SpectConfig,
+        labels: Labels,
+        decoder: StreamDecoder,
+        sample_rate: int,
     ):
         self._acoustic, self._spect, self._labels = acoustic, spect, labels
         self._hop = acoustic.step * spect.hop_length  # samples between two output frames
         self._resampler = Resampler(sample_rate, spect.sample_rate)
-        self._decoder = GreedyStream(labels)
+        self._decoder = decoder
+        self._silent = 0  # output frames since the last letter
         self._samples = np.zeros(0, np.float32)  # those that may be needed again, and new ones
         self._kept = 0  # where they begin in the stream
         self._ended = self._done = False  # no more samples, no more chunks
         self._segments: list[Segment] = []
         self._words: list[Word] = []  # of the segment in progress
         self._log_probs: list[float] = []  # of their letters
+        self._last_end = 0  # sample where the last word ends
         self._begin_at(0)
 
     def _begin_at(self, sample: int) -> None:
@@ -154,24 +163,19 @@ class Session:
         self._states = chunk.states
         words, ended = [], False
         for row in probs:
-            word = self._decoder.push(row, self._sample_of(self._outputs))
+            words += self._keep(self._decoder.push(row, self._sample_of(self._outputs)))
             self._outputs += 1
-            self._heard |= not self._decoder.silent
-            ends = self._segment_ends(word)
-            for spoken in (word, self._decoder.flush() if ends else None):
-                if spoken:
-                    words.append(self._keep(spoken))
-            ended |= ends
-            if ends:
-                self._end_segment()
-            if self._is_silent() and not chunk.final:
+            self._hear(row)
+            anew = self._is_silent() and not chunk.final
+            if anew or self._segment_ends():
+                words += self._keep(self._decoder.flush())
+                ended |= self._end_segment()
+            if anew:
                 self._begin_at(self._sample_of(self._outputs))
                 break
-        if chunk.final and (spoken := self._decoder.flush()):
-            words.append(self._keep(spoken))
-        if chunk.final and self._words:
-            self._end_segment()
-            ended = True
+        if chunk.final:
+            words += self._keep(self._decoder.flush())
+            ended |= self._end_segment()
         self._forget()
         return Progress(tuple(words), self._partial(), ended)
 
@@ -209,35 +213,43 @@ class Session:
         return frames * self._hop / self._spect.sample_rate
 
     def _partial(self) -> str:
-        return self._labels.decode(np.array(self._decoder.word.symbols, int))
+        return self._labels.decode(np.array(self._decoder.partial, int))
 
-    def _segment_ends(self, word: SpokenWord | None) -> bool:
-        """Whether the segment ends with this frame, in which a word may have ended."""
-        spoken = self._words or word or self._decoder.word.symbols
-        if not spoken:
+    def _hear(self, row: np.ndarray) -> None:
+        """Note whether a frame with (C,) class probabilities is a letter."""
+        letter = row.argmax() not in (self._labels.blank_index, self._labels.space_index)
+        self._silent = 0 if letter else self._silent + 1
+        self._heard |= letter
+
+    def _segment_ends(self) -> bool:
+        """Whether the segment ends with this frame."""
+        if not self._words and self._decoder.between_words:
             return False
-        if self._seconds(self._decoder.silent) >= PAUSE:
+        if self._seconds(self._silent) >= PAUSE:
             return True
-        begin = self._words[0].start if self._words else 0.0
         now = self._sample_of(self._outputs) / self._spect.sample_rate
-        return bool(word and self._words and now - begin >= LONGEST)
+        long = bool(self._words) and now - self._words[0].start >= LONGEST
+        return long and self._decoder.between_words
 
     def _is_silent(self) -> bool:
         """Whether the network should begin anew."""
         enough = self._heard or self._seconds(self._outputs) >= LONGEST
-        return enough and self._seconds(self._decoder.silent) >= SILENCE
+        return enough and self._seconds(self._silent) >= SILENCE
 
-    def _keep(self, spoken: SpokenWord) -> Word:
-        """Add a complete word to the segment."""
+    def _keep(self, spoken: list[SpokenWord]) -> list[Word]:
+        """Add complete words to the segment."""
         rate, half = self._spect.sample_rate, self._hop // 2
-        start = max(0, spoken.first - half) / rate
-        end = min(self._kept + len(self._samples), spoken.last + self._hop - half) / rate
-        log_probs = spoken.log_probs()
-        text = self._labels.decode(np.array(spoken.symbols, int))
-        word = Word(start, end, text, math.exp(np.mean(log_probs)))
-        self._words.append(word)
-        self._log_probs += log_probs
-        return word
+        words = []
+        for one in spoken:
+            start = max(self._last_end, one.first - half)
+            end = min(self._kept + len(self._samples), one.last + self._hop - half)
+            self._last_end = max(start, end)
+            text = self._labels.decode(np.array(one.symbols, int))
+            probability = math.exp(np.mean(one.log_probs))
+            words.append(Word(start / rate, self._last_end / rate, text, probability))
+            self._log_probs += one.log_probs
+        self._words += words
+        return words
 
     def _segment(self) -> list[Segment]:
         """The segment in progress, if it has words."""
@@ -248,9 +260,12 @@ class Session:
         probability = math.exp(np.mean(self._log_probs))
         return [Segment(words[0].start, words[-1].end, text, words, probability)]
 
-    def _end_segment(self) -> None:
-        self._segments += self._segment()
+    def _end_segment(self) -> bool:
+        """End the segment in progress; returns whether there was one."""
+        segments = self._segment()
+        self._segments += segments
         self._words, self._log_probs = [], []
+        return bool(segments)
 
 
 def _mono(samples: np.ndarray) -> np.ndarray:

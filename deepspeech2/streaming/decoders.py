@@ -1,0 +1,164 @@
+"""Decode a stream frame by frame: words that are complete, and what is in progress.
+
+Axes: T' output frames, C classes, U symbols of a text.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from deepspeech2.decoding.alignment import log_probabilities, symbol_log_probs, word_slices
+from deepspeech2.decoding.decoders import BeamDecoder, Decoder
+from deepspeech2.labels import Labels
+
+
+@dataclass
+class SpokenWord:
+    """A word and where it was heard.
+
+    Attributes:
+        symbols: its classes.
+        log_probs: natural log of how sure the model is of each symbol; see `symbol_log_probs`.
+        first, last: samples on which its first and its last frame are centred.
+    """
+
+    symbols: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    first: int = 0
+    last: int = 0
+
+
+class StreamDecoder(Protocol):
+    """What a `Session` decodes with.
+
+    Attributes:
+        partial: (U,) classes of what is in progress: it may change, and then becomes words.
+        between_words: whether nothing is in progress.
+    """
+
+    partial: list[int]
+    between_words: bool
+
+    def push(self, probs: np.ndarray, sample: int) -> list[SpokenWord]:
+        """Take the (C,) class probabilities of the next frame, which is centred on a sample.
+
+        Returns:
+            The words that are complete now, and will not change.
+        """
+
+    def flush(self) -> list[SpokenWord]:
+        """End what is in progress; returns its words. What comes is another text."""
+
+
+def stream_decoder(decoder: Decoder, labels: Labels) -> StreamDecoder:
+    """The decoder for a stream that decodes as `decoder` decodes recordings."""
+    return BeamStream(decoder, labels) if isinstance(decoder, BeamDecoder) else GreedyStream(labels)
+
+
+class GreedyStream:
+    """Takes the likeliest class of each frame; the symbols are those of the whole recording."""
+
+    def __init__(self, labels: Labels):
+        self._labels = labels
+        self._last = labels.blank_index  # the class of the frame before
+        self._word = SpokenWord()
+        self._best = 0.0  # probability of the last symbol in its best frame
+
+    @property
+    def partial(self) -> list[int]:
+        return self._word.symbols
+
+    @property
+    def between_words(self) -> bool:
+        return not self._word.symbols
+
+    def push(self, probs: np.ndarray, sample: int) -> list[SpokenWord]:
+        """See `StreamDecoder.push`."""
+        symbol, before = int(probs.argmax()), self._last
+        self._last = symbol
+        if symbol == self._labels.space_index:
+            return self.flush()
+        if symbol == self._labels.blank_index:
+            return []
+        word = self._word
+        if not word.symbols:
+            word.first = sample
+        if symbol == before and word.symbols:
+            self._best = max(self._best, float(probs[symbol]))
+        else:
+            self._best = float(probs[symbol])
+            word.symbols.append(symbol)
+            word.log_probs.append(0.0)
+        word.log_probs[-1] = float(log_probabilities(np.float64(self._best)))
+        word.last = sample
+        return []
+
+    def flush(self) -> list[SpokenWord]:
+        """See `StreamDecoder.flush`."""
+        word, self._word = self._word, SpokenWord()
+        return [word] if word.symbols else []
+
+
+class BeamStream:
+    """A beam search whose words are given out when all hypotheses agree on them.
+
+    A hypothesis only grows, so what all have in common stays. Times and probabilities of words come
+    from forced alignment of the best text, as in recordings.
+    """
+
+    def __init__(self, decoder: BeamDecoder, labels: Labels):
+        self._decoder, self._labels = decoder, labels
+        self._begin()
+
+    def _begin(self) -> None:
+        self._state = self._decoder.search.begin()
+        self._probs: list[np.ndarray] = []  # (C,) of each frame of the text
+        self._samples: list[int] = []  # on which they are centred
+        self._given = 0  # words that were given out
+        self._common = 0  # symbols that all hypotheses had in common
+        self.partial: list[int] = []
+
+    @property
+    def between_words(self) -> bool:
+        return not self.partial
+
+    def push(self, probs: np.ndarray, sample: int) -> list[SpokenWord]:
+        """See `StreamDecoder.push`."""
+        self._probs.append(probs)
+        self._samples.append(sample)
+        self._state = self._decoder.search.take(self._state, probs[None])
+        best, common = self._decoder.search.texts_in_progress(self._state)
+        complete = word_slices(common, self._labels.space_index)
+        if complete and common[-1] != self._labels.space_index:
+            complete.pop()
+        words = self._words(best, len(complete)) if len(complete) > self._given else []
+        parts = word_slices(best, self._labels.space_index)[self._given :]
+        self.partial = best[parts[0].start : parts[-1].stop].tolist() if parts else []
+        return words
+
+    def _words(self, symbols: np.ndarray, count: int) -> list[SpokenWord]:
+        """The first `count` words of a text, without those that were given out before."""
+        probs = np.stack(self._probs)
+        text = self._labels.decode(symbols).strip()
+        ((symbols, spans),) = self._decoder.align(probs, [text])
+        log_probs = symbol_log_probs(probs, symbols, spans)
+        parts = word_slices(symbols, self._labels.space_index)[self._given : count]
+        self._given = count
+        return [
+            SpokenWord(
+                symbols[part].tolist(), log_probs[part].tolist(),
+                self._samples[spans[part][0, 0]], self._samples[spans[part][-1, 1]],
+            )
+            for part in parts
+        ]  # fmt: skip
+
+    def flush(self) -> list[SpokenWord]:
+        """See `StreamDecoder.flush`."""
+        words = []
+        if self._probs:
+            text = self._decoder.search.end(self._state)[0].text
+            symbols = np.array(self._labels.encode(text), int)
+            words = self._words(symbols, len(text.split())) if text else []
+        self._begin()
+        return words
