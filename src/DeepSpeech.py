@@ -274,11 +274,12 @@ class DeepSpeech(nn.Cell):
     def layers(self) -> list[list[nn.Cell]]:
         """The cells of each layer, from the input on: the convolutions, each recurrent layer with
         the norm before it, and the projection with what comes before it."""
-        recurrent = [[norm, rnn] for norm, rnn in zip(self.norms, self.rnns[1:], strict=True)]
+        first, *others = self.rnns  # a slice of a CellList would rename the parameters
+        recurrent = [[norm, rnn] for norm, rnn in zip(self.norms, others, strict=True)]
         last = [self.fc_norm, self.fc]
         if self.lookahead is not None:
             last.insert(0, self.lookahead)
-        return [[self.conv], [self.rnns[0]], *recurrent, last]
+        return [[self.conv], [first], *recurrent, last]
 
     @staticmethod
     def _drop(x, masks, layer):

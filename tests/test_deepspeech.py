@@ -372,3 +372,15 @@ network.set_train(False)(Tensor(inputs), Tensor(lengths))[0].asnumpy()
     convolutions = re.findall(r"^.*exec,cpu,convolution,.*$", result.stdout, re.MULTILINE)
     assert len(convolutions) >= 2
     assert not [line for line in convolutions if ",ref" in line]
+
+
+def test_the_layers_are_all_parameters_in_order():
+    """And asking for them renames none."""
+    network = DeepSpeech(ModelConfig(**SMALL), 161, 29)
+    before = [p.name for p in network.trainable_params()]
+    layers = [[p.name for cell in cells for p in cell.trainable_params()]
+              for cells in network.layers()]
+    assert [p.name for p in network.trainable_params()] == before
+    assert sorted(sum(layers, [])) == sorted(before)
+    assert [{name.split(".")[0] for name in names} for names in layers] == [
+        {"conv"}, {"rnns"}, {"norms", "rnns"}, {"fc_norm", "fc"}]

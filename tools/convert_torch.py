@@ -21,7 +21,7 @@ import types
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ import numpy as np
 
 from deepspeech2 import commands
 from deepspeech2.errors import InputError, RunError, first_line
-from deepspeech2.features import SpectConfig
 from deepspeech2.labels import BLANK, Labels
 from src.config import Config
 from src.device import set_device
 
 ORIGINAL_LABELS = "_'ABCDEFGHIJKLMNOPQRSTUVWXYZ "  # its labels.json: the blank is class 0
+SPECT_SETTINGS = ("sample_rate", "window_size", "window_stride", "window")  # that it has
 # More bytes than weights have in a byte of a zip file, and than a small file may hold.
 _LARGEST_RATIO, _MIN_LIMIT = 100, 1 << 26
 _MOST_PARTS = 10_000  # of a tuple, and of the tuples in it
@@ -436,7 +436,7 @@ def convert(
         weight = tensors["lookahead.conv.weight"]  # (H, 1, context), in V1 (H, context)
         weight = weight[:, None] if weight.ndim == 3 else weight[:, None, None]
         tensors["lookahead.conv.weight"] = weight  # (H, 1, 1, context)
-    names = [field.name for field in fields(SpectConfig)]
+    names = SPECT_SETTINGS
     spect = {name: original.spect[name] for name in names if original.spect.get(name) is not None}
     config = Config().with_settings(
         {f"ModelConfig.{name}": value for name, value in model.items()}
@@ -454,7 +454,7 @@ def report(config: Config, labels: Labels, source: str, defaults: list[str]) -> 
         config: settings of the model.
         labels: the classes.
         source: a phrase that says where the labels come from.
-        defaults: fields of SpectConfig that are not in the file.
+        defaults: settings of its spectrograms that are not in the file.
     """
     model, spect = config.ModelConfig, config.DataConfig.SpectConfig
     direction = (

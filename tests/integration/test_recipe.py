@@ -97,7 +97,7 @@ def test_evaluation_of_checkpoint_and_exports_agree(models, demo_corpus, tmp_pat
 ])
 def test_an_export_says_how_large_it_is_and_what_was_compared(
         tmp_path, monkeypatch, capsys, options, compared):
-    def write(checkpoint, config, path, quantize):
+    def write(checkpoint, config, path, quantize, streaming):
         path.write_bytes(bytes(3 * 2**20))
         return Exported(path, path.with_suffix(".json"), 2, 0.0123 if quantize else 1.2e-7)
     monkeypatch.setattr("src.exporting.export_onnx", write)
