@@ -96,10 +96,18 @@ def _log_magnitudes(samples: np.ndarray, spect: SpectConfig) -> np.ndarray:
     return np.log1p(logs, out=logs)
 
 
-def pad_spectrograms(spectrograms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """N arrays (F, T) -> (N, 1, F, longest T) float32, zero past their ends; (N,) int32 lengths."""
+def pad_spectrograms(
+    spectrograms: Sequence[np.ndarray], multiple: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """N arrays (F, T) -> (N, 1, F, longest T) float32, zero past their ends; (N,) int32 lengths.
+
+    Args:
+        spectrograms: the arrays.
+        multiple: what the longest T is rounded up to a multiple of.
+    """
     lengths = np.array([s.shape[1] for s in spectrograms], np.int32)
-    inputs = np.zeros((len(spectrograms), 1, len(spectrograms[0]), lengths.max()), np.float32)
+    longest = -(-lengths.max() // multiple) * multiple
+    inputs = np.zeros((len(spectrograms), 1, len(spectrograms[0]), longest), np.float32)
     for i, s in enumerate(spectrograms):
         inputs[i, 0, :, : s.shape[1]] = s
     return inputs, lengths

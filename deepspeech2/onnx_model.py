@@ -32,8 +32,13 @@ class OnnxModel:
 
     def __init__(self, path: Path, info: ModelInfo):
         self.path = path
+        options = onnxruntime.SessionOptions()
+        # patterns are kept for each shape: with recordings of any length, memory would grow
+        options.enable_mem_pattern = False
         try:
-            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ONNX Runtime's errors have no closer base class
             reason = first_line(error)
             raise InputError(f"{path}: not a whole ONNX model: {reason}") from None

@@ -27,8 +27,8 @@ _HIGHEST_PITCH = 1000.0  # Hz
 _PITCH_BAND = (60.0, 1500.0)  # Hz
 _VOICED = 0.6  # the least correlation of a frame with itself, a period later
 _SAME_PEAK = 0.85  # of the highest correlation: the shortest such period is the pitch's
-# The score is the left side of a logistic regression divided by its first weight, which was fitted
-# to speech of 158 voices, clean and noisy, and to 330 pieces of noise (docs/transcribing.md).
+# The score is the sum in a logistic regression, divided by its first weight. It was fitted to clean
+# and noisy speech and to noise; docs/transcribing.md says to which.
 _DIVERSITY_WEIGHT = 0.155  # per dB
 _BIAS = 1.355
 # scores below are noise; scores between may be either, and the network's probabilities decide

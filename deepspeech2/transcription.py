@@ -25,7 +25,9 @@ from deepspeech2.speech import NOISE_SCORE, SPEECH_SCORE
 if TYPE_CHECKING:
     from deepspeech2.model import Model
 
-_BATCH_SECONDS = 60.0  # padding included
+_BATCH_SECONDS = 30.0  # padding included
+# Frames; pieces of long recordings are padded to multiples. MindSpore keeps memory for each length.
+_FEW_LENGTHS = 128
 _POOL_BATCHES = 4  # pieces of similar lengths are batched together, of so many batches
 _POOL_ITEMS = 1000  # the most pieces and ends of recordings that wait
 _STRETCH_SECONDS = 120.0  # the most that is decoded at once
@@ -167,8 +169,10 @@ def _without_context(
 
 def _emissions(model: "Model", items: list[_Item]) -> list[np.ndarray | Exception]:
     """The (T', C) probabilities of N items; of those for which memory does not suffice, why."""
+    parts = any(item.piece.start or item.piece.after for item in items)
+    multiple = _FEW_LENGTHS if parts else 1
     try:
-        return model.emissions(*pad_spectrograms([item.features for item in items]))
+        return model.emissions(*pad_spectrograms([item.features for item in items], multiple))
     except (RunError, MemoryError) as error:
         if len(items) == 1:
             return [error]

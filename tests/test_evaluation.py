@@ -83,6 +83,20 @@ def test_every_utterance_is_scored_once_in_the_order_of_the_manifest(manifest, b
         assert u.probs.shape == (int(u.seconds * 100) // 2 + 1, 29)
 
 
+def test_a_long_recording_does_not_make_the_others_as_long(manifest):
+    """Of the six utterances, one counts as five minutes."""
+    sizes = []
+    model = says("GO")
+
+    def acoustic(inputs, input_length):
+        sizes.append(len(inputs))
+        return model.acoustic(inputs, input_length)
+
+    manifest.samples[2] = 300 * 16000
+    found = evaluate(Model(acoustic, load_config().model_info(LABELS)), manifest, load_config())
+    assert [u.row for u in found.utterances] == list(range(6)) and sizes == [2, 1, 3]
+
+
 def test_the_summary_has_the_documented_form():
     errors = ErrorCounts(words=8, word_deletions=1, chars=3, char_insertions=2)
     evaluation = Evaluation([ScoredUtterance(0, "a.wav", "", "", errors, 1.0, None)], [])

@@ -156,3 +156,11 @@ def test_words_cannot_break_the_format():
     made = transcript([(0, 1, "<b>"), (1, 2, "-->"), (2, 3, "A&B")])
     assert "&lt;b&gt; --&gt; A&amp;B\n" in WRITERS["vtt"](made, Layout())
     assert WRITERS["srt"](made, Layout()).splitlines()[2] == "<b> -> A&B"
+
+
+def test_a_cue_and_a_line_for_each_word():
+    layout = Layout(word_timestamps=True)
+    assert WRITERS["tsv"](TWO, layout).splitlines()[1:] == [
+        "500\t1000\tGOOD", "1040\t1500\tDAY", "4000200\t4001000\tBYE"]
+    assert [cue.text(str) for cue in cues(TWO, layout)] == ["GOOD", "DAY", "BYE"]
+    assert WRITERS["json"](TWO, layout) == WRITERS["json"](TWO, Layout())
