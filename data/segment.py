@@ -142,16 +142,20 @@ def borders(alignment: Alignment, quiet: np.ndarray) -> list[Border]:
     result = []
     for i, (end, start) in enumerate(zip(ends, starts, strict=True)):
         others = alignment.other[(alignment.other[:, 0] >= end) & (alignment.other[:, 1] <= start)]
-        stray = len(others) == 1 and min(others[0, 0] - end, start - others[0, 1]) < _STRAY
+        if len(others) == 1 and min(others[0, 0] - end, start - others[0, 1]) < _STRAY:
+            near = others[0, 0] - end < start - others[0, 1]
+            end, start = (others[0, 1], start) if near else (end, others[0, 0])
+            others = others[:0]
         neighbours = all(words[j].is_heard for j in (i - 1, i) if 0 <= j < len(words))
         first, last = (others[0, 0], others[-1, 1]) if len(others) else (start, end)
         before, behind = _longest_pause(quiet, end, first), _longest_pause(quiet, last, start)
         cut_end = before and min(before[0] + MARGIN, sum(before) / 2)
         cut_start = behind and max(behind[1] - MARGIN, sum(behind) / 2)
         if not len(others):  # a recording may begin and end with a word
-            cut_start = 0.0 if end == 0 and cut_start is None else cut_start
-            cut_end = start if start == alignment.duration and cut_end is None else cut_end
-        clean = neighbours and (stray or not len(others))
+            cut_start = 0.0 if ends[i] == 0 and cut_start is None else cut_start
+            last = starts[i] == alignment.duration
+            cut_end = alignment.duration if last and cut_end is None else cut_end
+        clean = neighbours and not len(others)
         ends_line = 0 < i < len(words) and words[i - 1].token.line != words[i].token.line
         pause = before[1] - before[0] if before else 0.0
         result.append(Border(cut_end, cut_start, clean, pause, ends_line))

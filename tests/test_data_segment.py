@@ -132,6 +132,19 @@ def test_numbers_are_looked_for_as_words(run, made, tmp_path):
     assert [text for _, _, text in made()] == ["TEN MEN AND A HORSE"]
 
 
+@pytest.mark.parametrize("said", [["HELLOXWORLD", "DOWN THERE"], ["HELLO", "WORLD"]])
+def test_a_letter_that_is_misheard_beside_a_word_is_a_part_of_it(said, run, made, tmp_path):
+    """The text lacks the last letter of each line."""
+    write(tmp_path / "a.wav", *(part for line in said
+                                for part in (say_in_tones(line + "Q", 0.0), 1.0)))
+    (tmp_path / "a.txt").write_text("\n".join(said))
+    assert run(tmp_path / "a.wav", tmp_path / "a.txt", "--min_seconds", "0.3")[0] == 0
+    utterances = made()
+    assert [text for _, _, text in utterances] == said
+    for (_, samples, _), line in zip(utterances, said, strict=True):
+        assert len(samples) / RATE >= len(line.replace(" ", "")) / 10 + 0.1  # with the Q
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     ([], "name AUDIO and TEXT, or a --manifest"), (["a.wav"], "name AUDIO and TEXT"),
     (["none.wav", "a.txt"], "none.wav: cannot read the audio"),
