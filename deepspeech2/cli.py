@@ -1,16 +1,18 @@
-"""The console command `deepspeech2`: `deepspeech2 transcribe FILE…`."""
+"""The console command `deepspeech2`: `deepspeech2 transcribe FILE…`, `deepspeech2 align …`."""
 
 import argparse
 import dataclasses
 import logging
+import os
 from collections.abc import Callable
 
 from deepspeech2 import commands
 from deepspeech2.decoding.decoders import LMConfig, read_settings
-from deepspeech2.errors import RunError
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.known_text import read_text
 from deepspeech2.model import BATCH_SIZE, Model, load_model
 from deepspeech2.output import Failures, Progress, make_output
-from deepspeech2.recordings import find_recordings
+from deepspeech2.recordings import STANDARD_INPUT, Recording, find_recordings
 from deepspeech2.writers import WRITERS, Layout
 
 logger = logging.getLogger(__name__)
@@ -52,20 +54,44 @@ def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
         help="recordings: WAV, FLAC, OGG (Vorbis or Opus) or MP3, of any sample rate, also pipes; "
         "folders of recordings; - is standard input; more formats with the package's extra [media]",
     )
-    parser.add_argument(
-        "--channel",
-        type=_positive,
-        default=None,
-        metavar="N",
-        help="the channel to transcribe, from 1 on; default is average: two people on two channels "
-        "are a mixture there",
-    )
+    _add_channel_argument(parser, "transcribe")
     parser.add_argument(
         "--manifest",
         default="",
         metavar="FILE",
         help="CSV file with more recordings in its first column, default is ''",
     )
+    _add_batch_argument(parser)
+    _add_output_arguments(parser)
+    _add_decoding_arguments(parser)
+
+
+def add_alignment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `deepspeech2 align` and align.py share."""
+    parser.add_argument("audio", metavar="AUDIO", help="a recording, as for transcription; - too")
+    parser.add_argument(
+        "text",
+        metavar="TEXT",
+        help="what is said: a UTF-8 file, whose lines become segments; - is standard input",
+    )
+    _add_channel_argument(parser, "align")
+    _add_batch_argument(parser)
+    _add_output_arguments(parser)
+    parser.set_defaults(output_format="tsv")
+
+
+def _add_channel_argument(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument(
+        "--channel",
+        type=_positive,
+        default=None,
+        metavar="N",
+        help=f"the channel to {verb}, from 1 on; default is average: two people on two channels "
+        "are a mixture there",
+    )
+
+
+def _add_batch_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size",
         type=_positive,
@@ -73,8 +99,6 @@ def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the most pieces of recordings that are recognised at once, default is %(default)s",
     )
-    _add_output_arguments(parser)
-    _add_decoding_arguments(parser)
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +218,38 @@ def transcribe(args: argparse.Namespace, load: Callable[[], Model]) -> int:
     return failures.exit_code
 
 
+def align(args: argparse.Namespace, load: Callable[[], Model]) -> int:
+    """Find the words of a text in a recording.
+
+    Args:
+        args: parsed options.
+        load: makes the model.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: as `read_text`, `make_output` and `Model.align`.
+        RunError: for a file that cannot be written.
+    """
+    if args.audio == args.text == STANDARD_INPUT:
+        raise InputError("- -: standard input can be the recording or the text, not both")
+    recording = Recording(args.audio, os.path.dirname(args.audio))
+    output = make_output(args, [recording])
+    ((_, place),) = output.places([recording])
+    if output.is_done(place):
+        logger.info("the recording has its files already")
+        return 0
+    text = read_text(args.text)
+    model = load()
+    with Progress(1) as progress:
+        result = model.align(args.audio, text, args.channel, args.batch_size, progress.add_audio)
+        progress.clear()
+        logger.info("%s", result.summary())
+        output.write(place, result)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the console command."""
     result = argparse.ArgumentParser(prog="deepspeech2", description="Speech recognition.")
@@ -201,19 +257,32 @@ def parser() -> argparse.ArgumentParser:
     transcription = subcommands.add_parser(
         "transcribe", help="write down what is said in recordings, a line of text each"
     )
-    transcription.add_argument(
+    _add_model_argument(transcription)
+    add_transcription_arguments(transcription)
+    alignment = subcommands.add_parser(
+        "align", help="find when the words of a known text are said in a recording"
+    )
+    _add_model_argument(alignment)
+    add_alignment_arguments(alignment)
+    return result
+
+
+def _add_model_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--model",
         default="an4",
         help="an .onnx model that export.py wrote, or one that comes with the package "
         "(default: %(default)s)",
     )
-    add_transcription_arguments(transcription)
-    return result
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     args = parser().parse_args(argv)
-    return commands.run(
-        lambda: transcribe(args, lambda: load_model(args.model, decoding_settings(args)))
-    )
+
+    def run() -> int:
+        if args.command == "align":
+            return align(args, lambda: load_model(args.model))
+        return transcribe(args, lambda: load_model(args.model, decoding_settings(args)))
+
+    return commands.run(run)

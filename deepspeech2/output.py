@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from deepspeech2.errors import InputError, RunError
@@ -51,7 +52,10 @@ class Files:
             for name in self._formats:
                 path = Path(f"{place}.{name}")
                 try:
-                    write_bytes(path, WRITERS[name](result, self._layout).encode())
+                    layout = replace(self._layout, recording=path.stem)
+                    # names of files can have any bytes
+                    content = WRITERS[name](result, layout).encode(errors="backslashreplace")
+                    write_bytes(path, content)
                 except OSError as error:
                     raise RunError(f"{path}: cannot write: {error.strerror}") from None
 
@@ -68,8 +72,8 @@ class StandardOutput:
         self._format, self._layout = format_name, layout
 
     def places(self, recordings: Sequence[Recording]) -> list[tuple[Recording, str]]:
-        """The recordings; none has a file."""
-        return [(recording, "") for recording in recordings]
+        """The recordings with names for them."""
+        return list(zip(recordings, output_stems(recordings), strict=True))
 
     def is_done(self, place: str) -> bool:
         """Nothing is done already."""
@@ -78,7 +82,8 @@ class StandardOutput:
     def write(self, place: str, result: Transcript | Exception) -> None:
         """Print a transcript. Raises OSError when nothing can be printed any more."""
         if isinstance(result, Transcript):
-            text = WRITERS[self._format](result, self._layout)
+            layout = replace(self._layout, recording=os.path.basename(place))
+            text = WRITERS[self._format](result, layout)
         else:
             text = "\n" if self._format == "txt" else ""
         print(text, end="", flush=True)

@@ -1,4 +1,4 @@
-"""Write a Transcript as plain text, subtitles (SRT, WebVTT), a table (TSV) or JSON."""
+"""Write a Transcript as text, subtitles (SRT, WebVTT), tables (TSV, CTM), JSON or for Praat."""
 
 import html
 import json
@@ -21,12 +21,14 @@ class Layout:
         max_line_count: lines shown at once.
         highlight_words: underline each word while it is said.
         word_timestamps: show and list each word by itself.
+        recording: name of the recording, which CTM has in every line.
     """
 
     max_line_width: int = 42
     max_line_count: int = 2
     highlight_words: bool = False
     word_timestamps: bool = False
+    recording: str = "recording"
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,74 @@ def to_json(transcript: Transcript, layout: Layout) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
+def to_textgrid(transcript: Transcript, layout: Layout) -> str:
+    """A TextGrid of Praat with two tiers of intervals: segments and words."""
+    words = [word for segment in transcript.segments for word in segment.words]
+    segments = [(s.start, s.end, s.text) for s in transcript.segments]
+    tiers = [("segments", segments), ("words", [(w.start, w.end, w.word) for w in words])]
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {transcript.duration:.6f}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, (name, rows) in enumerate(tiers, 1):
+        intervals = list(_intervals(rows, transcript.duration))
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f'        name = "{name}"',
+            "        xmin = 0",
+            f"        xmax = {transcript.duration:.6f}",
+            f"        intervals: size = {len(intervals)}",
+        ]
+        for place, (start, end, text) in enumerate(intervals, 1):
+            escaped = text.replace('"', '""')
+            lines += [
+                f"        intervals [{place}]:",
+                f"            xmin = {start:.6f}",
+                f"            xmax = {end:.6f}",
+                f'            text = "{escaped}"',
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _intervals(
+    rows: list[tuple[float, float, str]], duration: float
+) -> Iterator[tuple[float, float, str]]:
+    """Rows of start, end and text, with empty ones between them: one begins where one ends."""
+    last = 0.0
+    for start, end, text in rows:
+        if round(start, 6) > round(last, 6):
+            yield last, start, ""
+        yield max(start, last), end, text
+        last = end
+    if round(duration, 6) > round(last, 6) or not rows:
+        yield last, duration, ""
+
+
+def to_ctm(transcript: Transcript, layout: Layout) -> str:
+    """A line for each word, as NIST's sclite reads it: recording, channel, start, length, word,
+    confidence."""
+    name = "_".join(layout.recording.split()) or "recording"
+    return "".join(
+        f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {'_'.join(word.word.split())} "
+        f"{word.probability:.4f}\n"
+        for segment in transcript.segments
+        for word in segment.words
+    )
+
+
 WRITERS: dict[str, Callable[[Transcript, Layout], str]] = {
     "txt": to_txt,
     "srt": to_srt,
     "vtt": to_vtt,
     "tsv": to_tsv,
     "json": to_json,
+    "TextGrid": to_textgrid,
+    "ctm": to_ctm,
 }

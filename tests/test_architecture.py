@@ -12,10 +12,10 @@ SOURCES = sorted(
     + [p for name in ("src", "deepspeech2", "deepspeech_pytorch", "data", "tools")
        for p in (ROOT / name).rglob("*.py")]
 )
-COMMANDS = ["train.py", "eval.py", "export.py", "transcribe.py", "-m tools.build_lm",
+COMMANDS = ["train.py", "eval.py", "export.py", "transcribe.py", "align.py", "-m tools.build_lm",
             "-m tools.confusions", "-m tools.convert_torch", "-m tools.plot_augment",
             "-m tools.plot_log", "-m data.an4", "-m data.corpus", "-m data.demo",
-            "-m data.librispeech", "-m data.verify_manifest"]
+            "-m data.librispeech", "-m data.segment", "-m data.verify_manifest"]
 # what takes long to import, or MindSpore must not meet
 SLOW = {"mindspore", "librosa", "numba", "pandas", "matplotlib", "jinja2", "onnx",
         "google.protobuf", "torch", "scipy"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import model_that_says, voice
+from conftest import model_that_hears_tones, model_that_says, say_in_tones, voice
 
 import deepspeech2.cli
 from deepspeech2.decoding.decoders import LMConfig
@@ -140,7 +140,8 @@ def test_a_manifest_and_all_formats(speech, says_go, tmp_path):
     assert says_go("--manifest", speech / "m.csv", "--output_format", "all",
                    "--output_dir", out) == 0
     assert files_in(out) == [f"{stem}.{name}" for stem in ("a/x", "b")
-                             for name in ("json", "srt", "tsv", "txt", "vtt")]
+                             for name in ("TextGrid", "ctm", "json", "srt", "tsv", "txt",
+                                                              "vtt")]
     (segment,) = json.loads((out / "b.json").read_text())["segments"]
     assert [word["word"] for word in segment["words"]] == ["GO"]
 
@@ -234,3 +235,62 @@ def test_transcribe_refuses(arguments, words, capsys):
     except SystemExit as error:
         code = error.code
     assert code == 2 and words in capsys.readouterr().err
+
+
+# deepspeech2 align
+
+@pytest.fixture
+def align(monkeypatch, labels):
+    """`deepspeech2 align` with a model that hears tones."""
+    model = model_that_hears_tones(labels)
+    monkeypatch.setattr(deepspeech2.cli, "load_model", lambda name: model)
+    return lambda *arguments: deepspeech2.cli.main(["align", *map(str, arguments)])
+
+
+@pytest.fixture
+def talk(tmp_path) -> tuple[Path, Path]:
+    """A recording with an odd name, and its text."""
+    recording, text = tmp_path / "my\n tälk.wav", tmp_path / "talk.txt"
+    with open(recording, "wb") as file:
+        soundfile.write(file, say_in_tones("HELLO WORLD DOWN THERE", 0.5), 16000, format="WAV")
+    text.write_text("Hello, world!\nDown there.\n", encoding="utf-8")
+    return recording, text
+
+
+def test_words_of_a_text_are_written_in_every_format(align, talk, tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
+    assert align(*talk) == 0
+    assert capsys.readouterr().out == (
+        "start\tend\ttext\n0\t1470\tHello, world!\n1990\t3370\tDown there.\n")
+    assert "4 of 4 words aligned, 0 of them unclear, 0 left out" in caplog.text
+    assert align(*talk, "--output_format", "ctm") == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("my_tälk 1 0.990 0.480 world! 0.98")
+    assert align(*talk, "--output_format", "all", "--output_dir", tmp_path / "out") == 0
+    assert len(files_in(tmp_path / "out")) == 7
+    before = (tmp_path / "out" / "my\n tälk.srt").stat().st_mtime_ns
+    assert align(*talk, "--output_format", "all", "--output_dir", tmp_path / "out",
+                 "--skip_existing") == 0
+    assert (tmp_path / "out" / "my\n tälk.srt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["-", "-"], "standard input can be the recording or the text, not both"),
+    (["talk.txt", "talk.txt"], "talk.txt: cannot read the audio"),
+    (["a.wav", "none.txt"], "none.txt: cannot read the text"),
+    (["a.wav", "empty.txt"], "the text has no words"),
+    (["a.wav", "greek.txt"], "the labels can write none of the 2 words"),
+    (["a.wav", "other.txt"], "a.wav: only 0 of 2 words are heard clearly"),
+    (["silence.wav", "talk.txt"], "silence.wav: no speech is heard"),
+    (["a.wav", "talk.txt", "--output_format", "all"], "--output_format all needs --output_dir"),
+])
+def test_what_cannot_be_aligned_ends_with_2(arguments, words, align, talk, tmp_path, monkeypatch,
+                                            capsys):
+    monkeypatch.chdir(tmp_path)
+    talk[0].rename("a.wav")
+    soundfile.write("silence.wav", np.zeros(32000), 16000)
+    for name, text in (("empty.txt", " \n"), ("greek.txt", "Καλημέρα κόσμε"),
+                       ("other.txt", "XXXXXX ZZZZZZ")):
+        Path(name).write_text(text, encoding="utf-8")
+    assert align(*arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.out == ""

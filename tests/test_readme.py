@@ -14,6 +14,7 @@ import soundfile
 import yaml
 from conftest import ROOT, write_streaming_model
 
+import align
 import deepspeech2.cli
 import eval as evaluation_command
 import export
@@ -42,6 +43,7 @@ PARSERS = {
     "eval.py": evaluation_command.parser(),
     "export.py": export.parser(),
     "transcribe.py": transcribe.parser(),
+    "align.py": align.parser(),
     **{f"deepspeech2 {name}": parser for name, parser in SUBCOMMANDS.items()},
 }
 

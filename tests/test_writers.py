@@ -1,10 +1,11 @@
-"""Transcripts written as text, subtitles, table and JSON, read back by pysubs2 and by hand."""
+"""Transcripts in every format, read back by pysubs2, praatio and by hand."""
 
 import json
 
 import numpy as np
 import pysubs2
 import pytest
+from praatio import textgrid
 
 from deepspeech2.result import Segment, Transcript, Word
 from deepspeech2.writers import CUE_SECONDS, PAUSE_SECONDS, WRITERS, Layout, cues
@@ -54,10 +55,46 @@ def test_tsv_and_json():
         "word": "DAY", "start": 1.04, "end": 1.5, "probability": 0.5}
 
 
+def test_ctm_by_hand():
+    assert WRITERS["ctm"](TWO, Layout(recording="my talk")) == (
+        "my_talk 1 0.500 0.500 GOOD 0.5000\nmy_talk 1 1.040 0.460 DAY 0.5000\n"
+        "my_talk 1 4000.200 0.800 BYE 0.5000\n")
+
+
+def test_a_textgrid_is_read_by_praatio(tmp_path):
+    """Words that are quotes and that touch, in a recording that ends with a word."""
+    made = transcript([(0, 0.5, 'SAY "A"'), (0.5, 1.25, "É\\")], [(2, 3, "BYE")], duration=3.0)
+    (tmp_path / "a.TextGrid").write_text(WRITERS["TextGrid"](made, Layout()))
+    grid = textgrid.openTextgrid(str(tmp_path / "a.TextGrid"), includeEmptyIntervals=True)
+    assert (grid.minTimestamp, grid.maxTimestamp) == (0, 3)
+    assert grid.tierNames == ("segments", "words")
+    assert [tuple(entry) for entry in grid.getTier("words").entries] == [
+        (0, 0.5, 'SAY "A"'), (0.5, 1.25, "É\\"), (1.25, 2, ""), (2, 3, "BYE")]
+    assert [tuple(entry) for entry in grid.getTier("segments").entries] == [
+        (0, 1.25, 'SAY "A" É\\'), (1.25, 2, ""), (2, 3, "BYE")]
+
+
+def test_random_textgrids_are_read_by_praatio(tmp_path):
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        made = random_transcript(rng)
+        (tmp_path / "a.TextGrid").write_text(WRITERS["TextGrid"](made, Layout()))
+        grid = textgrid.openTextgrid(str(tmp_path / "a.TextGrid"), includeEmptyIntervals=False)
+        words = [word for segment in made.segments for word in segment.words]
+        read = grid.getTier("words").entries
+        assert [entry.label for entry in read] == [word.word for word in words]
+        np.testing.assert_allclose([(e.start, e.end) for e in read],
+                                   [(w.start, w.end) for w in words], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_silence(name):
     text = WRITERS[name](Transcript("", (), 3.0), Layout())
-    expected = {"txt": "\n", "srt": "", "vtt": "WEBVTT\n\n", "tsv": "start\tend\ttext\n"}
+    if name == "TextGrid":
+        assert text.count('text = ""') == 2
+        return
+    expected = {"txt": "\n", "srt": "", "vtt": "WEBVTT\n\n", "tsv": "start\tend\ttext\n",
+                "ctm": ""}
     if name == "json":
         assert json.loads(text) == {"text": "", "segments": [], "duration": 3, "alternatives": []}
     else:
