@@ -83,6 +83,7 @@ def stopped(demo_corpus, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("stopped")
     settings = [*tiny_recipe(demo_corpus, folder), "CheckpointConfig.average_last=2"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     with pytest.MonkeyPatch.context() as patch:
         with_changed_batches(patch,
                              lambda i, _: os.kill(os.getpid(), signal.SIGINT) if i == 1 else None)
