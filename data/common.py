@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import fcntl
 import io
+import json
 import logging
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ import soundfile
 from tqdm import tqdm
 
 from deepspeech2.errors import RunError
-from deepspeech2.files import write_bytes
+from deepspeech2.files import atomic_path, parse_json, write_bytes
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo, count_repeats, write_manifest
 
@@ -161,6 +162,20 @@ def write_text(path: Path, text: str) -> None:
         if path.read_bytes() == content:
             return
     write_bytes(path, content)
+
+
+def read_record(path: Path) -> dict[str, list]:
+    """What `write_record` wrote; empty for a file that is missing or holds anything else."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(parse_json(path.read_text(encoding="utf-8")))
+    return {}
+
+
+def write_record(path: Path, content: dict[str, list]) -> None:
+    """Keep for later runs what this one has done, once all that it wrote is on disk."""
+    os.sync()
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 def utterance_info(samples: int, text: str, labels: Labels) -> UtteranceInfo:

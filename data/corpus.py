@@ -19,7 +19,6 @@ does no work again.
 import argparse
 import contextlib
 import hashlib
-import json
 import logging
 import math
 import os
@@ -40,11 +39,13 @@ from data.common import (
     add_common_arguments,
     exclusive_lock,
     parallel,
+    read_record,
     save_manifest,
     seconds,
     to_pcm16,
     utterance_paths,
     wav_size,
+    write_record,
     write_text,
     write_wav,
 )
@@ -54,7 +55,7 @@ from data.transcripts import LANGUAGES, Normalizer
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, read_audio, resample
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable, is_path, parse_json
+from deepspeech2.files import atomic_path, ensure_writable, is_path
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo, count_repeats
 
@@ -273,9 +274,7 @@ class Prepared:
 
     def __init__(self, path: Path):
         self.path = path
-        self._audio: dict[str, list] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            self._audio = dict(parse_json(path.read_text(encoding="utf-8")))
+        self._audio: dict[str, list] = read_record(path)
 
     def find(self, clip: Clip, folder: Path) -> Audio | None:
         """The audio of a clip, if neither its recording nor what was cut has changed since."""
@@ -295,9 +294,7 @@ class Prepared:
         self._audio[clip.name] = [self._key(clip), [audio.path, audio.samples, audio.rate]]
 
     def save(self) -> None:
-        os.sync()  # what was cut is on disk before it is recorded
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(self._audio), encoding="utf-8")
+        write_record(self.path, self._audio)
 
     @staticmethod
     def _key(clip: Clip) -> list:

@@ -28,12 +28,14 @@ import numpy as np
 from data.common import (
     SAMPLE_RATE,
     exclusive_lock,
+    read_record,
     save_manifest,
     seconds,
     to_pcm16,
     utterance_info,
     utterance_paths,
     wav_size,
+    write_record,
     write_text,
     write_wav,
 )
@@ -42,11 +44,13 @@ from deepspeech2 import commands
 from deepspeech2.alignment import AlignedWord, Alignment
 from deepspeech2.audio import open_audio
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable, is_special, parse_json
+from deepspeech2.files import atomic_path, ensure_writable, is_special
 from deepspeech2.known_text import read_text
 from deepspeech2.labels import SPACE
 from deepspeech2.model import NEEDS_MINDSPORE, Model, load_model
+from deepspeech2.runs import true_runs
 from deepspeech2.speech import AUDIBLE, find_frames, frame_length
+from src import cli
 from src.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -167,8 +171,7 @@ def _longest_pause(quiet: np.ndarray, start: float, end: float) -> tuple[float, 
     rate = SAMPLE_RATE / frame_length(SAMPLE_RATE)  # frames per second
     # a frame overlaps the next one
     first, last = max(0, round(start * rate)), min(len(quiet), round(end * rate))
-    edges = np.flatnonzero(np.diff(quiet[first:last], prepend=False, append=False))
-    runs = edges.reshape(-1, 2)
+    runs = true_runs(quiet[first:last])
     if not len(runs):
         return None
     a, b = runs[(runs[:, 1] - runs[:, 0]).argmax()]
@@ -335,11 +338,7 @@ class Record:
 
     def __init__(self, path: Path, settings: str):
         self._path, self._settings = path, settings
-        self._done: dict[str, list] = {}
-        try:
-            self._done = dict(parse_json(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            logger.debug("%s: nothing is done yet", path)
+        self._done: dict[str, list] = read_record(path)
 
     def find(self, name: str, audio: str, text: str, folder: Path) -> Done | None:
         """What was done for a recording and its text, if nothing has changed since."""
@@ -356,10 +355,8 @@ class Record:
 
     def add(self, name: str, audio: str, text: str, done: Done) -> None:
         """Keep what was done."""
-        os.sync()  # what was cut is on disk before it is recorded
         self._done[name] = [self._key(audio, text), asdict(done)]
-        with atomic_path(self._path) as temporary:
-            temporary.write_text(json.dumps(self._done), encoding="utf-8")
+        write_record(self._path, self._done)
 
     def _key(self, audio: str, text: str) -> list:
         status = os.stat(audio)
@@ -410,13 +407,8 @@ def names_of(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 def load(args: argparse.Namespace) -> Model:
     """The model that the options name. Raises InputError."""
-    if Path(args.model).suffix not in NEEDS_MINDSPORE:
-        return load_model(args.model)
-    from src.device import set_device_for
-    from src.stored_models import load_model as load_stored
-
-    set_device_for(args.model, None, "CPU")
-    return load_stored(args.model)
+    stored = Path(args.model).suffix in NEEDS_MINDSPORE
+    return cli.load_stored_model(args.model) if stored else load_model(args.model)
 
 
 def written(text: str, normalizer: Normalizer) -> str:

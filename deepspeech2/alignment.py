@@ -22,6 +22,7 @@ from deepspeech2.errors import InputError
 from deepspeech2.known_text import Token, describe_unspelled, tokens_of
 from deepspeech2.labels import Labels
 from deepspeech2.result import Segment, Transcript, Word
+from deepspeech2.runs import true_runs
 from deepspeech2.segmentation import Piece
 from deepspeech2.transcription import Collector, recognise_all
 
@@ -152,7 +153,7 @@ def align(
     )
     if isinstance(emissions, Exception):
         raise emissions
-    name = "samples" if isinstance(audio, tuple) else name_of(audio)
+    name = name_of(audio)
     if not len(emissions.probs):
         raise InputError(f"{name}: no speech is heard in the recording")
     result = _alignment(emissions, tokens, model.labels, model.spect.sample_rate)
@@ -239,8 +240,7 @@ def _filled(edges: np.ndarray, lines: np.ndarray, duration: float) -> np.ndarray
     """
     times = edges.copy()
     missing = np.isnan(edges[:, 0])
-    runs = np.flatnonzero(np.diff(missing, prepend=False, append=False)).reshape(-1, 2)
-    for first, end in runs:
+    for first, end in true_runs(missing):
         before = edges[first - 1, 1] if first else 0.0
         behind = edges[end, 0] if end < len(edges) else duration
         count = end - first
@@ -269,7 +269,7 @@ def _in_order(
         duration: length of the recording in seconds.
     """
     shortest = np.full(len(times), frame)
-    for first, end in np.flatnonzero(np.diff(left_out, prepend=0, append=0)).reshape(-1, 2):
+    for first, end in true_runs(left_out):
         before = times[first - 1, 1] if first else 0.0
         behind = times[end, 0] if end < len(times) else duration
         room = (max(0.0, behind - before) + _BORROWED) / (end - first)

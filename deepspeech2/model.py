@@ -263,16 +263,12 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
         raise InputError(
             f"{name}: not a model: name an .onnx file, or a model of the package: {names}"
         )
-    # imported late: ONNX Runtime takes a while
-    from deepspeech2.onnx_model import OnnxModel
-    from deepspeech2.streaming.acoustic import StreamingAcoustic, whole_utterances
+    from deepspeech2.streaming.acoustic import open_onnx  # late: ONNX Runtime takes a while
 
     info = read_info(path)
     decoder = make_decoder(config, info.labels)
-    if info.first_frames:
-        streaming = StreamingAcoustic(path, info)
-        return Model(whole_utterances(streaming), info, decoder, streaming)
-    return Model(OnnxModel(path, info), info, decoder)
+    acoustic, streaming = open_onnx(path, info)
+    return Model(acoustic, info, decoder, streaming)
 
 
 def _decoder_settings(lm: str | Path | LMConfig | None) -> LMConfig:

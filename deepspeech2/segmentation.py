@@ -13,6 +13,7 @@ from enum import Enum
 
 import numpy as np
 
+from deepspeech2.runs import true_runs
 from deepspeech2.speech import (
     AUDIBLE,
     FRAMES_PER_SECOND,
@@ -196,7 +197,7 @@ def _next_cut(
 
 def _pauses(audible: np.ndarray, ended: bool) -> np.ndarray:
     """(T,) whether each frame is heard -> (pauses, 2) first frame and end of each pause."""
-    pauses = np.flatnonzero(np.diff(audible, prepend=True, append=True)).reshape(-1, 2)
+    pauses = true_runs(~audible)
     unknown = (pauses[:, 1] == len(audible)) & (not ended)  # how long the last one is
     long = pauses[:, 1] - pauses[:, 0] >= SILENCE * FRAMES_PER_SECOND
     return pauses[~unknown | long]
@@ -216,8 +217,8 @@ def _leave_digital_silence(sound: _Sound, speech: int, margin: int) -> int:
     end = min(end, sound.end)
     kept = sound.between(start, end)
     shortest = round(_DIGITAL_SILENCE * sound.rate)
-    edges = np.flatnonzero(np.diff(np.diff(kept) == 0, prepend=False, append=False)).reshape(-1, 2)
-    runs = edges[edges[:, 1] - edges[:, 0] >= shortest]  # of equal samples
+    runs = true_runs(np.diff(kept) == 0)  # of equal samples
+    runs = runs[runs[:, 1] - runs[:, 0] >= shortest]
     if not len(runs):
         return start if margin < 0 else end
     return start + int(runs[-1, 1]) + 1 if margin < 0 else start + int(runs[0, 0])

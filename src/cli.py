@@ -1,8 +1,13 @@
-"""The options that train.py, eval.py, export.py and transcribe.py share."""
+"""What the commands of the repository share: options, and the way to load a model."""
 
 import argparse
+import dataclasses
 
 from deepspeech2.commands import boolean
+from deepspeech2.decoding.decoders import LMConfig
+from deepspeech2.model import Model
+from src.config import load_config
+from src.device import set_device_for
 
 DEVICES = ("GPU", "CPU")
 
@@ -31,6 +36,37 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
         default="GPU",
         help="device where the code runs: GPU or CPU, default is GPU",
     )
+
+
+def add_stored_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--pretrain_ckpt` and its `--device_target` for commands that run on the CPU."""
+    parser.add_argument(
+        "--pretrain_ckpt",
+        required=True,
+        metavar="MODEL",
+        help="model to use, a .ckpt, .mindir or .onnx file, required",
+    )
+    add_model_device_argument(parser, "CPU")
+
+
+def load_stored_model(
+    path: str, device_target: str | None = None, lm_config: LMConfig | None = None
+) -> Model:
+    """Load a model on a device, without one on the CPU.
+
+    Args:
+        path: a `.ckpt`, `.mindir` or `.onnx` file.
+        device_target: value of `--device_target`.
+        lm_config: how the model decodes; None for the defaults.
+
+    Raises:
+        InputError: as `set_device_for` and `stored_models.load_model`.
+    """
+    config = dataclasses.replace(load_config(), LMConfig=lm_config or LMConfig())
+    set_device_for(path, device_target, "CPU")
+    from src.stored_models import load_model
+
+    return load_model(path, config)
 
 
 def add_model_device_argument(parser: argparse.ArgumentParser, default: str) -> None:

@@ -13,8 +13,7 @@ from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import atomic_path, ensure_writable
 from deepspeech2.model import AcousticModel
 from deepspeech2.model_info import ModelInfo
-from deepspeech2.onnx_model import OnnxModel
-from deepspeech2.streaming.acoustic import StreamingAcoustic, whole_utterances
+from deepspeech2.streaming.acoustic import open_onnx
 from src.config import Config
 from src.DeepSpeech import PredictCell, dynamic_inputs
 from src.stored_models import cell_model, load_mindir, load_network
@@ -126,15 +125,15 @@ def export_onnx(
     parameters = {name: p.asnumpy() for name, p in network.parameters_dict().items()}
     with atomic_path(path) as temporary:
         write(temporary, parameters, config.ModelConfig, num_bins)
-        exported = _load_onnx(temporary, info)
+        exported, _ = open_onnx(temporary, info)
         difference = _compare(predict, exported, num_bins, path, TOLERANCE, CHECK_SIZES)
         if quantize:
             exact = temporary.rename(temporary.with_stem("float32"))
             fix_quantization_ranges(exact)
-            exported = _load_onnx(exact, info)
+            exported, _ = open_onnx(exact, info)
             _compare(predict, exported, num_bins, path, TOLERANCE, CHECK_SIZES)
             quantize_onnx(exact, temporary)
-            exported = _load_onnx(temporary, info)
+            exported, _ = open_onnx(temporary, info)
             difference = _compare(predict, exported, num_bins, path, INT8_TOLERANCE, CHECK_SIZES)
     return _finish(path, info, difference)
 
@@ -150,12 +149,6 @@ def _check_for_streams(checkpoint: str, config: Config) -> None:
         raise InputError(
             f"{checkpoint}: no model for streams: {'; '.join(wrong)}: train one with these settings"
         )
-
-
-def _load_onnx(path: Path, info: ModelInfo) -> AcousticModel:
-    if info.first_frames:
-        return whole_utterances(StreamingAcoustic(path, info))
-    return OnnxModel(path, info)
 
 
 def _compare(

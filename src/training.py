@@ -144,9 +144,8 @@ def train(
         return run.run()
 
 
-def _check_frozen(config: Config) -> None:
-    """Raise ConfigError where no layer is left to train."""
-    frozen, layers = config.OptimConfig.frozen_layers, config.ModelConfig.hidden_layers + 2
+def _check_frozen(frozen: int, layers: int) -> None:
+    """Raise ConfigError where none of the layers is left to train."""
     if frozen >= layers:
         raise ConfigError(
             f"`OptimConfig.frozen_layers` (={frozen}) must be less than {layers}: the network has "
@@ -171,12 +170,14 @@ class _Run:
         training = config.TrainingConfig
         ms.set_seed(training.seed)
         num_bins = config.DataConfig.SpectConfig.num_bins
-        _check_frozen(config)
         self.network = DeepSpeech(config.ModelConfig, num_bins, len(labels), training.dropout)
+        layers, frozen = self.network.layers(), config.OptimConfig.frozen_layers
+        _check_frozen(frozen, len(layers))
+        self.frozen = sum(layers[:frozen], [])  # the cells of the frozen layers
         self.buffers = [p for p in self.network.get_parameters() if not p.requires_grad]
         self.step_cell = TrainStep(
             LossCell(self.network, labels.blank_index, training.intermediate_ctc_weight),
-            create_optimizer(self.network.layers(), config.OptimConfig),
+            create_optimizer(layers, config.OptimConfig),
             self.buffers,
             config.OptimConfig.loss_scale,
             training.max_grad_norm,
@@ -336,7 +337,7 @@ class _Run:
         source = data.source(progress.epoch, shares[progress.batch :])
         self.monitor.begin_epoch(progress.epoch, len(batches), progress.batch)
         self.step_cell.set_train(True)
-        for cell in sum(self.network.layers()[: config.OptimConfig.frozen_layers], []):
+        for cell in self.frozen:
             cell.set_train(False)  # batch norm keeps its statistics too
         with self._memory_errors(batches):
             for batch in training_batches(source, self.num_workers):

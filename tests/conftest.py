@@ -187,6 +187,28 @@ def tiny_recipe(demo_corpus: Path, folder: Path) -> list[str]:
             f"TrainingConfig.log_dir={folder}/logs", f"CheckpointConfig.ckpt_path={folder}/ckpt"]
 
 
+def random_weights(network, seed: int, gain: float, centred: bool = False) -> dict:
+    """{name: float32 array}: no two weights or statistics alike, and probabilities far apart.
+
+    Args:
+        network: a `DeepSpeech`, for names and shapes.
+        seed: of the random numbers.
+        gain: of the projection.
+        centred: whether the batch norms shift nothing.
+    """
+    rng, result = np.random.default_rng(seed), {}
+    for name, parameter in network.parameters_dict().items():
+        shape = parameter.shape
+        fan_in = np.prod(shape[1:]) if len(shape) > 1 else 25
+        values = rng.standard_normal(shape) / np.sqrt(fan_in)
+        if name.endswith(("moving_variance", "gamma")):
+            values = rng.uniform(0.5, 1.5, shape)
+        if centred and name.endswith(("moving_mean", "beta")):
+            values = np.zeros(shape)
+        result[name] = np.float32(gain * values if name == "fc.weight" else values)
+    return result
+
+
 def write_streaming_model(path: Path) -> None:
     """Write a streaming model of random weights, and its JSON file."""
     from src.DeepSpeech import DeepSpeech

@@ -4,14 +4,14 @@ import os
 
 import numpy as np
 import pytest
-from mindspore import Tensor
+from conftest import random_weights
 
 from deepspeech2.errors import RunError
 from deepspeech2.labels import Labels
 from deepspeech2.model_info import read_info
 from deepspeech2.onnx_model import OnnxModel
 from src import exporting
-from src.checkpoint import arrays_of, save_checkpoint
+from src.checkpoint import save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
 from src.onnx_graph import fix_quantization_ranges, quantize_onnx, write_onnx
@@ -34,16 +34,9 @@ WIDE = ["ModelConfig.hidden_size=160", "ModelConfig.hidden_layers=2", "ModelConf
 
 def make_checkpoint(path, overrides) -> str:
     """A checkpoint with no two weights or statistics alike, whose probabilities are far apart."""
-    config, rng = load_config(None, overrides), np.random.default_rng(3)
+    config = load_config(None, overrides)
     network = DeepSpeech(config.ModelConfig, 161, len(LABELS))
-    for name, parameter in network.parameters_dict().items():
-        fan_in = np.prod(parameter.shape[1:]) if len(parameter.shape) > 1 else 25
-        values = rng.standard_normal(parameter.shape) / np.sqrt(fan_in)
-        if name.endswith(("moving_variance", "gamma")):
-            values = rng.uniform(0.5, 1.5, parameter.shape)
-        parameter.set_data(Tensor((12 * values if name == "fc.weight"
-                                   else values).astype(np.float32)))
-    save_checkpoint(path, arrays_of(network.get_parameters()), config.model_info(LABELS))
+    save_checkpoint(path, random_weights(network, seed=3, gain=12), config.model_info(LABELS))
     return str(path)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import random_weights
 
 from deepspeech2.labels import Labels
 from deepspeech2.onnx_model import OnnxModel
@@ -28,14 +29,9 @@ NETWORKS = {
 def models(request, tmp_path_factory):
     """The network of whole utterances and that of streams, both with 32 and with 8 bits."""
     folder = tmp_path_factory.mktemp("onnx")
-    config, rng = load_config(None, NETWORKS[request.param]), np.random.default_rng(3)
-    parameters = {}
-    for name, p in DeepSpeech(config.ModelConfig, 161, len(LABELS)).parameters_dict().items():
-        fan_in = np.prod(p.shape[1:]) if len(p.shape) > 1 else 25
-        values = rng.standard_normal(p.shape) / np.sqrt(fan_in)
-        if name.endswith(("moving_variance", "gamma")):
-            values = rng.uniform(0.5, 1.5, p.shape)
-        parameters[name] = np.float32(12 * values if name == "fc.weight" else values)
+    config = load_config(None, NETWORKS[request.param])
+    network = DeepSpeech(config.ModelConfig, 161, len(LABELS))
+    parameters = random_weights(network, seed=3, gain=12)
     info = dataclasses.replace(config.model_info(LABELS),
                                first_frames=first_frames(config.ModelConfig))
     result = {}

@@ -11,6 +11,7 @@ from itertools import chain
 import numpy as np
 
 from deepspeech2.audio.formats import Format, ways_out
+from deepspeech2.audio.mixing import as_floats
 from deepspeech2.audio.source import AudioError, Part, Recording
 
 _BLOCK = 1 << 20  # samples of all channels in a block
@@ -117,6 +118,4 @@ def _samples(frame) -> np.ndarray:
     array = array.T if frame.format.is_planar else array.reshape(-1, channels)
     if array.dtype.kind == "u":
         return (array.astype(np.float32) - 128) / 128
-    if array.dtype.kind == "i":
-        return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
-    return array.astype(np.float32)
+    return as_floats(array)

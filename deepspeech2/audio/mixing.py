@@ -24,6 +24,13 @@ _SURE = 4  # standard errors
 _SHORTEST = 0.1  # seconds; the mean of less is the sound itself
 
 
+def as_floats(samples: np.ndarray) -> np.ndarray:
+    """Signed integers or floats of any shape -> float32; the full scale of integers becomes 1."""
+    if samples.dtype.kind == "i":
+        samples = samples / np.float32(-float(np.iinfo(samples.dtype).min))
+    return samples.astype(np.float32)
+
+
 class Mixer:
     """Makes mono of the blocks of a recording, which it takes in their order.
 

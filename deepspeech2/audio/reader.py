@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from deepspeech2.audio.decoding import parts_of
-from deepspeech2.audio.mixing import Mixer
+from deepspeech2.audio.mixing import Mixer, as_floats
 from deepspeech2.audio.resampling import Resampler
 from deepspeech2.audio.source import (
     RATES,
@@ -79,8 +79,9 @@ def open_audio(source: Audio, sample_rate: int, channel: int | None = None) -> A
     if isinstance(source, tuple) and len(source) == 2:
         samples, rate = _checked(*source), int(source[1])
         part = Part(rate, _array_blocks(samples), floats=samples.dtype.kind == "f")
-        blocks = _mono_blocks("samples", samples.nbytes, [part], sample_rate, channel)
-        return AudioReader("samples", blocks)
+        name = name_of(source)
+        blocks = _mono_blocks(name, samples.nbytes, [part], sample_rate, channel)
+        return AudioReader(name, blocks)
     if isinstance(source, str) and source == STANDARD_INPUT:
         source = standard_input()
     if isinstance(source, str | Path) or hasattr(source, "read"):
@@ -194,9 +195,5 @@ def checked_rate(rate: float) -> int:
 def _array_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:
     """(n, channels) integers or floats -> (n, channels) float32 with full scale 1."""
     step = max(1, _BLOCK // samples.shape[1])
-    integers = samples.dtype.kind == "i"
     for start in range(0, len(samples), step):
-        block = samples[start : start + step]
-        if integers:
-            block = block / np.float32(-float(np.iinfo(samples.dtype).min))
-        yield block.astype(np.float32)
+        yield as_floats(samples[start : start + step])

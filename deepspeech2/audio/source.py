@@ -123,8 +123,10 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def name_of(source: str | Path | BinaryIO) -> str:
-    """What messages call a source."""
+def name_of(source: str | Path | BinaryIO | tuple) -> str:
+    """What messages call a source; a tuple holds samples and their rate."""
+    if isinstance(source, tuple):
+        return "samples"
     name = source if isinstance(source, str | Path) else getattr(source, "name", None)
     return str(name) if isinstance(name, str | Path) else "audio"
 

@@ -3,15 +3,25 @@
 Axes: N streams, F frequency bins, T spectrogram frames, T' output frames, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deepspeech2.errors import InputError
 from deepspeech2.model_info import ModelInfo
-from deepspeech2.onnx_model import ONNX_INPUTS, ONNX_OUTPUTS, make_session, run_session
+from deepspeech2.onnx_model import (
+    ONNX_INPUTS,
+    ONNX_OUTPUTS,
+    OnnxModel,
+    make_session,
+    run_session,
+)
+
+if TYPE_CHECKING:
+    from deepspeech2.model import AcousticModel
 
 FIRST, FINAL = "first", "final"  # inputs that say whether a chunk is the first, and the last
 NEXT = ".next"
@@ -107,9 +117,19 @@ class StreamingAcoustic:
         return list(probs)
 
 
-def whole_utterances(
-    acoustic: StreamingAcoustic,
-) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def open_onnx(path: Path, info: ModelInfo) -> "tuple[AcousticModel, StreamingAcoustic | None]":
+    """An ONNX model for whole utterances, and for streams where it is one for streams.
+
+    Raises:
+        InputError: as `OnnxModel` and `StreamingAcoustic`.
+    """
+    if not info.first_frames:
+        return OnnxModel(path, info), None
+    streaming = StreamingAcoustic(path, info)
+    return _whole_utterances(streaming), streaming
+
+
+def _whole_utterances(acoustic: StreamingAcoustic) -> "AcousticModel":
     """The `AcousticModel` that recognises whole utterances by a streaming model."""
 
     def predict(inputs: np.ndarray, input_length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepspeech2.audio.mixing import as_floats
 from deepspeech2.audio.resampling import Resampler
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig, SpectrogramStream
@@ -280,9 +281,8 @@ def _mono(samples: np.ndarray) -> np.ndarray:
             f"samples have shape {samples.shape} and dtype {samples.dtype}, needed are floats or "
             "integers of shape (n,) or (n, channels)"
         )
-    if samples.dtype.kind == "i":
-        samples = samples / np.float32(-float(np.iinfo(samples.dtype).min))
+    samples = as_floats(samples)
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise InputError("samples hold values that are not finite numbers")
-    return mono.astype(np.float32)
+    return mono
