@@ -42,7 +42,7 @@ from data.common import (
 from data.transcripts import LANGUAGES, Normalizer
 from deepspeech2 import commands
 from deepspeech2.alignment import AlignedWord, Alignment
-from deepspeech2.audio import open_audio
+from deepspeech2.audio import STANDARD_INPUT, open_audio
 from deepspeech2.errors import InputError
 from deepspeech2.files import atomic_path, ensure_writable, is_special
 from deepspeech2.known_text import read_text
@@ -441,7 +441,7 @@ def segment(args: argparse.Namespace) -> int:
         record = Record(folder / ".segmented.json", settings)
         for (audio, path), name in zip(pairs, names_of(pairs), strict=True):
             try:
-                if is_special(audio) or audio == "-":
+                if is_special(audio) or audio == STANDARD_INPUT:
                     raise InputError(f"{audio}: not a file; it is read twice")
                 text = written(read_text(path), normalizer)
                 found = os.path.isfile(audio) and record.find(name, audio, text, folder)

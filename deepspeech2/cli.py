@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 
 from deepspeech2 import commands
+from deepspeech2.audio import STANDARD_INPUT
 from deepspeech2.decoding.decoders import LMConfig, read_settings
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.known_text import read_text
 from deepspeech2.model import BATCH_SIZE, Model, load_model
 from deepspeech2.output import Failures, Progress, make_output
-from deepspeech2.recordings import STANDARD_INPUT, Recording, find_recordings
+from deepspeech2.recordings import Recording, find_recordings
 from deepspeech2.writers import WRITERS, Layout
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepspeech2.audio import STANDARD_INPUT
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels, listed
-from deepspeech2.recordings import STANDARD_INPUT
 from deepspeech2.spelling import Speller
 
 _SHOWN_LINES = 5

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 
-from deepspeech2.audio import AUDIO_SUFFIXES
+from deepspeech2.audio import AUDIO_SUFFIXES, STANDARD_INPUT
 from deepspeech2.errors import InputError
 
-STANDARD_INPUT = "-"
 # what a folder is searched for; the last ones need the extra `media`
 SUFFIXES = (*AUDIO_SUFFIXES, ".oga", ".m4a", ".mp4", ".webm")
 

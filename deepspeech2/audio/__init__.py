@@ -4,6 +4,7 @@
 """
 
 from deepspeech2.audio.reader import (
+    STANDARD_INPUT,
     Audio,
     AudioReader,
     checked_rate,
@@ -17,6 +18,7 @@ from deepspeech2.audio.source import RATES, AudioError
 __all__ = [
     "AUDIO_SUFFIXES",
     "RATES",
+    "STANDARD_INPUT",
     "Audio",
     "AudioError",
     "AudioReader",
