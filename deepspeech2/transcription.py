@@ -25,7 +25,7 @@ from deepspeech2.speech import NOISE_SCORE, SPEECH_SCORE
 if TYPE_CHECKING:
     from deepspeech2.model import Model
 
-_BATCH_SECONDS = 30.0  # padding included
+BATCH_SECONDS = 30.0  # the most in a batch, padding included
 _POOL_BATCHES = 4  # pieces of similar lengths are batched together, of so many batches
 _POOL_ITEMS = 1000  # the most pieces and ends of recordings that wait
 _STRETCH_SECONDS = 120.0  # the most that is decoded at once
@@ -34,7 +34,7 @@ _SURE = 0.75
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """A piece of a recording or, without a piece, its end.
 
     Attributes:
@@ -43,7 +43,7 @@ class _Item:
         features: (F, T) spectrogram; None for noise and for the end.
     """
 
-    recording: "_Recording"
+    recording: "Recording"
     piece: Piece | None = None
     features: np.ndarray | None = None
 
@@ -57,7 +57,7 @@ def transcribe_all(
 ) -> Iterator[Transcript | Exception]:
     """See `Model.transcribe_many`."""
     pools = _pools(_items(model, audios, channel), model, batch_size)
-    recordings: deque[_Recording] = deque()
+    recordings: deque[Recording] = deque()
     with ThreadPoolExecutor(1, "audio") as reader:
         waiting = reader.submit(next, pools, None)
         while pool := waiting.result():
@@ -72,32 +72,28 @@ def transcribe_all(
                 yield recordings.popleft().result
 
 
-def _items(model: "Model", audios: Iterable[Audio], channel: int | None) -> Iterator[_Item]:
+def _items(model: "Model", audios: Iterable[Audio], channel: int | None) -> Iterator[Item]:
     """The pieces and ends of recordings in order, read and analysed."""
     for audio in audios:
-        recording = _Recording(model)
+        recording = Recording(model)
         try:
             with open_audio(audio, model.spect.sample_rate, channel) as blocks:
-                counted = recording.count(blocks)
-                for piece in cut_recording(counted, model.spect.sample_rate, model.hop_samples):
-                    speech = piece.score >= NOISE_SCORE
-                    features = spectrogram(piece.samples, model.spect) if speech else None
-                    yield _Item(recording, piece.without_samples(), features)
+                yield from recording.items(blocks)
         except (InputError, MemoryError) as error:
             recording.fail(error)
-        yield _Item(recording)
+        yield Item(recording)
 
 
-def _pools(items: Iterable[_Item], model: "Model", batch_size: int) -> Iterator[list[_Item]]:
+def _pools(items: Iterable[Item], model: "Model", batch_size: int) -> Iterator[list[Item]]:
     """Consecutive items, as many as are kept in memory at once."""
-    pool: list[_Item] = []
+    pool: list[Item] = []
     frames = pieces = 0
     for item in items:
         pool.append(item)
         if item.features is not None:
             pieces += 1
             frames += item.features.shape[1]
-        full = frames >= _POOL_BATCHES * _most_frames(model) or pieces >= _POOL_BATCHES * batch_size
+        full = frames >= _POOL_BATCHES * most_frames(model) or pieces >= _POOL_BATCHES * batch_size
         if full or len(pool) >= _POOL_ITEMS:
             yield pool
             pool, frames, pieces = [], 0, 0
@@ -105,13 +101,13 @@ def _pools(items: Iterable[_Item], model: "Model", batch_size: int) -> Iterator[
         yield pool
 
 
-def _most_frames(model: "Model") -> int:
+def most_frames(model: "Model") -> int:
     """Spectrogram frames of a batch."""
-    return round(_BATCH_SECONDS / model.spect.window_stride)
+    return round(BATCH_SECONDS / model.spect.window_stride)
 
 
 def _recognise(
-    model: "Model", pool: list[_Item], batch_size: int
+    model: "Model", pool: list[Item], batch_size: int
 ) -> list[np.ndarray | Exception | None]:
     """The (T', C) probabilities of each item, or why there are none; None for noise and ends."""
     result: list[np.ndarray | Exception | None] = [None] * len(pool)
@@ -120,26 +116,26 @@ def _recognise(
     batches: list[list[int]] = []
     for i in sorted(lengths, key=lengths.get):
         full = not batches or len(batches[-1]) >= batch_size
-        if full or (len(batches[-1]) + 1) * lengths[i] > _most_frames(model):
+        if full or (len(batches[-1]) + 1) * lengths[i] > most_frames(model):
             batches.append([])
         batches[-1].append(i)
     for batch in batches:
-        for i, probs in zip(batch, _emissions(model, [pool[i] for i in batch]), strict=True):
+        for i, probs in zip(batch, emissions(model, [pool[i] for i in batch]), strict=True):
             result[i] = probs
     return result
 
 
-def _emissions(model: "Model", items: list[_Item]) -> list[np.ndarray | Exception]:
+def emissions(model: "Model", items: list[Item]) -> list[np.ndarray | Exception]:
     """The (T', C) probabilities of N items; of those for which memory does not suffice, why."""
     try:
         return model.emissions(*pad_spectrograms([item.features for item in items]))
     except (RunError, MemoryError) as error:
         if len(items) == 1:
             return [error]
-    return [one for item in items for one in _emissions(model, [item])]
+    return [one for item in items for one in emissions(model, [item])]
 
 
-class _Recording:
+class Recording:
     """Collects what is recognised in a recording.
 
     Pieces that a word may join make a stretch, which is decoded as a whole.
@@ -159,7 +155,20 @@ class _Recording:
         self._start = self._end = 0  # of the stretch, in samples
         self._score = NOISE_SCORE  # of the stretch: that of its piece which is most like speech
 
-    def count(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What was recognised so far."""
+        return tuple(self._segments)
+
+    def items(self, blocks: Iterable[np.ndarray]) -> Iterator[Item]:
+        """The pieces of (n,) blocks of samples, analysed; without the end of the recording."""
+        spect = self._model.spect
+        for piece in cut_recording(self._count(blocks), spect.sample_rate, self._model.hop_samples):
+            speech = piece.score >= NOISE_SCORE
+            features = spectrogram(piece.samples, spect) if speech else None
+            yield Item(self, piece.without_samples(), features)
+
+    def _count(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Pass (n,) blocks of samples on, and keep their number."""
         for block in blocks:
             self._num_samples += len(block)
