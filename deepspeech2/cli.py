@@ -1,13 +1,14 @@
-"""The console command `deepspeech2`: `deepspeech2 transcribe FILE…`."""
+"""The console command `deepspeech2`: `transcribe FILE…` and `serve MODEL`."""
 
 import argparse
 import dataclasses
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from deepspeech2 import commands
 from deepspeech2.decoding.decoders import LMConfig, read_settings
-from deepspeech2.errors import RunError
+from deepspeech2.errors import InputError, RunError
 from deepspeech2.model import BATCH_SIZE, Model, load_model
 from deepspeech2.output import Failures, Progress, make_output
 from deepspeech2.recordings import find_recordings
@@ -194,6 +195,77 @@ def transcribe(args: argparse.Namespace, load: Callable[[], Model]) -> int:
     return failures.exit_code
 
 
+def add_service_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepspeech2 serve`."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="an .onnx model that export.py wrote, or one that comes with the package",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on, default is %(default)s: only this machine can reach it; "
+        "any other needs --key_file",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="default is %(default)s; 0 for any"
+    )
+    parser.add_argument(
+        "--key_file",
+        default="",
+        metavar="FILE",
+        help="file with the key that clients must show, default is '': none",
+    )
+    parser.add_argument(
+        "--allow_origin",
+        default="",
+        metavar="URLS",
+        help="web pages of other servers that may ask, as https://example.org, separated by "
+        "commas; * for all; default is ''",
+    )
+    parser.add_argument(
+        "--max_megabytes",
+        type=_positive,
+        default=256,
+        metavar="N",
+        help="the largest file, default is %(default)s",
+    )
+    parser.add_argument(
+        "--max_minutes",
+        type=_positive,
+        default=240,
+        metavar="N",
+        help="the longest recording, and the longest stream, default is %(default)s",
+    )
+    _add_decoding_arguments(parser)
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve a model until a signal asks to stop; returns the exit code.
+
+    Raises:
+        InputError: for a wrong option, and where the extra `serve` is not installed.
+    """
+    try:
+        from deepspeech2.service import server
+        from deepspeech2.service.limits import Limits
+    except ImportError as error:
+        raise InputError(
+            f"the service needs more packages ({error}): pip install 'deepspeech2[serve]'"
+        ) from None
+    key = server.read_key(args.key_file)
+    limits = Limits(
+        upload_bytes=args.max_megabytes * 10**6,
+        audio_seconds=60.0 * args.max_minutes,
+        session_seconds=60.0 * args.max_minutes,
+    )
+    with server.listening_socket(args.host, args.port, key) as listening:
+        model = load_model(args.model, decoding_settings(args))
+        origins = [origin.strip() for origin in args.allow_origin.split(",") if origin.strip()]
+        return server.serve(model, Path(args.model).stem, listening, key, origins, limits)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the console command."""
     result = argparse.ArgumentParser(prog="deepspeech2", description="Speech recognition.")
@@ -208,12 +280,18 @@ def parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     add_transcription_arguments(transcription)
+    transcription.set_defaults(
+        run=lambda args: transcribe(args, lambda: load_model(args.model, decoding_settings(args)))
+    )
+    service = subcommands.add_parser(
+        "serve", help="recognise recordings and streams of clients on the network"
+    )
+    add_service_arguments(service)
+    service.set_defaults(run=serve)
     return result
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     args = parser().parse_args(argv)
-    return commands.run(
-        lambda: transcribe(args, lambda: load_model(args.model, decoding_settings(args)))
-    )
+    return commands.run(lambda: args.run(args))
