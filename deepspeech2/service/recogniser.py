@@ -26,8 +26,8 @@ from deepspeech2.transcription import Item, Recording, emissions, most_frames
 
 _AHEAD = 2  # pieces of a recording that wait for the network
 _PIECE = "piece"
-# formats whose headers tell their length exactly, or less in joined files
-_EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "AIFF", "AU", "CAF")
+# formats whose headers tell their length exactly; Ogg cut from a broadcast counts from elsewhere
+_EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF")
 _UNKNOWN = 1 << 40  # samples: from here on a header says that it does not know
 
 
@@ -59,6 +59,12 @@ class Recogniser:
         metrics.watch_queue(lambda: len(self._batcher))
         self.stopping = asyncio.Event()
         self.streams = self._recordings = 0
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Let a beam search be compiled before the first client comes."""
+        classes = len(self.model.labels)
+        self.model.segment(np.full((2, classes), 1 / classes, np.float32), 0, 1)
 
     def close(self) -> None:
         """End the network's thread."""
