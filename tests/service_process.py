@@ -72,6 +72,13 @@ class ServiceProcess:
         found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, found))
 
+    def holds(self, connection: socket.socket) -> bool:
+        """Whether the service has not given a connection up; the client may hear of it later."""
+        port, established = f":{connection.getsockname()[1]:04X}", "01"
+        lines = Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()
+        remotes = [line.split()[2:4] for line in lines[1:]]
+        return any(to.endswith(port) and state == established for to, state in remotes)
+
     def is_idle(self) -> bool:
         """Whether nothing is under way, and no file is left."""
         open_files = os.listdir(f"/proc/{self.process.pid}/fd")
@@ -141,6 +148,15 @@ def answer_of(connection: socket.socket) -> bytes:
         while part := connection.recv(65536):
             parts.append(part)
     return b"".join(parts)
+
+
+def send_without_end(running: ServiceProcess, connection: socket.socket, content: bytes) -> None:
+    """Send something again and again, read nothing, and wait until the service gives up."""
+    connection.settimeout(3.0)  # then all buffers are full
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        while True:
+            connection.sendall(content)
+    wait_for(lambda: not running.holds(connection))
 
 
 def form_head(length: int | None, boundary: str = "x") -> bytes:

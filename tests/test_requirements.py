@@ -14,8 +14,8 @@ MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml",
              "flashlight-text": "flashlight", "python-multipart": "python_multipart",
              "prometheus-client": "prometheus_client"}
 NOT_IMPORTED = {"ruff", "import-linter", "pytest-xdist"}  # commands, a plugin
-BROUGHT = {"python_multipart", "websockets"}  # Starlette and uvicorn import them
-SERVICE = {"starlette", "uvicorn", "h11", "prometheus_client", *BROUGHT}
+BROUGHT = {"websockets"}  # uvicorn imports it
+SERVICE = {"starlette", "uvicorn", "h11", "prometheus_client", "python_multipart", *BROUGHT}
 EXTRA = {"av", *SERVICE}  # the recipe works without them, and the tests have them
 EXACT = {"torch"}  # one version: what we are measured against
 

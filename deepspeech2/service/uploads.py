@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -69,6 +70,8 @@ async def receive_form(scope: Scope, receive: Receive, limits: Limits) -> FormDa
         return await parser.parse()
     except MultiPartException as error:
         raise ApiError(400, f"the form cannot be read: {error.message}", "bad_form") from None
+    except FormParserError as error:  # Starlette up to 1.7 lets it through
+        raise ApiError(400, f"the form cannot be read: {error}", "bad_form") from None
 
 
 async def _body(receive: Receive, limits: Limits) -> AsyncIterator[bytes]:
