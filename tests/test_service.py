@@ -14,7 +14,7 @@ import openai
 import pytest
 import service_process
 import soundfile
-from conftest import voice
+from conftest import ROOT, voice
 from service_process import (
     TRANSCRIPTIONS,
     answer_of,
@@ -25,6 +25,7 @@ from service_process import (
 )
 
 import deepspeech2
+from deepspeech2 import cli
 
 KEY = "0123456789abcdef"
 
@@ -469,6 +470,25 @@ def test_an_allowed_page_reads_the_answer(locked):
 def test_a_name_that_leads_here_is_none_of_ours(server, host, status):
     """A page whose server names its address 127.0.0.1 is of the same origin."""
     assert httpx.get(f"{server.url}/health", headers={"host": host}).status_code == status
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--host", "0.0.0.0"], "--host 0.0.0.0: whoever reaches this address could use the service"),
+    (["--host", "no.such.host.invalid"], "cannot listen there"),
+    (["--host", "ü" * 99], "cannot listen there"),
+    (["--port", "65536"], "--port 65536: a port is a number from 0 to 65535"),
+    (["--port", "-1"], "--port -1: a port is a number from 0 to 65535"),
+    (["--key_file", "no_such_file"], "--key_file no_such_file: cannot read the key"),
+    (["--key_file", "README.md"], "the key must be one line of 16 or more")])
+def test_wrong_options(options, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["serve", "an4", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken(server, capsys):
+    assert cli.main(["serve", "an4", "--port", str(server.address[1])]) == 2
+    assert "cannot listen there: Address already in use" in capsys.readouterr().err
 
 
 # --- the end -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """`WS /v1/listen`: speech in, words out while it is spoken, in Deepgram's shape."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
@@ -112,19 +113,23 @@ class Listener:
 
     async def run(self) -> None:
         """Recognise the stream to its end, and close the connection."""
+        with contextlib.suppress(WebSocketDisconnect):
+            end = await self._recognise_all()
+            if end.reason:
+                await self._send({"type": "Error", "description": end.reason})
+            await self._websocket.close(end.code, end.reason)
+
+    async def _recognise_all(self) -> _End:
+        """Recognise the stream; returns why it ended."""
         try:
             end = await self._listen()
             self._session.end()
             await self._recognise()
             await self._send(self._metadata())
-        except WebSocketDisconnect:
-            return
-        except RunError:
+            return end
+        except (RunError, MemoryError):
             logger.exception("a stream could not be recognised")
-            end = _End(FAILED, "the stream could not be recognised")
-        if end.reason:
-            await self._send({"type": "Error", "description": end.reason})
-        await self._websocket.close(end.code, end.reason)
+            return _End(FAILED, "the stream could not be recognised")
 
     async def _listen(self) -> _End:
         """Recognise what comes until the stream ends."""

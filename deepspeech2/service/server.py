@@ -43,6 +43,8 @@ def read_key(path: str) -> str:
 
 def listening_socket(host: str, port: int, key: str) -> socket.socket:
     """A socket that listens. Raises InputError for a host that needs a key, or cannot be used."""
+    if not 0 <= port <= 65535:  # getaddrinfo takes the rest of larger ones
+        raise InputError(f"--port {port}: a port is a number from 0 to 65535")
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, _, _, _, address = addresses[0]
@@ -52,7 +54,7 @@ def listening_socket(host: str, port: int, key: str) -> socket.socket:
                 "with --key_file"
             )
         return socket.create_server(address, family=family, backlog=256)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--host {host} --port {port}: cannot listen there: {reason}") from None
 
