@@ -1,10 +1,11 @@
-"""The console command `deepspeech2`: `deepspeech2 transcribe FILE…`, `deepspeech2 align …`."""
+"""The console command `deepspeech2`: `transcribe FILE…`, `align AUDIO TEXT`, `serve MODEL`."""
 
 import argparse
 import dataclasses
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from deepspeech2 import commands
 from deepspeech2.audio import STANDARD_INPUT
@@ -251,6 +252,77 @@ def align(args: argparse.Namespace, load: Callable[[], Model]) -> int:
     return 0
 
 
+def add_service_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepspeech2 serve`."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="an .onnx model that export.py wrote, or one that comes with the package",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on, default is %(default)s: only this machine can reach it; "
+        "any other needs --key_file",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="default is %(default)s; 0 for any"
+    )
+    parser.add_argument(
+        "--key_file",
+        default="",
+        metavar="FILE",
+        help="file with the key that clients must show, default is '': none",
+    )
+    parser.add_argument(
+        "--allow_origin",
+        default="",
+        metavar="URLS",
+        help="web pages of other servers that may ask, as https://example.org, separated by "
+        "commas; * for all; default is ''",
+    )
+    parser.add_argument(
+        "--max_megabytes",
+        type=_positive,
+        default=256,
+        metavar="N",
+        help="the largest file, default is %(default)s",
+    )
+    parser.add_argument(
+        "--max_minutes",
+        type=_positive,
+        default=240,
+        metavar="N",
+        help="the longest recording, and the longest stream, default is %(default)s",
+    )
+    _add_decoding_arguments(parser)
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve a model until a signal asks to stop; returns the exit code.
+
+    Raises:
+        InputError: for a wrong option, and where the extra `serve` is not installed.
+    """
+    try:
+        from deepspeech2.service import server
+        from deepspeech2.service.limits import Limits
+    except ImportError as error:
+        raise InputError(
+            f"the service needs more packages ({error}): pip install 'deepspeech2[serve]'"
+        ) from None
+    key = server.read_key(args.key_file)
+    limits = Limits(
+        upload_bytes=args.max_megabytes * 10**6,
+        audio_seconds=60.0 * args.max_minutes,
+        session_seconds=60.0 * args.max_minutes,
+    )
+    with server.listening_socket(args.host, args.port, key) as listening:
+        model = load_model(args.model, decoding_settings(args))
+        origins = [origin.strip() for origin in args.allow_origin.split(",") if origin.strip()]
+        return server.serve(model, Path(args.model).stem, listening, key, origins, limits)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the console command."""
     result = argparse.ArgumentParser(prog="deepspeech2", description="Speech recognition.")
@@ -260,11 +332,20 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_model_argument(transcription)
     add_transcription_arguments(transcription)
+    transcription.set_defaults(
+        run=lambda args: transcribe(args, lambda: load_model(args.model, decoding_settings(args)))
+    )
     alignment = subcommands.add_parser(
         "align", help="find when the words of a known text are said in a recording"
     )
     _add_model_argument(alignment)
     add_alignment_arguments(alignment)
+    alignment.set_defaults(run=lambda args: align(args, lambda: load_model(args.model)))
+    service = subcommands.add_parser(
+        "serve", help="recognise recordings and streams of clients on the network"
+    )
+    add_service_arguments(service)
+    service.set_defaults(run=serve)
     return result
 
 
@@ -280,10 +361,4 @@ def _add_model_argument(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     args = parser().parse_args(argv)
-
-    def run() -> int:
-        if args.command == "align":
-            return align(args, lambda: load_model(args.model))
-        return transcribe(args, lambda: load_model(args.model, decoding_settings(args)))
-
-    return commands.run(run)
+    return commands.run(lambda: args.run(args))

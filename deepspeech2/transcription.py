@@ -25,7 +25,7 @@ from deepspeech2.speech import NOISE_SCORE, SPEECH_SCORE
 if TYPE_CHECKING:
     from deepspeech2.model import Model
 
-_BATCH_SECONDS = 30.0  # padding included
+BATCH_SECONDS = 30.0  # the most in a batch, padding included
 # Frames; pieces of long recordings are padded to multiples. MindSpore keeps memory for each length.
 _FEW_LENGTHS = 128
 _POOL_BATCHES = 4  # pieces of similar lengths are batched together, of so many batches
@@ -36,7 +36,7 @@ _SURE = 0.75
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """A piece of a recording or, without a piece, its end.
 
     Attributes:
@@ -58,9 +58,7 @@ def transcribe_all(
     progress: Callable[[float], None],
 ) -> Iterator[Transcript | Exception]:
     """See `Model.transcribe_many`."""
-    return recognise_all(
-        model, audios, lambda: _Decoder(model), batch_size, channel, progress
-    )
+    return recognise_all(model, audios, lambda: Decoder(model), batch_size, channel, progress)
 
 
 def recognise_all(
@@ -100,32 +98,39 @@ def _items(
     audios: Iterable[Audio],
     make_collector: Callable[[], "Collector"],
     channel: int | None,
-) -> Iterator[_Item]:
+) -> Iterator[Item]:
     """The pieces and ends of recordings in order, read and analysed."""
     for audio in audios:
         recording = make_collector()
         try:
             with open_audio(audio, model.spect.sample_rate, channel) as blocks:
-                counted = recording.count(blocks)
-                for piece in cut_recording(counted, model.spect.sample_rate, model.hop_samples):
-                    speech = piece.score >= NOISE_SCORE
-                    features = spectrogram(piece.samples, model.spect) if speech else None
-                    yield _Item(recording, piece.without_samples(), features)
+                yield from pieces_of(recording, model, blocks)
         except (InputError, MemoryError) as error:
             recording.fail(error)
-        yield _Item(recording)
+        yield Item(recording)
 
 
-def _pools(items: Iterable[_Item], model: "Model", batch_size: int) -> Iterator[list[_Item]]:
+def pieces_of(
+    recording: "Collector", model: "Model", blocks: Iterable[np.ndarray]
+) -> Iterator[Item]:
+    """The pieces of (n,) blocks of samples, analysed; without the end of the recording."""
+    counted = recording.count(blocks)
+    for piece in cut_recording(counted, model.spect.sample_rate, model.hop_samples):
+        speech = piece.score >= NOISE_SCORE
+        features = spectrogram(piece.samples, model.spect) if speech else None
+        yield Item(recording, piece.without_samples(), features)
+
+
+def _pools(items: Iterable[Item], model: "Model", batch_size: int) -> Iterator[list[Item]]:
     """Consecutive items, as many as are kept in memory at once."""
-    pool: list[_Item] = []
+    pool: list[Item] = []
     frames = pieces = 0
     for item in items:
         pool.append(item)
         if item.features is not None:
             pieces += 1
             frames += item.features.shape[1]
-        full = frames >= _POOL_BATCHES * _most_frames(model) or pieces >= _POOL_BATCHES * batch_size
+        full = frames >= _POOL_BATCHES * most_frames(model) or pieces >= _POOL_BATCHES * batch_size
         if full or len(pool) >= _POOL_ITEMS:
             yield pool
             pool, frames, pieces = [], 0, 0
@@ -133,13 +138,13 @@ def _pools(items: Iterable[_Item], model: "Model", batch_size: int) -> Iterator[
         yield pool
 
 
-def _most_frames(model: "Model") -> int:
+def most_frames(model: "Model") -> int:
     """Spectrogram frames of a batch."""
-    return round(_BATCH_SECONDS / model.spect.window_stride)
+    return round(BATCH_SECONDS / model.spect.window_stride)
 
 
 def _recognise(
-    model: "Model", pool: list[_Item], batch_size: int
+    model: "Model", pool: list[Item], batch_size: int
 ) -> list[np.ndarray | Exception | None]:
     """The (T', C) probabilities of each item, or why there are none; None for noise and ends."""
     result: list[np.ndarray | Exception | None] = [None] * len(pool)
@@ -148,35 +153,37 @@ def _recognise(
     batches: list[list[int]] = []
     for i in sorted(lengths, key=lengths.get):
         full = not batches or len(batches[-1]) >= batch_size
-        if full or (len(batches[-1]) + 1) * lengths[i] > _most_frames(model):
+        if full or (len(batches[-1]) + 1) * lengths[i] > most_frames(model):
             batches.append([])
         batches[-1].append(i)
     for batch in batches:
-        for i, probs in zip(batch, _emissions(model, [pool[i] for i in batch]), strict=True):
-            result[i] = _without_context(pool[i].piece, probs, model.hop_samples)
+        for i, probs in zip(batch, emissions(model, [pool[i] for i in batch]), strict=True):
+            result[i] = probs
     return result
 
 
-def _without_context(
-    piece: Piece, probs: np.ndarray | Exception, hop_samples: int
-) -> np.ndarray | Exception:
-    """The (T', C) probabilities of a piece without those of its context."""
-    if isinstance(probs, Exception):
-        return probs
-    first = piece.before // hop_samples
-    return probs[first : first + piece.length // hop_samples if piece.after else None]
+def emissions(model: "Model", items: list[Item]) -> list[np.ndarray | Exception]:
+    """The (T', C) probabilities of N pieces without their context, or why there are none.
 
-
-def _emissions(model: "Model", items: list[_Item]) -> list[np.ndarray | Exception]:
-    """The (T', C) probabilities of N items; of those for which memory does not suffice, why."""
+    Where memory does not suffice for all pieces at once, they are recognised one by one.
+    """
     parts = any(item.piece.start or item.piece.after for item in items)
     multiple = _FEW_LENGTHS if parts else 1
     try:
-        return model.emissions(*pad_spectrograms([item.features for item in items], multiple))
+        all_probs = model.emissions(*pad_spectrograms([item.features for item in items], multiple))
     except (RunError, MemoryError) as error:
         if len(items) == 1:
             return [error]
-    return [one for item in items for one in _emissions(model, [item])]
+    else:
+        pairs = zip(items, all_probs, strict=True)
+        return [_without_context(item.piece, probs, model.hop_samples) for item, probs in pairs]
+    return [one for item in items for one in emissions(model, [item])]
+
+
+def _without_context(piece: Piece, probs: np.ndarray, hop_samples: int) -> np.ndarray:
+    """The (T', C) probabilities of a piece without those of its context."""
+    first = piece.before // hop_samples
+    return probs[first : first + piece.length // hop_samples if piece.after else None]
 
 
 class Collector:
@@ -214,7 +221,7 @@ class Collector:
         raise NotImplementedError
 
 
-class _Decoder(Collector):
+class Decoder(Collector):
     """Decodes a recording.
 
     Pieces that a word may join make a stretch, which is decoded as a whole.
@@ -228,6 +235,11 @@ class _Decoder(Collector):
         self._probs: list[np.ndarray] = []  # (T', C) of the pieces of the stretch
         self._start = self._end = 0  # of the stretch, in samples
         self._score = NOISE_SCORE  # of the stretch: that of its piece which is most like speech
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What was recognised so far."""
+        return tuple(self._segments)
 
     def add(self, piece: Piece | None, probs: np.ndarray | Exception | None) -> None:
         """See `Collector.add`."""

@@ -11,9 +11,12 @@ from conftest import ROOT
 PACKAGES = ("src", "data", "tools", "deepspeech2", "deepspeech_pytorch")
 MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml",
              "espeakng-loader": "espeakng_loader", "Jinja2": "jinja2", "kenlm-ex": "kenlm",
-             "flashlight-text": "flashlight"}
+             "flashlight-text": "flashlight", "python-multipart": "python_multipart",
+             "prometheus-client": "prometheus_client"}
 NOT_IMPORTED = {"ruff", "import-linter", "pytest-xdist"}  # commands, a plugin
-EXTRA = {"av"}  # the recipe works without it, and the tests have it
+BROUGHT = {"websockets"}  # uvicorn imports it
+SERVICE = {"starlette", "uvicorn", "h11", "prometheus_client", "python_multipart", *BROUGHT}
+EXTRA = {"av", *SERVICE}  # the recipe works without them, and the tests have them
 EXACT = {"torch"}  # one version: what we are measured against
 
 
@@ -64,7 +67,9 @@ def test_the_package_asks_for_what_the_recogniser_imports_in_the_same_ranges():
     package = dict(re.findall(r'^    "([\w-]+)(.+)",$', listed, re.M))
     assert len(package) == len(listed.splitlines())
     package |= dict(re.findall(r'^(?:lm|media) = \["([\w-]+)(.+)"\]', text, re.M))
-    assert imports((ROOT / "deepspeech2").rglob("*.py")) == modules(package)
+    service = re.search(r"^serve = \[[^\n]*\n(.*?)^\]", text, re.M | re.S)[1]
+    package |= dict(re.findall(r'^    "([\w-]+)(.+)",$', service, re.M))
+    assert imports((ROOT / "deepspeech2").rglob("*.py")) == modules(package) - BROUGHT
     ours = requirements("requirements.txt") | requirements("requirements-dev.txt")
     assert ours.pop("numpy") == ">=1.26.0,<2" and package.pop("numpy") == ">=1.26.0,<3"
     assert package == {name: ours[name] for name in package}
@@ -74,7 +79,8 @@ def test_development_requirements_are_what_the_tests_import():
     run_time, dev = requirements("requirements.txt"), requirements("requirements-dev.txt")
     assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
     assert not run_time.keys() & dev.keys()
-    assert imports(ROOT.glob("tests/**/*.py")) - modules(run_time) == modules(dev) - NOT_IMPORTED
+    found = imports(ROOT.glob("tests/**/*.py")) - modules(run_time)
+    assert found | SERVICE == modules(dev) - NOT_IMPORTED
 
 
 def test_benchmark_requirements_are_what_the_benchmarks_import():

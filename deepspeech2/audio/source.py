@@ -170,7 +170,8 @@ def opened(source: str | Path | BinaryIO) -> Iterator[Recording]:
 def _size(file: BinaryIO) -> int | None:
     """Size of a file in bytes; None for one that cannot seek, such as a pipe."""
     try:
-        return file.seek(0, os.SEEK_END)
+        file.seek(0, os.SEEK_END)
+        return file.tell()  # seek returns None for spooled files of Python 3.10
     except (OSError, AttributeError):  # io.UnsupportedOperation is an OSError
         return None
 
