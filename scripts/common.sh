@@ -150,6 +150,47 @@ run_job() {
     return "$status"
 }
 
+# run COMMAND...: a step of a recipe; its failure ends the script with its exit code.
+run() { run_job "$@" || exit; }
+
+# take_recipe_arguments ARGUMENT...: set SOURCE from the first argument (default ''), and SETTINGS to the others.
+take_recipe_arguments() {
+    local setting
+    SOURCE=
+    if [ $# -gt 0 ] && ! is_passed_on "$1"; then
+        SOURCE=$1
+        shift
+    fi
+    SETTINGS=("$@")
+    for setting in "$@"; do
+        { [[ $setting != -* ]] && is_passed_on "$setting"; } ||
+            usage_error "'$setting' is not of the form GROUP.FIELD=VALUE"
+    done
+    [[ -z $SOURCE || $SOURCE == /* ]] || SOURCE=$CALLER_DIR/$SOURCE
+}
+
+# setting_or NAME DEFAULT: print the value of setting NAME in SETTINGS, or the default.
+setting_or() {
+    local setting value=$2
+    for setting in "${SETTINGS[@]}"; do [[ $setting != "$1="* ]] || value=${setting#*=}; done
+    echo "$value"
+}
+
+# train_recipe NAME VAL_MANIFEST: train on the CPU with configs/NAME.yaml and SETTINGS, evaluate, and draw the curves.
+train_recipe() {
+    local config=configs/$1.yaml val=$2 checkpoints logs model
+    checkpoints=$(setting_or CheckpointConfig.ckpt_path "checkpoints_$1")
+    logs=$(setting_or TrainingConfig.log_dir "logs_$1")
+    model=$checkpoints/DeepSpeech-average.ckpt
+    say "training into $checkpoints"
+    run "$PYTHON" train.py --config "$config" --device_target CPU --resume auto "${SETTINGS[@]}"
+    [ -e "$model" ] || model=$checkpoints/DeepSpeech-last.ckpt  # settings may end a run inside its first epoch
+    say "evaluation of $model on $val"
+    run "$PYTHON" eval.py --pretrain_ckpt "$model" --config "$config" --device_target CPU \
+        "DataConfig.test_manifest=$val" "TrainingConfig.log_dir=$logs"
+    [ ! -e "$logs/metrics.csv" ] || run "$PYTHON" -m tools.plot_log "$logs/metrics.csv" --output "$logs/curves.png"
+}
+
 # run_logged NAME COMMAND...: run the job of a launch script, and exit with its exit code.
 run_logged() {
     local status=0

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if path.name != "common.sh")
@@ -112,6 +114,7 @@ def test_help_through_any_shell(name):
     ("run_distribute_train_gpu.sh", ["8"], {}, "unexpected argument '8'"),
     ("quick_start.sh", ["nonsense"], {}, "'nonsense' is not of the form GROUP.FIELD=VALUE"),
     ("train_an4.sh", ["an4", "--resume"], {}, "'--resume' is not of the form GROUP.FIELD=VALUE"),
+    ("train_english.sh", [], {}, "SOURCE is missing"),
     ("setup_env.sh", ["--prod"], {}, "unexpected arguments: --prod"),
 ])
 def test_wrong_usage(project, fake, name, arguments, variables, message):
@@ -580,3 +583,69 @@ def test_train_an4_without_arguments(project, fake):
     assert "<logs_an4/metrics.csv>" in output
     code, output = run(project / "scripts" / "train_an4.sh", python=fake, FAKE_EXIT="3")
     assert code == 3
+
+
+# English
+
+# Prepares data for real; says what else it was given.
+PREPARING_PYTHON = """#!/bin/bash
+case "$2" in data.*) exec {python} "$@" --jobs 1 ;; esac
+echo "ran $*"
+"""
+
+
+def write_festvox(folder: Path, *names: str) -> None:
+    """A voice that says THREE WORDS HERE in each recording."""
+    for part in ("wav", "etc"):
+        (folder / part).mkdir(parents=True)
+    lines = [f'( {name} "Three words here." )\n' for name in names]
+    (folder / "etc" / "txt.done.data").write_text("".join(lines))
+    for name in names:
+        soundfile.write(folder / "wav" / f"{name}.wav", np.zeros(32000), 16000)
+
+
+def write_librispeech(folder: Path, *names: str) -> None:
+    """A subset that says THREE WORDS HERE in each recording."""
+    for name in names:
+        speaker, chapter, _ = name.split("-")
+        (folder / speaker / chapter).mkdir(parents=True)
+        soundfile.write(folder / speaker / chapter / f"{name}.flac", np.zeros(32000), 16000)
+        lines = folder / speaker / chapter / f"{speaker}-{chapter}.trans.txt"
+        lines.write_text(f"{name} THREE WORDS HERE\n")
+
+
+def test_train_english_learns_all_voices_but_the_one_and_the_sentences_kept_for_trials(
+        project, tmp_path):
+    python = executable(tmp_path / "python", PREPARING_PYTHON.format(python=sys.executable))
+    write_librispeech(project / "speech/LibriSpeech/train-clean-5", "1-2-0005")
+    write_librispeech(project / "speech/LibriSpeech/dev-clean", "3-4-0005")
+    write_festvox(project / "speech/CMU_ARCTIC/cmu_us_bdl_arctic", "arctic_a0001")
+    write_festvox(project / "speech/CMU_ARCTIC/cmu_us_slt_arctic", "arctic_a0051", "arctic_a0005")
+    write_festvox(project / "speech/Kathleen_CC0", "arctic_b0015_77", "arctic_b0004_75")
+    code, output = run(project / "scripts" / "train_english.sh", "speech", "TrainingConfig.seed=1",
+                       python=python, cwd=project)
+    assert code == 0, output
+    manifest = (project / "data/english_train_manifest.csv").read_text().splitlines()
+    assert [Path(line.split(",")[0]).stem for line in manifest] == [
+        "1-2-0005", "arctic_a0051", "arctic_b0004_75"]
+    train, evaluation = [line for line in output.splitlines() if line.startswith("ran ")][-2:]
+    assert train.startswith("ran train.py --config configs/librispeech_10h.yaml")
+    assert train.endswith("--resume auto TrainingConfig.seed=1")
+    assert evaluation.startswith("ran eval.py --pretrain_ckpt checkpoints_librispeech_10h/")
+
+
+def test_train_english_with_librispeech_alone(project, tmp_path):
+    python = executable(tmp_path / "python", PREPARING_PYTHON.format(python=sys.executable))
+    write_librispeech(project / "speech/LibriSpeech/train-clean-5", "1-2-0005")
+    write_librispeech(project / "speech/LibriSpeech/dev-clean", "3-4-0005")
+    code, output = run(project / "scripts" / "train_english.sh", "speech", python=python,
+                       cwd=project)
+    assert code == 0, output
+    assert len((project / "data/english_train_manifest.csv").read_text().splitlines()) == 1
+
+
+def test_train_english_without_librispeech(project, fake):
+    (project / "speech").mkdir()
+    code, output = run(project / "scripts" / "train_english.sh", "speech", python=fake,
+                       FAKE_EXIT="0", cwd=project)
+    assert code == 2 and output.endswith("speech has no folder LibriSpeech\n")
