@@ -4,4 +4,5 @@ import sys
 
 from deepspeech2.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # not in the processes of `deepspeech2 bulk`
+    sys.exit(main())

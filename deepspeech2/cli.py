@@ -1,4 +1,4 @@
-"""The console command `deepspeech2`: `transcribe FILE…`, `align AUDIO TEXT`, `serve MODEL`."""
+"""The console command `deepspeech2`: `transcribe FILE…`, `align`, `bulk`, `serve MODEL`."""
 
 import argparse
 import dataclasses
@@ -57,12 +57,7 @@ def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
         "folders of recordings; - is standard input; more formats with the package's extra [media]",
     )
     _add_channel_argument(parser, "transcribe")
-    parser.add_argument(
-        "--manifest",
-        default="",
-        metavar="FILE",
-        help="CSV file with more recordings in its first column, default is ''",
-    )
+    _add_manifest_argument(parser)
     _add_batch_argument(parser)
     _add_output_arguments(parser)
     _add_decoding_arguments(parser)
@@ -90,6 +85,15 @@ def _add_channel_argument(parser: argparse.ArgumentParser, verb: str) -> None:
         metavar="N",
         help=f"the channel to {verb}, from 1 on; default is average: two people on two channels "
         "are a mixture there",
+    )
+
+
+def _add_manifest_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--manifest",
+        default="",
+        metavar="FILE",
+        help="CSV file with more recordings in its first column, default is ''",
     )
 
 
@@ -323,6 +327,73 @@ def serve(args: argparse.Namespace) -> int:
         return server.serve(model, Path(args.model).stem, listening, key, origins, limits)
 
 
+def add_bulk_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `deepspeech2 bulk`."""
+    parser.add_argument("files", nargs="*", metavar="FILE", help="recordings, and folders of them")
+    _add_manifest_argument(parser)
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder for the results; a stopped job goes on with what is there",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--workers",
+        type=_positive,
+        default=None,
+        metavar="N",
+        help="processes of this machine, default is auto: one a core",
+    )
+    where.add_argument(
+        "--scheduler",
+        default="",
+        metavar="ADDRESS",
+        help="the workers of a dask cluster, as tcp://HOST:8786; default is '': this machine",
+    )
+    parser.add_argument(
+        "--shard",
+        type=_part,
+        default="1/1",
+        metavar="I/N",
+        help="only part I of N, in any order and on any machine; default is %(default)s: all",
+    )
+    parser.add_argument(
+        "--retry_errors",
+        action="store_true",
+        help="recognise the shards with recordings that failed once more",
+    )
+    _add_channel_argument(parser, "transcribe")
+    _add_batch_argument(parser)
+    _add_decoding_arguments(parser)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """An argparse type: `3/8`."""
+    part, _, parts = text.partition("/")
+    if part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+        return int(part), int(parts)
+    raise argparse.ArgumentTypeError(f"{text!r} must be I/N, with I from 1 to N, as 3/8")
+
+
+def bulk(args: argparse.Namespace) -> int:
+    """Recognise many recordings on many processes or machines; returns the exit code.
+
+    Raises:
+        InputError: for wrong options, recordings and folders.
+        RunError: for a file that cannot be written, and a cluster that is gone.
+    """
+    from deepspeech2.bulk import command
+
+    recordings, problems = find_recordings(args.files, args.manifest)
+    paths = [recording.path for recording in recordings]
+    if STANDARD_INPUT in paths:
+        raise InputError("-: bulk needs files: standard input cannot be read again")
+    code = Failures(lambda: None, problems).exit_code
+    task = command.make_task(args.model, decoding_settings(args), args.channel, args.batch_size)
+    return command.run(task, paths, args) or code
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the console command."""
     result = argparse.ArgumentParser(prog="deepspeech2", description="Speech recognition.")
@@ -341,6 +412,12 @@ def parser() -> argparse.ArgumentParser:
     _add_model_argument(alignment)
     add_alignment_arguments(alignment)
     alignment.set_defaults(run=lambda args: align(args, lambda: load_model(args.model)))
+    many = subcommands.add_parser(
+        "bulk", help="recognise thousands of recordings on many processes or machines"
+    )
+    _add_model_argument(many)
+    add_bulk_arguments(many)
+    many.set_defaults(run=bulk)
     service = subcommands.add_parser(
         "serve", help="recognise recordings and streams of clients on the network"
     )

@@ -248,8 +248,7 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
             and as `read_settings` and `make_decoder`.
     """
     config = _decoder_settings(lm)
-    shipped = shipped_models()
-    path = shipped.get(str(name), Path(name))
+    path = model_path(name)
     if path.suffix in NEEDS_MINDSPORE:
         if not path.is_file():
             raise InputError(f"{path}: no such model")
@@ -259,7 +258,8 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
             "--pre_trained_model_path CKPT"
         )
     if path.suffix != ".onnx":
-        names = ", ".join(sorted(shipped)) or "none (the package is not whole: install it again)"
+        names = ", ".join(sorted(shipped_models()))
+        names = names or "none (the package is not whole: install it again)"
         raise InputError(
             f"{name}: not a model: name an .onnx file, or a model of the package: {names}"
         )
@@ -280,6 +280,11 @@ def _decoder_settings(lm: str | Path | LMConfig | None) -> LMConfig:
     if Path(lm).suffix.lower() in SETTINGS_SUFFIXES:
         return read_settings(lm)
     return LMConfig(decoder_type="beam", lm_path=str(lm))
+
+
+def model_path(name: str | Path) -> Path:
+    """Where the model lies that `load_model` calls `name`."""
+    return shipped_models().get(str(name), Path(name))
 
 
 def shipped_models() -> dict[str, Path]:

@@ -3,7 +3,6 @@
 A checkpoint contains them as a string; an exported model has a JSON file beside it.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig
-from deepspeech2.files import parse_json
+from deepspeech2.files import parse_json, sha256_of
 from deepspeech2.labels import Labels
 from deepspeech2.settings import ConfigError, make_group
 
@@ -59,7 +58,7 @@ class ModelInfo:
             "first_frames": self.first_frames,
         }
         if model:
-            content["sha256"] = _sha256(model)
+            content["sha256"] = sha256_of(model)
         return json.dumps(content, indent=2) + "\n"
 
     @classmethod
@@ -115,16 +114,8 @@ def read_info(model: Path) -> ModelInfo:
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from None
     expected = json.loads(text).get("sha256")  # earlier versions stored none
-    if expected and expected != _sha256(model):
+    if expected and expected != sha256_of(model):
         raise InputError(
             f"{model}: damaged, or another model than {path.name} describes: its checksum is wrong"
         )
     return info
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()

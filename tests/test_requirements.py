@@ -16,7 +16,7 @@ MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml",
 NOT_IMPORTED = {"ruff", "import-linter", "pytest-xdist"}  # commands, a plugin
 BROUGHT = {"websockets"}  # uvicorn imports it
 SERVICE = {"starlette", "uvicorn", "h11", "prometheus_client", "python_multipart", *BROUGHT}
-EXTRA = {"av", *SERVICE}  # the recipe works without them, and the tests have them
+EXTRA = {"av", "distributed", *SERVICE}  # the recipe works without them, and the tests have them
 EXACT = {"torch"}  # one version: what we are measured against
 
 
@@ -66,7 +66,7 @@ def test_the_package_asks_for_what_the_recogniser_imports_in_the_same_ranges():
     listed = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.M | re.S)[1]
     package = dict(re.findall(r'^    "([\w-]+)(.+)",$', listed, re.M))
     assert len(package) == len(listed.splitlines())
-    package |= dict(re.findall(r'^(?:lm|media) = \["([\w-]+)(.+)"\]', text, re.M))
+    package |= dict(re.findall(r'^(?:lm|media|bulk) = \["([\w-]+)(.+)"\]', text, re.M))
     service = re.search(r"^serve = \[[^\n]*\n(.*?)^\]", text, re.M | re.S)[1]
     package |= dict(re.findall(r'^    "([\w-]+)(.+)",$', service, re.M))
     assert imports((ROOT / "deepspeech2").rglob("*.py")) == modules(package) - BROUGHT

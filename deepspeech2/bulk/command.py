@@ -1,0 +1,53 @@
+"""`deepspeech2 bulk`, from its options to its exit code."""
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Sequence
+
+from deepspeech2.bulk.engines import Cluster, Engine, Processes
+from deepspeech2.bulk.job import SUMMARY, TRANSCRIPTS, Job, audio_seconds, put_together, recognise
+from deepspeech2.bulk.shards import file_size, make_shards
+from deepspeech2.bulk.work import Task, make_task, verify
+
+__all__ = ["make_task", "run"]
+
+logger = logging.getLogger(__name__)
+
+
+def run(task: Task, paths: Sequence[str], args: argparse.Namespace) -> int:
+    """Recognise recordings; returns the exit code: 2 or 1 when some of all recordings failed."""
+    start = time.monotonic()
+    sizes = [file_size(path) for path in paths]
+    shards = make_shards(paths, sizes)
+    job = Job(args.output, task, shards, sizes)
+    part, parts = args.shard
+    chosen = shards[part - 1 :: parts]
+    waiting = job.unfinished(chosen, args.retry_errors)
+    logger.info("%d of %d shards are to be recognised", len(waiting), len(chosen))
+    audio = 0.0
+    if waiting:
+        recognise(job, waiting, _engine(task, args, len(waiting)))
+        audio = sum(audio_seconds(job.read(shard).records) for shard in waiting)
+    summary = put_together(job, time.monotonic() - start, audio)
+    if summary is None:
+        logger.info("other parts are not finished: whoever comes last puts all together")
+        return 0
+    logger.info(
+        "%s: %d recordings, %.2f hours, %d failed; %s",
+        job.folder / TRANSCRIPTS, summary["recordings"], summary["hours"], summary["failures"],
+        job.folder / SUMMARY,
+    )  # fmt: skip
+    if summary["input_errors"]:
+        return 2
+    return 1 if summary["failures"] else 0
+
+
+def _engine(task: Task, args: argparse.Namespace, most: int) -> Engine:
+    """What the options ask for, for at most `most` shards at once."""
+    if args.scheduler:
+        return Cluster(args.scheduler, (verify, task))
+    verify(task)  # what is wrong with the model is said once, and before any process begins
+    workers = args.workers or len(os.sched_getaffinity(0))
+    return Processes(min(workers, most))

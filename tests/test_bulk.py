@@ -1,0 +1,310 @@
+"""`deepspeech2 bulk` with real processes: equal results, whatever is killed."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bulk_functions import fatal_shard, refuse, where
+
+from deepspeech2 import cli, load_model
+from deepspeech2.bulk import engines, job, shards, work
+from deepspeech2.decoding.decoders import LMConfig
+from deepspeech2.errors import RunError
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT_SHARDS = ("import sys; from deepspeech2 import cli; from deepspeech2.bulk import shards\n"
+                "if __name__ == '__main__':\n"
+                "    shards.SHARD_SECONDS = 4.0\n"
+                "    sys.exit(cli.main(sys.argv[1:]))\n")
+
+
+@pytest.fixture(scope="module")
+def recordings(demo_corpus, tmp_path_factory) -> Path:
+    """A folder with 16 recordings of two seconds or so, and two that are none."""
+    folder = tmp_path_factory.mktemp("bulk") / "recordings"
+    (folder / "more").mkdir(parents=True)
+    for number, path in enumerate(sorted(demo_corpus.rglob("*.wav"))[:16]):
+        shutil.copy(path, folder / ("more" if number % 3 else "") / f"{number:02}.wav")
+    (folder / "05-broken.wav").write_text("no recording")
+    (folder / "more" / "empty.flac").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory) -> Path:
+    """The command with shards of four seconds."""
+    path = tmp_path_factory.mktemp("script") / "bulk.py"
+    path.write_text(SHORT_SHARDS)
+    return path
+
+
+def start(script: Path, *arguments) -> subprocess.Popen:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen([sys.executable, script, "bulk", *map(str, arguments)], text=True,
+                            cwd=ROOT, env=os.environ | {"PYTHONPATH": path},
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def run(script: Path, *arguments) -> tuple[int, str]:
+    process = start(script, *arguments)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def read(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / job.TRANSCRIPTS).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def single(recordings, script, tmp_path_factory) -> Path:
+    """The results of one process."""
+    folder = tmp_path_factory.mktemp("single") / "out"
+    code, output = run(script, recordings, "--output", folder, "--workers", "1")
+    assert code == 2, output
+    return folder
+
+
+def test_every_recording_has_its_line_in_order(recordings, single):
+    found = read(single)
+    paths = [Path(record["audio"]).relative_to(recordings) for record in found]
+    assert paths == sorted(paths, key=lambda path: (len(path.parts), path))
+    assert len(paths) == 18
+    failed = {path.name: record["error"] for path, record in zip(paths, found, strict=True)
+              if "error" in record}
+    assert failed.keys() == {"05-broken.wav", "empty.flac"}
+    assert all(name in message for name, message in failed.items())
+
+
+def test_texts_and_times_are_those_of_the_model(recordings, single):
+    model, by_path = load_model("an4"), {record["audio"]: record for record in read(single)}
+    shard = [json.loads(line) for line in
+             (single / "shards" / "000001.jsonl").read_text().splitlines()[:-1]]
+    good = [record["audio"] for record in shard if "text" in record]
+    assert len(good) > 1
+    for path, result in zip(good, model.transcribe_many(good), strict=True):
+        record = by_path[path]
+        assert record["text"] == result.text and record["duration"] == round(result.duration, 3)
+        words = [word for segment in result.segments for word in segment.words]
+        assert [word["start"] for word in record["words"]] == [round(w.start, 3) for w in words]
+
+
+def test_the_summary_adds_up(single):
+    summary = json.loads((single / job.SUMMARY).read_text())
+    found = read(single)
+    assert summary["recordings"] == 18 and summary["failures"] == summary["input_errors"] == 2
+    assert summary["hours"] == round(sum(r.get("duration", 0) for r in found) / 3600, 3)
+    assert summary["words"] == sum(len(r.get("words", ())) for r in found)
+    assert len(summary["slowest_shards"]) == 5
+
+
+def test_parts_on_several_machines_make_the_same(recordings, script, single, tmp_path):
+    """The last one to finish puts all together."""
+    code, output = run(script, recordings, "--output", tmp_path, "--shard", "2/2")
+    assert code == 0 and "other parts are not finished" in output
+    assert not (tmp_path / job.TRANSCRIPTS).exists()
+    assert run(script, recordings, "--output", tmp_path, "--shard", "1/2")[0] == 2
+    assert (tmp_path / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process began, but for multiprocessing's own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b"spawn_main" in command:
+            found.append(int(path.name))
+    return found
+
+
+def finished(folder: Path) -> int:
+    return len(list(folder.glob("shards/*.jsonl")))
+
+
+def test_after_kills_of_workers_and_driver_the_results_are_equal(
+        recordings, script, single, tmp_path):
+    """A worker is killed at its first shard, the driver after the second; no process stays."""
+    process = start(script, recordings, "--output", tmp_path, "--workers", "2")
+    while not (workers := children(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(workers[0], signal.SIGKILL)
+    while finished(tmp_path) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
+        time.sleep(0.02)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shards/*.jsonl")}
+    code, output = run(script, recordings, "--output", tmp_path, "--workers", "2")
+    assert code == 2, output
+    assert (tmp_path / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_one_line_and_no_process(recordings, script, tmp_path, number):
+    process = start(script, recordings, "--output", tmp_path, "--workers", "2")
+    while not (workers := children(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in output and "its process ended" not in output, output
+    assert output.splitlines()[-1] in ("stopped by SIGTERM", "interrupted")
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
+        time.sleep(0.02)
+
+
+def test_a_shard_that_was_cut_is_recognised_again(recordings, script, single, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(single, folder)
+    cut = folder / "shards" / "000002.jsonl"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    code, output = run(script, recordings, "--output", folder)
+    assert code == 2 and re.search(r"INFO 1 of \d+ shards are to be recognised", output)
+    assert (folder / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
+
+
+def test_failures_are_tried_again_when_asked(demo_corpus, tmp_path):
+    good = min(demo_corpus.rglob("*.wav"))
+    shutil.copy(good, tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_bytes(bytes(os.path.getsize(good)))
+    arguments = ["bulk", str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.main(arguments) == 2
+    shutil.copy(good, tmp_path / "b.wav")
+    assert cli.main(arguments) == 2
+    assert cli.main([*arguments, "--retry_errors"]) == 0
+    first, second = read(tmp_path / "out")
+    assert first["text"] == second["text"] != ""
+
+
+def test_the_folder_of_another_job_is_refused(demo_corpus, tmp_path, capsys):
+    paths = [str(path) for path in sorted(demo_corpus.rglob("*.wav"))[:2]]
+    output = ["--output", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.main(["bulk", paths[0], *output]) == 0
+    for other in ([paths[1]], [*paths], [paths[0], "--decoder", "beam"], [paths[0], "--channel=1"]):
+        assert cli.main(["bulk", *other, *output]) == 2
+        assert "belongs to a job with other recordings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--shard", "3/2"], "'3/2' must be I/N, with I from 1 to N"),
+    (["--shard", "0/2"], "'0/2' must be I/N"),
+    (["--workers", "0"], "must be a number from 1 on"),
+    (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "not allowed with"),
+    (["--scheduler", "tcp://127.0.0.1:1"], "no scheduler answers there"),
+    (["--scheduler", "nonsense://x"], "no scheduler answers there"),
+    (["--model", "nothing.onnx"], "nothing.onnx: cannot be read"),
+])
+def test_bad_options(demo_corpus, tmp_path, capsys, options, message):
+    pytest.importorskip("distributed")
+    path = min(demo_corpus.rglob("*.wav"))
+    try:
+        code = cli.main(["bulk", str(path), "--output", str(tmp_path / "out"), *options])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2 and message in capsys.readouterr().err
+
+
+def test_standard_input_is_refused(tmp_path, capsys):
+    assert cli.main(["bulk", "-", "--output", str(tmp_path)]) == 2
+    assert "standard input cannot be read again" in capsys.readouterr().err
+
+
+# shards
+
+def test_shards_are_of_ten_minutes_by_the_headers(tmp_path, monkeypatch):
+    lengths = {"a": 400.0, "b": 300.0, "c": 50.0, "d": 700.0, "e": 1.0}
+    monkeypatch.setattr(shards, "estimated_seconds", lambda path, size: lengths[path])
+    found = shards.make_shards(list(lengths), [1] * 5)
+    assert [shard.paths for shard in found] == [("a", "b"), ("c", "d"), ("e",)]
+    assert [shard.number for shard in found] == [0, 1, 2]
+
+
+def test_the_length_of_a_recording(demo_corpus, tmp_path):
+    path = str(min(demo_corpus.rglob("*.wav")))
+    size = os.path.getsize(path)
+    assert shards.estimated_seconds(path, size) == pytest.approx((size - 44) / 32000, abs=0.01)
+    assert shards.estimated_seconds(str(tmp_path / "none"), 0) == 0
+    assert shards.estimated_seconds(str(ROOT / "README.md"), 160_000) == 10
+
+
+# recordings that end the process
+
+def complete(monkeypatch, *paths) -> list[dict]:
+    monkeypatch.setattr(job, "run_shard", fatal_shard)
+    task = work.Task("an4", LMConfig(), None, 8, ())
+    engine = engines.Processes(1)
+    try:
+        return job._complete(engine, task, shards.Shard(0, paths)).records
+    finally:
+        engine.close()
+
+
+def test_a_recording_that_ends_the_process_is_left_out(monkeypatch):
+    records = complete(monkeypatch, "a", "fatal", "b")
+    assert [record["audio"] for record in records] == ["a", "fatal", "b"]
+    assert ["error" in record for record in records] == [False, True, False]
+    assert records[1]["error"] == "fatal: ended the process that read it, in 2 tries"
+
+
+def test_recordings_that_end_the_process_only_together_fail(monkeypatch):
+    records = complete(monkeypatch, "a", "together")
+    assert all("but none alone" in record["error"] for record in records)
+
+
+# a cluster of dask
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
+                                  dashboard_address=None, host="127.0.0.1") as result:
+        yield result
+
+
+def test_a_cluster_whose_worker_is_killed_makes_the_same(
+        recordings, script, single, tmp_path, cluster):
+    process = start(script, recordings, "--output", tmp_path, "--scheduler",
+                    cluster.scheduler_address)
+    while not finished(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, output
+    assert (tmp_path / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
+
+
+def test_a_worker_that_fails_the_check_is_not_used(cluster, caplog):
+    import distributed
+    with distributed.Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)  # the one that was killed is begun again
+        client.run(sys.path.insert, 0, str(Path(__file__).parent))
+        bad, good = client.nthreads()
+    engine = engines.Cluster(cluster.scheduler_address, (refuse, bad))
+    try:
+        assert {engine.run(where) for _ in range(4)} == {good}
+        assert f"{bad} is not used: host-1: other contents" in caplog.text
+    finally:
+        engine.close()
+
+
+def test_a_worker_with_another_model_says_so():
+    task = work.Task("an4", LMConfig(), None, 8, (("an4.onnx", "0" * 64),))
+    with pytest.raises(RunError, match="other contents than where the job began: an4.onnx"):
+        work.verify(task)
