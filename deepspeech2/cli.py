@@ -380,18 +380,16 @@ def bulk(args: argparse.Namespace) -> int:
     """Recognise many recordings on many processes or machines; returns the exit code.
 
     Raises:
-        InputError: for wrong options, recordings and folders.
-        RunError: for a file that cannot be written, and a cluster that is gone.
+        InputError, RunError: as `command.run` and `find_recordings`.
     """
-    from deepspeech2.bulk import command
+    from deepspeech2.bulk import command  # late: other commands do without
 
     recordings, problems = find_recordings(args.files, args.manifest)
     paths = [recording.path for recording in recordings]
     if STANDARD_INPUT in paths:
         raise InputError("-: bulk needs files: standard input cannot be read again")
     code = Failures(lambda: None, problems).exit_code
-    task = command.make_task(args.model, decoding_settings(args), args.channel, args.batch_size)
-    return command.run(task, paths, args) or code
+    return command.run(args, paths, decoding_settings(args)) or code
 
 
 def parser() -> argparse.ArgumentParser:

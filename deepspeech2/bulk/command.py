@@ -10,15 +10,20 @@ from deepspeech2.bulk.engines import Cluster, Engine, Processes
 from deepspeech2.bulk.job import SUMMARY, TRANSCRIPTS, Job, audio_seconds, put_together, recognise
 from deepspeech2.bulk.shards import file_size, make_shards
 from deepspeech2.bulk.work import Task, make_task, verify
-
-__all__ = ["make_task", "run"]
+from deepspeech2.decoding.decoders import LMConfig
 
 logger = logging.getLogger(__name__)
 
 
-def run(task: Task, paths: Sequence[str], args: argparse.Namespace) -> int:
-    """Recognise recordings; returns the exit code: 2 or 1 when some of all recordings failed."""
+def run(args: argparse.Namespace, paths: Sequence[str], decoder: LMConfig) -> int:
+    """Recognise recordings; returns the exit code: 2 or 1 when some of all recordings failed.
+
+    Raises:
+        InputError: for a model or folder that cannot be used, and as `Cluster`.
+        RunError: for a file that cannot be written, and a cluster that is gone.
+    """
     start = time.monotonic()
+    task = make_task(args.model, decoder, args.channel, args.batch_size)
     sizes = [file_size(path) for path in paths]
     shards = make_shards(paths, sizes)
     job = Job(args.output, task, shards, sizes)
