@@ -176,15 +176,7 @@ def to_json(transcript: Transcript, layout: Layout) -> str:
             "end": round(segment.end, 3),
             "text": segment.text,
             "probability": round(segment.probability, 4),
-            "words": [
-                {
-                    "word": word.word,
-                    "start": round(word.start, 3),
-                    "end": round(word.end, 3),
-                    "probability": round(word.probability, 4),
-                }
-                for word in segment.words
-            ],
+            "words": [word_content(word) for word in segment.words],
         }
         for number, segment in enumerate(transcript.segments)
     ]
@@ -195,6 +187,16 @@ def to_json(transcript: Transcript, layout: Layout) -> str:
         "alternatives": list(transcript.alternatives),
     }
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+
+def word_content(word: Word) -> dict[str, str | float]:
+    """A word as JSON has it."""
+    return {
+        "word": word.word,
+        "start": round(word.start, 3),
+        "end": round(word.end, 3),
+        "probability": round(word.probability, 4),
+    }
 
 
 def to_textgrid(transcript: Transcript, layout: Layout) -> str:

@@ -5,24 +5,20 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from bulk_functions import fatal_shard, refuse, where
+from bulk_process import children, fatal_shard, finished, refuse, run, script, start, where
 
 from deepspeech2 import cli, load_model
 from deepspeech2.bulk import engines, job, shards, work
 from deepspeech2.decoding.decoders import LMConfig
 from deepspeech2.errors import RunError
 
+__all__ = ["script"]  # a fixture
 ROOT = Path(__file__).resolve().parents[1]
-SHORT_SHARDS = ("import sys; from deepspeech2 import cli; from deepspeech2.bulk import shards\n"
-                "if __name__ == '__main__':\n"
-                "    shards.SHARD_SECONDS = 4.0\n"
-                "    sys.exit(cli.main(sys.argv[1:]))\n")
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +31,6 @@ def recordings(demo_corpus, tmp_path_factory) -> Path:
     (folder / "05-broken.wav").write_text("no recording")
     (folder / "more" / "empty.flac").touch()
     return folder
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory) -> Path:
-    """The command with shards of four seconds."""
-    path = tmp_path_factory.mktemp("script") / "bulk.py"
-    path.write_text(SHORT_SHARDS)
-    return path
-
-
-def start(script: Path, *arguments) -> subprocess.Popen:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen([sys.executable, script, "bulk", *map(str, arguments)], text=True,
-                            cwd=ROOT, env=os.environ | {"PYTHONPATH": path},
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def run(script: Path, *arguments) -> tuple[int, str]:
-    process = start(script, *arguments)
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
 
 
 def read(folder: Path) -> list[dict]:
@@ -111,24 +86,6 @@ def test_parts_on_several_machines_make_the_same(recordings, script, single, tmp
     assert not (tmp_path / job.TRANSCRIPTS).exists()
     assert run(script, recordings, "--output", tmp_path, "--shard", "1/2")[0] == 2
     assert (tmp_path / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process began, but for multiprocessing's own."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            command = (path / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == pid and b"spawn_main" in command:
-            found.append(int(path.name))
-    return found
-
-
-def finished(folder: Path) -> int:
-    return len(list(folder.glob("shards/*.jsonl")))
 
 
 def test_after_kills_of_workers_and_driver_the_results_are_equal(

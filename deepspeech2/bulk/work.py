@@ -18,6 +18,7 @@ from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import sha256_of
 from deepspeech2.model import Model, load_model, model_path
 from deepspeech2.result import Transcript
+from deepspeech2.writers import word_content
 
 Record = dict[str, Any]  # of a recording, as it becomes a line of JSON
 
@@ -139,16 +140,7 @@ def to_record(path: str, result: Transcript | Exception) -> Record:
     if isinstance(result, Exception):
         message = str(result) or type(result).__name__
         return {"audio": path, "error": message, "is_input_error": isinstance(result, InputError)}
-    words = [
-        {
-            "word": word.word,
-            "start": round(word.start, 3),
-            "end": round(word.end, 3),
-            "probability": round(word.probability, 4),
-        }
-        for segment in result.segments
-        for word in segment.words
-    ]
+    words = [word_content(word) for segment in result.segments for word in segment.words]
     return {
         "audio": path,
         "duration": round(result.duration, 3),

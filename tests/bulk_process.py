@@ -1,0 +1,77 @@
+"""`deepspeech2 bulk` as a process, and what its tests run in other processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from deepspeech2.bulk.work import Result
+from deepspeech2.errors import RunError
+
+SHORT_SHARDS = ("import sys; from deepspeech2 import cli; from deepspeech2.bulk import shards\n"
+                "if __name__ == '__main__':\n"
+                "    shards.SHARD_SECONDS = 4.0\n"
+                "    sys.exit(cli.main(sys.argv[1:]))\n")
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory) -> Path:
+    """The command with shards of four seconds."""
+    path = tmp_path_factory.mktemp("script") / "bulk.py"
+    path.write_text(SHORT_SHARDS)
+    return path
+
+
+def start(script: Path, *arguments) -> subprocess.Popen:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen([sys.executable, script, "bulk", *map(str, arguments)], text=True,
+                            cwd=ROOT, env=os.environ | {"PYTHONPATH": path},
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def run(script: Path, *arguments) -> tuple[int, str]:
+    process = start(script, *arguments)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process began, but for multiprocessing's own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b"spawn_main" in command:
+            found.append(int(path.name))
+    return found
+
+
+def finished(folder: Path) -> int:
+    return len(list(folder.glob("shards/*.jsonl")))
+
+
+def fatal_shard(task, shard):
+    """Recognises nothing; recordings of some names end the process."""
+    for path in shard.paths:
+        if "fatal" in path or ("together" in path and len(shard.paths) > 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return Result(shard.number, [{"audio": p, "text": ""} for p in shard.paths], 1.0, "here")
+
+
+def refuse(address: str, dask_worker) -> None:
+    """A check that one worker fails."""
+    if dask_worker.address == address:
+        raise RunError("host-1: other contents than where the job began: an4.onnx")
+
+
+def where() -> str:
+    """The worker where this runs."""
+    import distributed
+    return distributed.get_worker().address
