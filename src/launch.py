@@ -12,6 +12,7 @@ and when it is killed, its processes stay.
 import contextlib
 import ctypes
 import io
+import itertools
 import os
 import re
 import signal
@@ -112,6 +113,15 @@ def _reserved_port(job: Job) -> socket.socket:
     except OSError:
         raise InputError(f"MASTER_PORT={job.port} is in use here: choose another") from None
     return result
+
+
+def _new_folder(path: Path) -> Path:
+    """Make a folder `path`, or, where it exists, `path-2` and so on; returns what was made."""
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    for folder in itertools.chain([path], others):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
 
 
 def _follow(parent: int) -> None:
@@ -219,7 +229,8 @@ class Launcher:
 
     Args:
         job: where the processes are.
-        folder: for the logs of the single processes; what is printed also goes to FOLDER.log.
+        folder: for the logs of the single processes; what is printed also goes to FOLDER.log. A
+            job that finds the folder there takes FOLDER-2, and so on.
 
     Raises:
         InputError: when the port cannot be used.
@@ -227,14 +238,14 @@ class Launcher:
     """
 
     def __init__(self, job: Job, folder: Path):
-        self.job, self.folder = job, folder
+        self.job = job
         self.workers: list[_Process] = []
         self.scheduler: _Process | None = None
         self.failed: list[_Process] = []  # by themselves, in the order of their ends
         self.asked_to_stop = 0  # the first signal that was received
         self._port = _reserved_port(job) if job.host == 0 else None
-        folder.mkdir(parents=True)
-        self._log = open(f"{folder}.log", "w", encoding="utf-8")  # noqa: SIM115
+        self.folder = _new_folder(folder)
+        self._log = open(f"{self.folder}.log", "w", encoding="utf-8")  # noqa: SIM115
 
     def run(self, command: list[str]) -> int:
         """Run a Python program in all processes; returns the exit code of the job."""

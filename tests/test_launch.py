@@ -113,6 +113,15 @@ def test_a_job_that_ends_well_shows_the_first_process(start, tmp_path):
     assert (tmp_path / "log" / "worker_1.log").read_text() == "rank 1 ü\n"
 
 
+def test_jobs_of_one_name_have_logs_of_their_own(start, tmp_path):
+    for name in ("log", "log-2", "log-3"):
+        code, lines = end(start("print('rank', rank)"), tmp_path)
+        assert code == 0
+        assert lines[0] == f"== log file: {tmp_path}/{name}.log"
+        assert (tmp_path / f"{name}.log").read_text().splitlines() == lines
+        assert (tmp_path / name / "worker_1.log").read_text() == "rank 1\n"
+
+
 @pytest.mark.parametrize(("fault", "last"), [
     ("os.kill(os.getpid(), signal.SIGKILL)", "failed: process 1 (pid {}) was killed by SIGKILL (out"
      " of memory?); go on with --resume auto"),

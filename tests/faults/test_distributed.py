@@ -151,7 +151,6 @@ def test_a_host_that_stands_still_ends_the_other(settings):
     settings, folder = settings
     common = {"NODE_COUNT": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "18118"}
     first = Run(folder, settings, 2, NODE_RANK="0", **common)
-    time.sleep(1.1)  # another name for the log
     (folder / "second").mkdir(exist_ok=True)
     second = Run(folder / "second", settings, 2, NODE_RANK="1", **common)
     first.wait_until_it_trains()
