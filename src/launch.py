@@ -185,7 +185,10 @@ class _Process:
         """Whether a signal has stopped the process for `STOPPED_SECONDS`; call it at each poll.
 
         Polls are counted, not seconds: a batch system may stop the launcher and all processes.
+        Once true, it stays so: a process that is killed runs while it dies.
         """
+        if self._stopped_seconds >= STOPPED_SECONDS:
+            return True
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:  # not Linux

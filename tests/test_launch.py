@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, heed_signals
 
 from deepspeech2.errors import InputError
+from src import launch
 from src.launch import Job
 
 # shorter waits than those of users
@@ -76,9 +77,14 @@ def end(process: subprocess.Popen, folder: Path) -> tuple[int, list[str]]:
     return process.returncode, output.splitlines()
 
 
+def state(pid: int) -> str:
+    """The letter that proc(5) gives the state of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def is_alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state(pid) != "Z"
     except OSError:
         return False
 
@@ -147,6 +153,20 @@ if rank:
     assert code == 1
     assert lines[-1] == last.format((tmp_path / "ready-1").read_text())
     assert ("KeyError" in "".join(lines[:-2])) == ("KeyError" in fault)
+
+
+def test_a_stopped_process_that_takes_its_time_to_die_is_called_stopped(tmp_path, monkeypatch):
+    """A killed process runs once more, to free its memory."""
+    monkeypatch.setattr(launch, "STOPPED_SECONDS", 0.1)
+    process = launch._Process("process 0", ["-c", f"import time; {FOREVER}"], {}, tmp_path / "log")
+    process.send(signal.SIGSTOP)
+    wait_for(process.is_stopped)
+    process.send(signal.SIGCONT)
+    wait_for(lambda: state(process.pid) != "T")
+    process.is_stopped()
+    process.send(signal.SIGKILL)
+    process.wait(60)
+    assert "was stopped by SIGSTOP, and killed after" in process.end()
 
 
 def test_a_job_that_is_stopped_as_a_whole_goes_on(start, tmp_path):
