@@ -5,9 +5,11 @@ each kind, 3 by default, and a trial takes about two minutes. Each trial goes on
 one before, with another number of processes.
 """
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,6 +146,36 @@ def test_a_slow_process_is_waited_for(settings):
     run.process.terminate()
     run.end()
     assert run.process.returncode == 143
+
+
+def take(port: int, moment: str) -> socket.socket:
+    """Listen on a port that somebody else has bound: at once, or as soon as it is let go."""
+    taken = socket.socket()
+    if moment == "at once":
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    while True:
+        with contextlib.suppress(OSError):
+            taken.bind(("", port))
+            taken.listen()
+            return taken
+
+
+@pytest.mark.parametrize("moment", ["at once", "when the scheduler lets it go"])
+def test_a_port_that_is_taken_late_ends_the_job(settings, tmp_path, moment):
+    """After the launcher has reserved it."""
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    run = Run(tmp_path, settings[0], 2, MASTER_PORT=str(port))
+    while "== logs of" not in run.output.read_text():
+        time.sleep(0.05)
+    with take(port, moment):
+        seconds = run.end()
+    *_, line = run.output.read_text().splitlines()
+    print(f"\n| port taken {moment} | {seconds:.1f} s | {run.process.returncode} | | {line} |")
+    assert run.process.returncode == 1
+    assert line.endswith(f"failed: MASTER_PORT={port} was taken by another program meanwhile: "
+                         "choose another")
+    assert seconds < LONGEST
 
 
 def test_a_host_that_stands_still_ends_the_other(settings):
