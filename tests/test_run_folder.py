@@ -14,7 +14,7 @@ from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
 from src.checkpoint import load_checkpoint, read_progress, save_checkpoint
 from src.config import CheckpointConfig, Config
-from src.run_folder import RunFolder, can_link, locked
+from src.run_folder import RunFolder, can_link, ensure_own_metrics, locked
 
 INFO = Config().model_info(Labels("AB _"))
 
@@ -123,6 +123,23 @@ def test_a_new_run_needs_a_folder_without_any_file_of_a_run(folder, name):
     (folder.folder / name).touch()
     with pytest.raises(InputError, match=f"{name}: an earlier run is kept there"):
         folder.ensure_empty()
+
+
+@pytest.mark.parametrize(("content", "state", "refused"), [
+    ("run,epoch\n00001234,1\n", {}, True),
+    ("run,epoch\n00001234,1\n", {"lineage": [["b", 0]], "history": [{"run": "b"}]}, True),
+    ("run,epoch\n00001234,1\nc,2\n", {"lineage": [["00001234", 0], ["d", 5]]}, False),
+    ("run,epoch\n00001234,1\n", {"lineage": [], "history": [{"run": "00001234"}]}, False),
+    ("run,epoch\n", {}, False), ("", {}, False), ("epoch\n1\n", {}, False),
+    ("run\n\udcff\n", {}, False)])
+def test_the_metrics_of_another_run_are_not_written_over(tmp_path, content, state, refused):
+    path = tmp_path / "metrics.csv"
+    ensure_own_metrics(path, state)
+    path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    if not refused:
+        return ensure_own_metrics(path, state)
+    with pytest.raises(InputError, match=r"metrics.csv: of another run \(00001234\): choose anoth"):
+        ensure_own_metrics(path, state)
 
 
 def test_another_runs_state_is_not_adopted(folder, tmp_path):

@@ -339,6 +339,16 @@ def test_a_new_run_does_not_write_into_the_checkpoints_of_another(demo_corpus, w
     assert {path.name: path.read_bytes() for path in (folder / "ckpt").iterdir()} == before
 
 
+@pytest.mark.parametrize("resume", ["", "auto"])
+def test_a_new_run_does_not_write_into_the_logs_of_another(demo_corpus, whole, tmp_path, resume):
+    metrics = whole[0] / "logs" / "metrics.csv"
+    before = metrics.read_bytes()
+    settings = [*tiny_recipe(demo_corpus, tmp_path), f"TrainingConfig.log_dir={metrics.parent}"]
+    with pytest.raises(InputError, match="choose another TrainingConfig.log_dir"):
+        train(load_config(None, settings), resume=resume)
+    assert metrics.read_bytes() == before
+
+
 def test_an_epoch_is_finished_with_the_batches_that_it_began_with(stopped, recipe):
     """24 utterances in batches of 8, of which two are done."""
     settings = [*recipe, "DataConfig.batch_size=4"]
