@@ -518,9 +518,11 @@ class _Run:
             examples = [(u.reference, u.hypothesis) for u in evaluation.utterances[:EXAMPLES]]
         except Interrupted:
             raise
-        except (RuntimeError, OSError, MemoryError) as error:
+        except Exception as error:  # the training is worth more than its evaluations
             failed = 1
-            logger.error("the evaluation failed: %s; the run goes on", first_line(error))
+            known = isinstance(error, (RuntimeError, OSError, MemoryError))
+            message = "the evaluation failed: %s; the run goes on"
+            logger.error(message, first_line(error), exc_info=not known)
         *counts, failed = self.group.sum([*astuple(errors), failed])
         return (None, []) if failed else (ErrorCounts(*map(int, counts)), examples)
 

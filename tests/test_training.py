@@ -180,7 +180,7 @@ def test_an_epoch_is_on_the_disk_before_its_evaluation(recipe, tmp_path, monkeyp
 
     def fail(*_):
         states.append(load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress)
-        raise RuntimeError("could not create a primitive\nmore")
+        raise (RuntimeError, TypeError)[len(states) - 1]("could not create a primitive\nmore")
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
