@@ -33,7 +33,9 @@ SCHEDULER_SECONDS = 60.0  # for the processes of other hosts to end, after ours 
 POLL_SECONDS = 0.2
 SCHEDULER = "import sys; from src.device import schedule; sys.exit(schedule(int(sys.argv[1])))"
 # what a command says last; see deepspeech2/commands.py
-LAST_WORDS = re.compile(r"^(?:(?:error|failed|\w+\.py: error): |stopped ).*", re.MULTILINE)
+LAST_WORDS = re.compile(
+    r"^(?:(?:error|failed|\w+\.py: error): |stopped |interrupted$).*", re.MULTILINE
+)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 

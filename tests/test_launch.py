@@ -192,12 +192,14 @@ def test_a_job_whose_output_nobody_reads_goes_on(start, tmp_path):
     assert "\ndone\n== exit code 0" in (tmp_path / "log.log").read_text()
 
 
-def test_what_all_processes_say_is_said_once(start, tmp_path):
-    code, lines = end(start("time.sleep(0.5 - rank / 2); "
-                            "print('error: no such file', file=sys.stderr); sys.exit(2)"), tmp_path)
-    assert code == 2
-    assert lines[-2:] == [f"== exit code 2, log file: {tmp_path}/log.log",
-                          "process 0, process 1: error: no such file"]
+@pytest.mark.parametrize(("words", "code"), [
+    ("error: no such file", 2), ("interrupted", 130), ("stopped by SIGTERM", 143)])
+def test_what_all_processes_say_is_said_once(start, tmp_path, words, code):
+    found, lines = end(start(f"time.sleep(0.5 - rank / 2); print('{words}', file=sys.stderr); "
+                             f"sys.exit({code})"), tmp_path)
+    assert found == code
+    assert lines[-2:] == [f"== exit code {code}, log file: {tmp_path}/log.log",
+                          f"process 0, process 1: {words}"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
