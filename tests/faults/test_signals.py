@@ -1,9 +1,9 @@
 """Trainings that are killed or stopped at random moments lose at most `save_minutes`.
 
 DS2_TRIALS sets the number of moments for each signal, 10 by default, half of them in imports and
-compilation; the table of docs/reliability.md has 50. A run is started with `--resume auto`, gets its signal, and is started again, until all
-moments are over; then it must have the weights of a run that was never stopped, to the last bit.
-What was found is printed at the end (`-rP`).
+compilation; the table of docs/reliability.md has 50. A run is started with `--resume auto`, gets
+its signal, and is started again, until all moments are over; then it must have the weights of a run
+that was never stopped, to the last bit. What was found is printed at the end (`-rP`).
 """
 
 import os
