@@ -105,6 +105,18 @@ def test_where_last_is_lost_the_newest_whole_state_is_found(folder, caplog, faul
         assert "DeepSpeech-2_10.ckpt instead: epoch 3, step 10" in caplog.text
 
 
+@pytest.mark.parametrize("change", [
+    {"lineage": 5}, {"lineage": [[]]}, {"lineage": {"a": 1}}, {"lineage": [["a", "b"]]},
+    {"step": "x"}, {"step": None}, {"epoch_ended": 2}, {"history": 5}, {"history": [5]},
+    {"plan": []}])
+def test_a_state_that_no_run_has_is_passed_over(folder, caplog, change):
+    save(folder, 5)
+    save_checkpoint(folder.last, arrays(7), INFO, progress(7) | change)
+    assert folder.newest().path.name == "DeepSpeech-1_5.ckpt"
+    (name,) = change
+    assert f"DeepSpeech-last.ckpt: the state of its run is damaged: {name}" in caplog.text
+
+
 def test_a_run_of_which_nothing_is_whole_does_not_begin_anew(folder):
     save(folder, 5)
     for path in (folder.last, folder.folder / "DeepSpeech-1_5.ckpt"):

@@ -153,11 +153,13 @@ def take(port: int, moment: str) -> socket.socket:
     taken = socket.socket()
     if moment == "at once":
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    while True:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             taken.bind(("", port))
             taken.listen()
             return taken
+    raise TimeoutError(f"port {port} was never let go for long enough")
 
 
 @pytest.mark.parametrize("moment", ["at once", "when the scheduler lets it go"])
@@ -168,8 +170,11 @@ def test_a_port_that_is_taken_late_ends_the_job(settings, tmp_path, moment):
     run = Run(tmp_path, settings[0], 2, MASTER_PORT=str(port))
     while "== logs of" not in run.output.read_text():
         time.sleep(0.05)
-    with take(port, moment):
-        seconds = run.end()
+    try:
+        with take(port, moment):
+            seconds = run.end()
+    finally:
+        run.process.terminate()
     *_, line = run.output.read_text().splitlines()
     print(f"\n| port taken {moment} | {seconds:.1f} s | {run.process.returncode} | | {line} |")
     assert run.process.returncode == 1
