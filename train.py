@@ -1,7 +1,11 @@
 """Train DeepSpeech2: `python train.py --help` lists the options, src/config.py the settings."""
 
 import argparse
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
 
 from deepspeech2 import commands
 from src import cli

@@ -104,8 +104,15 @@ say_where() { [[ $CALLER_DIR == "$ROOT" ]] || say "relative paths in settings st
 
 # log_to NAME: from here on, everything printed also goes to a file LOG below logs/, whose name is printed.
 log_to() {
-    LOG=logs/$1-$(date +%Y%m%d-%H%M%S).log
-    { mkdir -p logs && : >>"$LOG"; } 2>/dev/null || fail "cannot write to $ROOT/$LOG"
+    local stem number=1
+    stem=logs/$1-$(date +%Y%m%d-%H%M%S)
+    LOG=$stem.log
+    mkdir -p logs 2>/dev/null || true
+    until (set -o noclobber && : >"$LOG") 2>/dev/null; do     # no other job has this name
+        [ -e "$LOG" ] || fail "cannot write to $ROOT/$LOG"
+        number=$((number + 1))
+        LOG=$stem-$number.log
+    done
     # tee stays until the job has said its last word, also when a signal goes to the whole process group
     exec > >(trap '' INT TERM HUP; exec tee -a -- "$LOG") 2>&1
     LOG_WRITER=$!

@@ -6,8 +6,8 @@ Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and t
 import-linter, and runs the tests with pytest, in two processes (--numprocesses=0: in one). With
 --all it installs PyTorch too, and Chromium where apt-get can and the user is root, because some
 tests need them; a test that would be skipped then fails. With --faults it runs tests/faults
-instead, the random moments in two processes, the others one after the other, which takes hours
-(DS2_TRIALS=5: less)."
+instead, the random moments in two processes, the others one after the other: about half an hour on
+two idle cores (DS2_TRIALS=50: all trials of docs/reliability.md, more than an hour)."
 . "$(dirname "$0")/common.sh"
 
 # install_chromium: for the tests that look at pages, which say what is missing when this fails.

@@ -17,6 +17,8 @@ from deepspeech2.metrics import ErrorCounts
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.csv"
+
 
 @dataclass
 class EpochSums:
@@ -260,7 +262,7 @@ class TrainingMonitor:
         metrics = self.history[-1]
         if self.writes:
             self._log(lambda events: _log_evaluation(events, metrics, examples))
-            self._try("metrics.csv", self._write_history)
+            self._try(METRICS, self._write_history)
             logger.info("%s", self._line(metrics))
         return metrics
 
@@ -297,7 +299,7 @@ class TrainingMonitor:
         self.sums = EpochSums(**progress["sums"])
 
     def _write_history(self) -> None:
-        with atomic_path(self.log_dir / "metrics.csv") as temporary:
+        with atomic_path(self.log_dir / METRICS) as temporary:
             pd.DataFrame(asdict(m) for m in self.history).to_csv(temporary, index=False)
 
 

@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 STATE_PREFIX = "optimizer."  # of the names of optimizer state
 # names of the two strings that a checkpoint contains beside the arrays
 _INFO, _PROGRESS = "deepspeech2_info", "deepspeech2_progress"
+# of the state of a run, see `src.training.Progress` and `src.callback.TrainingMonitor`
+_KINDS = {
+    "lineage": list, "optimizer": str, "val_set": str, "epoch": int, "epoch_ended": bool,
+    "batch": int, "plan": dict, "step": int, "skipped_in_row": int, "best": list,
+    "evals_since_best": int, "history": list, "sums": dict, "order": dict,
+}
 PROJECTION = "fc.weight"  # the only parameter with a row for each label
 
 
@@ -169,7 +175,25 @@ def _parse_progress(path: Path, strings: dict[str, str]) -> dict[str, Any]:
         raise InputError(f"{path}: the state of its run is not JSON: {error}") from None
     if not isinstance(progress, dict):
         raise InputError(f"{path}: the state of its run is no JSON object")
+    if "lineage" in progress and (wrong := _wrong_fields(progress)):
+        raise InputError(f"{path}: the state of its run is damaged: {', '.join(wrong)}")
     return progress
+
+
+def _wrong_fields(progress: dict[str, Any]) -> list[str]:
+    """The fields of a state that no run could have written."""
+    wrong = {name for name, kind in _KINDS.items()
+             if type(progress.get(name, kind())) is not kind}
+    wrong |= {"epoch", "epoch_ended", "step"} - progress.keys()
+    for name, is_item in ("lineage", _is_run), ("history", lambda item: isinstance(item, dict)):
+        if name not in wrong and not all(map(is_item, progress.get(name, []))):
+            wrong.add(name)
+    return sorted(wrong)
+
+
+def _is_run(item: Any) -> bool:
+    """Whether this is [run id, step that the run began at]."""
+    return isinstance(item, list) and [type(value) for value in item] == [str, int]
 
 
 def check_sizes(config: Config, parameters: Mapping[str, np.ndarray], source: Path) -> None:

@@ -1,14 +1,17 @@
 """Collective operations of the processes of one run; a single process communicates nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from deepspeech2.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,24 @@ class Group:
         """Wait until all processes call this method."""
         self.sum([0.0])
 
-    def raise_together(self, error: InputError | None) -> None:
-        """Raise the error of one process in every process; None where this one has no error."""
+    def in_first(self, action: Callable[[], T]) -> T | None:
+        """What `action` returns in the first process; None in the others.
+
+        Raises:
+            InputError: in every process, when `action` raises it.
+        """
+        result, error = None, None
+        if self.is_first:
+            try:
+                result = action()
+            except InputError as found:
+                error = found
         failed = self.sum([error is not None])[0]
         if error:
             raise error
         if failed:
             raise InputError("another process of this run cannot go on: its message says why")
+        return result
 
     def broadcast(self, parameters: Iterable[Parameter]) -> None:
         """Copy the float32 parameters of the first process to all processes."""

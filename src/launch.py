@@ -12,6 +12,7 @@ and when it is killed, its processes stay.
 import contextlib
 import ctypes
 import io
+import itertools
 import os
 import re
 import signal
@@ -32,7 +33,9 @@ SCHEDULER_SECONDS = 60.0  # for the processes of other hosts to end, after ours 
 POLL_SECONDS = 0.2
 SCHEDULER = "import sys; from src.device import schedule; sys.exit(schedule(int(sys.argv[1])))"
 # what a command says last; see deepspeech2/commands.py
-LAST_WORDS = re.compile(r"^(?:(?:error|failed|\w+\.py: error): |stopped ).*", re.MULTILINE)
+LAST_WORDS = re.compile(
+    r"^(?:(?:error|failed|\w+\.py: error): |stopped |interrupted$).*", re.MULTILINE
+)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
@@ -114,6 +117,15 @@ def _reserved_port(job: Job) -> socket.socket:
     return result
 
 
+def _new_folder(path: Path) -> Path:
+    """Make a folder `path`, or, where it exists, `path-2` and so on; returns what was made."""
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    for folder in itertools.chain([path], others):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+
+
 def _follow(parent: int) -> None:
     """Have the kernel send SIGTERM to this process when its parent dies, of whatever."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -175,7 +187,10 @@ class _Process:
         """Whether a signal has stopped the process for `STOPPED_SECONDS`; call it at each poll.
 
         Polls are counted, not seconds: a batch system may stop the launcher and all processes.
+        Once true, it stays so: a process that is killed runs while it dies.
         """
+        if self._stopped_seconds >= STOPPED_SECONDS:
+            return True
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:  # not Linux
@@ -219,7 +234,8 @@ class Launcher:
 
     Args:
         job: where the processes are.
-        folder: for the logs of the single processes; what is printed also goes to FOLDER.log.
+        folder: for the logs of the single processes; what is printed also goes to FOLDER.log. A
+            job that finds the folder there takes FOLDER-2, and so on.
 
     Raises:
         InputError: when the port cannot be used.
@@ -227,14 +243,14 @@ class Launcher:
     """
 
     def __init__(self, job: Job, folder: Path):
-        self.job, self.folder = job, folder
+        self.job = job
         self.workers: list[_Process] = []
         self.scheduler: _Process | None = None
         self.failed: list[_Process] = []  # by themselves, in the order of their ends
         self.asked_to_stop = 0  # the first signal that was received
         self._port = _reserved_port(job) if job.host == 0 else None
-        folder.mkdir(parents=True)
-        self._log = open(f"{folder}.log", "w", encoding="utf-8")  # noqa: SIM115
+        self.folder = _new_folder(folder)
+        self._log = open(f"{self.folder}.log", "w", encoding="utf-8")  # noqa: SIM115
 
     def run(self, command: list[str]) -> int:
         """Run a Python program in all processes; returns the exit code of the job."""

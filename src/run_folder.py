@@ -1,5 +1,6 @@
 """The files of one run: who may write them, which states there are, and which is the newest."""
 
+import csv
 import fcntl
 import json
 import logging
@@ -71,7 +72,7 @@ class RunFolder:
         if files := self.files():
             raise InputError(
                 f"{files[0]}: an earlier run is kept there; go on with --resume auto, or choose "
-                "another CheckpointConfig.ckpt_path"
+                "another CheckpointConfig.ckpt_path and TrainingConfig.log_dir"
             )
 
     def newest(self) -> Checkpoint | None:
@@ -103,7 +104,7 @@ class RunFolder:
             reasons = "; ".join(map(str, damaged)) or f"{files[0]} holds weights or cuts only"
             raise InputError(
                 f"{self.folder}: no state of a run there can be resumed: {reasons}. Begin anew in "
-                "another CheckpointConfig.ckpt_path"
+                "another CheckpointConfig.ckpt_path and TrainingConfig.log_dir"
             )
         return None
 
@@ -212,6 +213,25 @@ def _link(path: Path, name: Path) -> None:
             shutil.copyfile(path, temporary)
     except OSError as error:
         raise RunError(f"{name}: the checkpoint could not be written: {error.strerror}") from None
+
+
+def ensure_own_metrics(path: Path, progress: Mapping[str, Any]) -> None:
+    """Raise InputError when a `metrics.csv` belongs to another run.
+
+    Args:
+        path: of the file, which need not be there; one that cannot be read belongs to nobody.
+        progress: of the state that the run goes on from; empty for a new run.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            found = {row.get("run") for row in csv.DictReader(file)} - {None, ""}
+    except (OSError, ValueError, csv.Error):
+        return
+    own = {run for run, _ in progress.get("lineage", [])}
+    own |= {metrics.get("run") for metrics in progress.get("history", [])}
+    if found and not found & own:
+        runs = ", ".join(sorted(found))
+        raise InputError(f"{path}: of another run ({runs}): choose another TrainingConfig.log_dir")
 
 
 def can_link(folder: Path) -> bool:

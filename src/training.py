@@ -20,7 +20,7 @@ from deepspeech2.model import AcousticModel
 from deepspeech2.settings import ConfigError
 from deepspeech2.stopping import STOP_SIGNALS, StopRequests
 from src.batching import BatchPlan, rank_share
-from src.callback import TrainingMonitor
+from src.callback import METRICS, TrainingMonitor
 from src.checkpoint import (
     Checkpoint,
     arrays_of,
@@ -38,7 +38,7 @@ from src.heartbeat import Heartbeat
 from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
 from src.optimizer import TrainStep, create_optimizer
-from src.run_folder import Lineage, RunFolder, can_link, locked
+from src.run_folder import Lineage, RunFolder, can_link, ensure_own_metrics, locked
 from src.stored_models import network_model
 from src.training_data import TrainingData
 from src.word_cuts import find_word_cuts, read_word_cuts, write_word_cuts
@@ -127,6 +127,9 @@ def train(
     run_id = uuid.uuid4().hex[:8]
     with _locked(group, folders, run_id), Heartbeat(folder.folder, group):
         checkpoint = _checkpoint_to_resume(resume, folder)
+        metrics = Path(config.TrainingConfig.log_dir) / METRICS
+        progress = checkpoint.progress if checkpoint else {}
+        group.in_first(lambda: ensure_own_metrics(metrics, progress))
         if checkpoint and pretrained:
             logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
         start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
@@ -260,13 +263,8 @@ class _Run:
     def _settle_in(self, checkpoint: Checkpoint, new_id: str) -> None:
         """Prepare the folder for going on from a checkpoint."""
         self.group.wait()  # until all have read
-        error = None
-        if self.group.is_first:
-            try:
-                self.progress.lineage = self.folder.adopt(checkpoint, new_id)
-            except InputError as found:
-                error = found
-        self.group.raise_together(error)
+        lineage = self.group.in_first(lambda: self.folder.adopt(checkpoint, new_id))
+        self.progress.lineage = lineage or self.progress.lineage
         if self.progress.best != WORST and not self.folder.best.exists():
             self._judge_best_anew(f"{self.folder.best.name} is not there")
 
@@ -441,7 +439,8 @@ class _Run:
         for path in reversed(self.folder.numbered()):
             if tuple(map(int, path.stem.split("-")[-1].split("_"))) in sound:
                 return f". Go on from an epoch that was sound: --resume {path} {rate}"
-        return f". Begin anew with {rate} and another CheckpointConfig.ckpt_path"
+        folders = "another CheckpointConfig.ckpt_path and TrainingConfig.log_dir"
+        return f". Begin anew with {rate}, {folders}"
 
     def _finish_epoch(self) -> None:
         """Save the epoch that was trained, then evaluate it: that can last, and fail."""
@@ -519,9 +518,11 @@ class _Run:
             examples = [(u.reference, u.hypothesis) for u in evaluation.utterances[:EXAMPLES]]
         except Interrupted:
             raise
-        except (RuntimeError, OSError, MemoryError) as error:
+        except Exception as error:  # the training is worth more than its evaluations
             failed = 1
-            logger.error("the evaluation failed: %s; the run goes on", first_line(error))
+            known = isinstance(error, (RuntimeError, OSError, MemoryError))
+            message = "the evaluation failed: %s; the run goes on"
+            logger.error(message, first_line(error), exc_info=not known)
         *counts, failed = self.group.sum([*astuple(errors), failed])
         return (None, []) if failed else (ErrorCounts(*map(int, counts)), examples)
 
@@ -594,14 +595,7 @@ def _announce(_number: int) -> None:
 def _locked(group: Group, folders: set[Path], run_id: str) -> Iterator[None]:
     """Lock the folders of a run, in its first process."""
     with ExitStack() as stack:
-        error = None
-        if group.is_first:
-            try:
-                for path in sorted(folders):
-                    stack.enter_context(locked(path, run_id))
-            except InputError as found:
-                error = found
-        group.raise_together(error)
+        group.in_first(lambda: [stack.enter_context(locked(p, run_id)) for p in sorted(folders)])
         yield
 
 

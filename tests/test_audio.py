@@ -194,6 +194,7 @@ def test_stereo_mp3_at_another_rate(tmp_path):
     ("a.wav", b"TEXT " * 500, "Format not recognised"), ("a.mp3", b"TEXT " * 500, "not audio"),
     ("a.raw", b"TEXT " * 500, "without a header"),  # soundfile asks for the rate: a TypeError
     ("it's \"a\".wav", b"TEXT " * 500, "Format not recognised"),
+    ("a.opus", b"OggS", "ends within an Ogg page"), ("a.ogg", b"OggS" + bytes(22), "Ogg page"),
 ])
 def test_not_audio(tmp_path, name, content, words):
     if content is not None:

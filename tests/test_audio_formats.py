@@ -181,6 +181,14 @@ def test_streamed_flac_that_is_cut(tmp_path, lost):
     assert "whole FLAC frame" in refusal(write(tmp_path / "a.flac", content[:-lost]))
 
 
+def test_a_streamed_flac_with_a_frame_header_in_each_place(tmp_path):
+    """Each of 15,000 may begin the last frame; a checksum from each to the end took minutes."""
+    content = without_count(encoded(speech(), 16000, "FLAC"))
+    start = content.index(b"\xff\xf8")
+    message = refusal(write(tmp_path / "a.flac", content + content[start:start + 17] * 15_000))
+    assert "whole FLAC frame" in message
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
 @pytest.mark.parametrize("riff_size", [0, 36, 0xFFFFFFFF])
 def test_wav_whose_writer_did_not_fill_in_the_sizes(tmp_path, subtype, riff_size):

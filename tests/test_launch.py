@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, heed_signals
 
 from deepspeech2.errors import InputError
+from src import launch
 from src.launch import Job
 
 # shorter waits than those of users
@@ -76,9 +77,14 @@ def end(process: subprocess.Popen, folder: Path) -> tuple[int, list[str]]:
     return process.returncode, output.splitlines()
 
 
+def state(pid: int) -> str:
+    """The letter that proc(5) gives the state of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def is_alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state(pid) != "Z"
     except OSError:
         return False
 
@@ -113,6 +119,15 @@ def test_a_job_that_ends_well_shows_the_first_process(start, tmp_path):
     assert (tmp_path / "log" / "worker_1.log").read_text() == "rank 1 ü\n"
 
 
+def test_jobs_of_one_name_have_logs_of_their_own(start, tmp_path):
+    for name in ("log", "log-2", "log-3"):
+        code, lines = end(start("print('rank', rank)"), tmp_path)
+        assert code == 0
+        assert lines[0] == f"== log file: {tmp_path}/{name}.log"
+        assert (tmp_path / f"{name}.log").read_text().splitlines() == lines
+        assert (tmp_path / name / "worker_1.log").read_text() == "rank 1\n"
+
+
 @pytest.mark.parametrize(("fault", "last"), [
     ("os.kill(os.getpid(), signal.SIGKILL)", "failed: process 1 (pid {}) was killed by SIGKILL (out"
      " of memory?); go on with --resume auto"),
@@ -140,6 +155,20 @@ if rank:
     assert ("KeyError" in "".join(lines[:-2])) == ("KeyError" in fault)
 
 
+def test_a_stopped_process_that_takes_its_time_to_die_is_called_stopped(tmp_path, monkeypatch):
+    """A killed process runs once more, to free its memory."""
+    monkeypatch.setattr(launch, "STOPPED_SECONDS", 0.1)
+    process = launch._Process("process 0", ["-c", f"import time; {FOREVER}"], {}, tmp_path / "log")
+    process.send(signal.SIGSTOP)
+    wait_for(process.is_stopped)
+    process.send(signal.SIGCONT)
+    wait_for(lambda: state(process.pid) != "T")
+    process.is_stopped()
+    process.send(signal.SIGKILL)
+    process.wait(60)
+    assert "was stopped by SIGSTOP, and killed after" in process.end()
+
+
 def test_a_job_that_is_stopped_as_a_whole_goes_on(start, tmp_path):
     process = start("ready()\nwhile not os.path.exists('end'): time.sleep(0.02)\n")
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
@@ -163,12 +192,14 @@ def test_a_job_whose_output_nobody_reads_goes_on(start, tmp_path):
     assert "\ndone\n== exit code 0" in (tmp_path / "log.log").read_text()
 
 
-def test_what_all_processes_say_is_said_once(start, tmp_path):
-    code, lines = end(start("time.sleep(0.5 - rank / 2); "
-                            "print('error: no such file', file=sys.stderr); sys.exit(2)"), tmp_path)
-    assert code == 2
-    assert lines[-2:] == [f"== exit code 2, log file: {tmp_path}/log.log",
-                          "process 0, process 1: error: no such file"]
+@pytest.mark.parametrize(("words", "code"), [
+    ("error: no such file", 2), ("interrupted", 130), ("stopped by SIGTERM", 143)])
+def test_what_all_processes_say_is_said_once(start, tmp_path, words, code):
+    found, lines = end(start(f"time.sleep(0.5 - rank / 2); print('{words}', file=sys.stderr); "
+                             f"sys.exit({code})"), tmp_path)
+    assert found == code
+    assert lines[-2:] == [f"== exit code {code}, log file: {tmp_path}/log.log",
+                          f"process 0, process 1: {words}"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,7 @@ from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
 from src.checkpoint import load_checkpoint, read_progress, save_checkpoint
 from src.config import CheckpointConfig, Config
-from src.run_folder import RunFolder, can_link, locked
+from src.run_folder import RunFolder, can_link, ensure_own_metrics, locked
 
 INFO = Config().model_info(Labels("AB _"))
 
@@ -105,6 +105,18 @@ def test_where_last_is_lost_the_newest_whole_state_is_found(folder, caplog, faul
         assert "DeepSpeech-2_10.ckpt instead: epoch 3, step 10" in caplog.text
 
 
+@pytest.mark.parametrize("change", [
+    {"lineage": 5}, {"lineage": [[]]}, {"lineage": {"a": 1}}, {"lineage": [["a", "b"]]},
+    {"step": "x"}, {"step": None}, {"epoch_ended": 2}, {"history": 5}, {"history": [5]},
+    {"plan": []}])
+def test_a_state_that_no_run_has_is_passed_over(folder, caplog, change):
+    save(folder, 5)
+    save_checkpoint(folder.last, arrays(7), INFO, progress(7) | change)
+    assert folder.newest().path.name == "DeepSpeech-1_5.ckpt"
+    (name,) = change
+    assert f"DeepSpeech-last.ckpt: the state of its run is damaged: {name}" in caplog.text
+
+
 def test_a_run_of_which_nothing_is_whole_does_not_begin_anew(folder):
     save(folder, 5)
     for path in (folder.last, folder.folder / "DeepSpeech-1_5.ckpt"):
@@ -123,6 +135,23 @@ def test_a_new_run_needs_a_folder_without_any_file_of_a_run(folder, name):
     (folder.folder / name).touch()
     with pytest.raises(InputError, match=f"{name}: an earlier run is kept there"):
         folder.ensure_empty()
+
+
+@pytest.mark.parametrize(("content", "state", "refused"), [
+    ("run,epoch\n00001234,1\n", {}, True),
+    ("run,epoch\n00001234,1\n", {"lineage": [["b", 0]], "history": [{"run": "b"}]}, True),
+    ("run,epoch\n00001234,1\nc,2\n", {"lineage": [["00001234", 0], ["d", 5]]}, False),
+    ("run,epoch\n00001234,1\n", {"lineage": [], "history": [{"run": "00001234"}]}, False),
+    ("run,epoch\n", {}, False), ("", {}, False), ("epoch\n1\n", {}, False),
+    ("run\n\udcff\n", {}, False)])
+def test_the_metrics_of_another_run_are_not_written_over(tmp_path, content, state, refused):
+    path = tmp_path / "metrics.csv"
+    ensure_own_metrics(path, state)
+    path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    if not refused:
+        return ensure_own_metrics(path, state)
+    with pytest.raises(InputError, match=r"metrics.csv: of another run \(00001234\): choose anoth"):
+        ensure_own_metrics(path, state)
 
 
 def test_another_runs_state_is_not_adopted(folder, tmp_path):

@@ -154,6 +154,14 @@ def test_command_and_exit_code(project, fake, name, arguments, gpu, command):
     assert re.search(r"log file: (\S.*\.log)\n", output)[1].startswith(f"{project}/logs/")
 
 
+def test_jobs_of_one_second_have_logs_of_their_own(project, fake, tmp_path):
+    executable(tmp_path / "date", "#!/bin/sh\necho 20260101-000000\n")
+    script, path = project / "scripts" / "run_eval_cpu.sh", f"{tmp_path}:{os.environ['PATH']}"
+    outputs = {run(script, model, python=fake, FAKE_EXIT="0", PATH=path)[1] for model in "abc"}
+    assert outputs == {path.read_text() for path in (project / "logs").glob("*.log")}
+    assert len(outputs) == 3
+
+
 @pytest.mark.parametrize(("name", "arguments", "found"), [
     ("run_eval_cpu.sh", ["a.ckpt"], "<--pretrain_ckpt><{}/a.ckpt>"),
     ("run_standalone_train_cpu.sh", ["--config", "a b.yaml"], "<--config><{}/a b.yaml>"),

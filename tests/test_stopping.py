@@ -1,5 +1,6 @@
 """Signals are answered whatever a command does: in real processes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -173,6 +174,17 @@ def command():
 run(command)""")
     process.send_signal(signal.SIGINT)
     ended(process, 130, "interrupted\n")
+
+
+def test_ctrl_c_ends_the_first_imports_of_a_training_without_a_traceback(tmp_path):
+    (tmp_path / "numpy.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)")
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py")], text=True,
+                               env=os.environ | {"PYTHONPATH": str(tmp_path)},
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=heed_signals)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    ended(process, -signal.SIGINT, "")
 
 
 def test_the_handlers_before_come_back():

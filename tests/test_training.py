@@ -180,7 +180,7 @@ def test_an_epoch_is_on_the_disk_before_its_evaluation(recipe, tmp_path, monkeyp
 
     def fail(*_):
         states.append(load_checkpoint(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").progress)
-        raise RuntimeError("could not create a primitive\nmore")
+        raise (RuntimeError, TypeError)[len(states) - 1]("could not create a primitive\nmore")
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -337,6 +337,16 @@ def test_a_new_run_does_not_write_into_the_checkpoints_of_another(demo_corpus, w
     with pytest.raises(InputError, match="an earlier run is kept there; go on with --resume auto"):
         train(load_config(None, tiny_recipe(demo_corpus, folder)))
     assert {path.name: path.read_bytes() for path in (folder / "ckpt").iterdir()} == before
+
+
+@pytest.mark.parametrize("resume", ["", "auto"])
+def test_a_new_run_does_not_write_into_the_logs_of_another(demo_corpus, whole, tmp_path, resume):
+    metrics = whole[0] / "logs" / "metrics.csv"
+    before = metrics.read_bytes()
+    settings = [*tiny_recipe(demo_corpus, tmp_path), f"TrainingConfig.log_dir={metrics.parent}"]
+    with pytest.raises(InputError, match="choose another TrainingConfig.log_dir"):
+        train(load_config(None, settings), resume=resume)
+    assert metrics.read_bytes() == before
 
 
 def test_an_epoch_is_finished_with_the_batches_that_it_began_with(stopped, recipe):

@@ -6,6 +6,7 @@ from deepspeech2.audio.source import AudioError, Recording
 
 _TOTAL = 21  # position of the byte whose lower half begins the 36-bit count of samples
 _TAIL = 1 << 18  # bytes at the end in which the last frame is searched
+_SHORTEST_HEADER, _LONGEST_HEADER = 6, 16  # bytes
 _SHORTEST = 10  # bytes of a frame: header 6, sample 2, checksum 2
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
 
@@ -34,19 +35,21 @@ def mended_count(recording: Recording) -> dict[int, bytes]:
 def _count(recording: Recording, block_size: int) -> int:
     """Samples up to the end of the last frame; 0 if the file does not end with one."""
     tail = recording.read(max(0, recording.size - _TAIL), _TAIL)
+    checksum, end = _Checksum(0x8005, 16), len(tail)  # of what begins at `end`
     for match in reversed(list(_SYNC.finditer(tail))):
-        frame = tail[match.start() :]
-        header = _header(frame)
-        if header and _checksum(frame, 0x8005, 16) == 0:
+        checksum.prepend(tail[match.start() : end])
+        end = match.start()
+        header = _header(tail[end : end + _LONGEST_HEADER])
+        if header and len(tail) - end >= _SHORTEST and not checksum.value:
             number, samples = header
-            first = number if frame[1] & 1 else number * block_size
+            first = number if tail[end + 1] & 1 else number * block_size
             return first + samples
     return 0
 
 
 def _header(frame: bytes) -> tuple[int, int] | None:
     """Number of a frame (or of its first sample), and its samples; None for what is no header."""
-    if len(frame) < _SHORTEST:
+    if len(frame) < _SHORTEST_HEADER:
         return None
     code, rate = frame[2] >> 4, frame[2] & 15
     if code == 0 or rate == 15:
@@ -67,14 +70,36 @@ def _header(frame: bytes) -> tuple[int, int] | None:
     else:
         samples = 256 << (code - 8)
     end += {12: 1, 13: 2, 14: 2}.get(rate, 0)
-    return (number, samples) if _checksum(frame[: end + 1], 0x07, 8) == 0 else None
+    checksum = _Checksum(0x07, 8)
+    checksum.prepend(frame[: end + 1])
+    return None if checksum.value else (number, samples)
 
 
-def _checksum(content: bytes, polynomial: int, bits: int) -> int:
-    """The CRC of some bytes; 0 if they end with the CRC of those before."""
-    value, top, mask = 0, 1 << (bits - 1), (1 << bits) - 1
-    for byte in content:
-        value ^= byte << (bits - 8)
-        for _ in range(8):
-            value = (value << 1 ^ polynomial if value & top else value << 1) & mask
-    return value
+class _Checksum:
+    """The CRC of bytes that are given from the last to the first.
+
+    So the CRCs of all ends of a file take no more time than that of the whole file.
+
+    Args:
+        polynomial: without its highest power.
+        bits: of the CRC.
+
+    Attributes:
+        value: of the bytes so far; 0 if they end with the CRC of those before.
+    """
+
+    def __init__(self, polynomial: int, bits: int):
+        self.value = 0
+        self._polynomial, self._top = polynomial, 1 << (bits - 1)
+        self._power = polynomial  # what the next bit adds to the CRC
+
+    def prepend(self, content: bytes) -> None:
+        """Put `content` in front of the bytes so far."""
+        top, polynomial = self._top, self._polynomial
+        value, power = self.value, self._power
+        for byte in reversed(content):
+            for bit in range(8):
+                if byte >> bit & 1:
+                    value ^= power
+                power = (power ^ top) << 1 ^ polynomial if power & top else power << 1
+        self.value, self._power = value, power

@@ -29,16 +29,20 @@ def _pages(recording: Recording) -> Iterator[tuple[int, bool]]:
         if header[:4] != b"OggS":
             position = _next_page(recording, position + 1)
             continue
-        if len(header) < _HEADER or len(header) < _HEADER + header[26]:
-            length = recording.size  # cut in its header
-        else:
-            length = _HEADER + header[26] + sum(header[_HEADER : _HEADER + header[26]])
-        if position + length > recording.size:
+        length = _page_length(header)
+        if length is None or position + length > recording.size:
             raise AudioError(
                 f"{recording.name}: the audio is truncated: it ends within an Ogg page"
             )
         yield position, bool(header[5] & _BEGINS)
         position += length
+
+
+def _page_length(header: bytes) -> int | None:
+    """Bytes of the page that `header` begins; None where the file ends within its header."""
+    if len(header) < _HEADER or len(header) < _HEADER + header[26]:
+        return None
+    return _HEADER + header[26] + sum(header[_HEADER : _HEADER + header[26]])
 
 
 def _next_page(recording: Recording, position: int) -> int:

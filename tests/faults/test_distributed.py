@@ -1,13 +1,15 @@
 """Distributed runs whose processes are killed, stopped or slow: all ends, and little is lost.
 
-`pytest tests/faults/test_distributed.py -s` prints a table; DS2_TRIALS sets the number of trials of
-each kind, 3 by default, and a trial takes about two minutes. Each trial goes on with the run of the
-one before, with another number of processes.
+`pytest tests/faults/test_distributed.py -s` prints a table. DS2_TRIALS sets the number of trials of
+each kind, 1 by default and 3 at most. Each trial goes on with the run of the one before, with
+another number of processes.
 """
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from conftest import ROOT, tiny_recipe
 
 from src.checkpoint import load_checkpoint
 
-TRIALS = int(os.environ.get("DS2_TRIALS", "3"))
+TRIALS = min(3, int(os.environ.get("DS2_TRIALS", "1")))
 SAVE_SECONDS = 3.0
 SLACK = 5.0  # seconds that a step and a save may take on a busy machine
 LONGEST = 60.0  # seconds from the fault to the end of the last process
@@ -146,12 +148,46 @@ def test_a_slow_process_is_waited_for(settings):
     assert run.process.returncode == 143
 
 
+def take(port: int, moment: str) -> socket.socket:
+    """Listen on a port that somebody else has bound: at once, or as soon as it is let go."""
+    taken = socket.socket()
+    if moment == "at once":
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            taken.bind(("", port))
+            taken.listen()
+            return taken
+    raise TimeoutError(f"port {port} was never let go for long enough")
+
+
+@pytest.mark.parametrize("moment", ["at once", "when the scheduler lets it go"])
+def test_a_port_that_is_taken_late_ends_the_job(settings, tmp_path, moment):
+    """After the launcher has reserved it."""
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    run = Run(tmp_path, settings[0], 2, MASTER_PORT=str(port))
+    while "== logs of" not in run.output.read_text():
+        time.sleep(0.05)
+    try:
+        with take(port, moment):
+            seconds = run.end()
+    finally:
+        run.process.terminate()
+    *_, line = run.output.read_text().splitlines()
+    print(f"\n| port taken {moment} | {seconds:.1f} s | {run.process.returncode} | | {line} |")
+    assert run.process.returncode == 1
+    assert line.endswith(f"failed: MASTER_PORT={port} was taken by another program meanwhile: "
+                         "choose another")
+    assert seconds < LONGEST
+
+
 def test_a_host_that_stands_still_ends_the_other(settings):
     """Two hosts, which are launchers on this machine; one stops with its processes."""
     settings, folder = settings
     common = {"NODE_COUNT": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "18118"}
     first = Run(folder, settings, 2, NODE_RANK="0", **common)
-    time.sleep(1.1)  # another name for the log
     (folder / "second").mkdir(exist_ok=True)
     second = Run(folder / "second", settings, 2, NODE_RANK="1", **common)
     first.wait_until_it_trains()

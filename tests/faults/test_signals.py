@@ -1,9 +1,9 @@
 """Trainings that are killed or stopped at random moments lose at most `save_minutes`.
 
-DS2_TRIALS sets the number of moments for each signal, 50 by default, half of them in imports and
-compilation. A run is started with `--resume auto`, gets its signal, and is started again, until all
-moments are over; then it must have the weights of a run that was never stopped, to the last bit.
-What was found is printed at the end (`-rP`).
+DS2_TRIALS sets the number of moments for each signal, 10 by default, half of them in imports and
+compilation; the table of docs/reliability.md has 50. A run is started with `--resume auto`, gets
+its signal, and is started again, until all moments are over; then it must have the weights of a run
+that was never stopped, to the last bit. What was found is printed at the end (`-rP`).
 """
 
 import os
@@ -21,7 +21,7 @@ from conftest import ROOT, heed_signals, tiny_recipe
 
 from src.checkpoint import load_checkpoint
 
-TRIALS = int(os.environ.get("DS2_TRIALS", "50"))
+TRIALS = int(os.environ.get("DS2_TRIALS", "10"))
 SAVE_SECONDS = 3.0
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 ENDLESS = 10**6
@@ -115,6 +115,6 @@ def test_random_moments(number, corpus, tmp_path):
         np.testing.assert_array_equal(found.parameters[name], array, err_msg=name)
     if number == signal.SIGKILL:
         # a step, an evaluation or a save is under way: seconds here, more on a busy machine
-        assert max(trials.seconds_lost) <= SAVE_SECONDS + prepared / 3
+        assert max(trials.seconds_lost, default=0) <= SAVE_SECONDS + prepared / 3
     else:
         assert max(trials.seconds_to_the_end) <= 10
