@@ -200,9 +200,9 @@ class Listener:
         """Recognise what is there, and send what is new."""
         before = self._seconds()
         while chunk := self._session.next_chunk():
-            future = self._recogniser.submit_chunk(self._session, chunk)
-            probs = await asyncio.wrap_future(future)
-            await self._report(self._session.take(probs, chunk))
+            future = self._recogniser.submit_stream(self._session, chunk)
+            for progress in await asyncio.wrap_future(future):
+                await self._report(progress)
         self._recogniser.metrics.audio.labels("stream").inc(before - self._counted)
         self._counted = before
 
