@@ -146,6 +146,15 @@ def test_words_in_progress_become_words(server):
     assert seen > 5
 
 
+def test_a_turn_takes_all_that_was_sent(server):
+    """A stream that is ahead of the service needs fewer turns than it sends messages."""
+    before = server.metric("deepspeech2_batch_size_count")
+    with open_stream(server) as websocket:
+        say(websocket, noise(8.0), 640)  # 400 messages of 20 ms
+        assert close(websocket)[-1]["duration"] == 8.0
+    assert server.metric("deepspeech2_batch_size_count") - before < 100
+
+
 def test_words_come_while_the_stream_goes_on(server):
     with open_stream(server) as websocket:
         say(websocket, noise(4.0))
