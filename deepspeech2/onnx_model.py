@@ -56,13 +56,23 @@ class OnnxModel:
 def make_session(path: Path) -> onnxruntime.InferenceSession:
     """A session on all CPU cores. Raises InputError when ONNX Runtime cannot load the file."""
     options = onnxruntime.SessionOptions()
-    # patterns are kept for each shape: with recordings of any length, memory would grow
-    options.enable_mem_pattern = False
+    # patterns are kept for each shape, and the arena keeps what the largest one took: with
+    # recordings of any length, memory would grow (onnxruntime's issue 11627)
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = False
+    options.intra_op_num_threads = usable_cores()
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no closer base class
         reason = first_line(error)
         raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use: ONNX Runtime itself would count all there are."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
 
 
 def run_session(

@@ -4,19 +4,23 @@ USAGE="usage: bash scripts/run_tests.sh [--all | --faults] [PYTEST ARGUMENT]...
 
 Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and the imports with
 import-linter, and runs the tests with pytest, in two processes (--numprocesses=0: in one). With
---all it installs PyTorch too, and Chromium where apt-get can and the user is root, because some
-tests need them; a test that would be skipped then fails. With --faults it runs tests/faults
+--all it installs PyTorch too, and Chromium and nginx where apt-get can and the user is root, because
+some tests need them; a test that would be skipped then fails. With --faults it runs tests/faults
 instead, the random moments in two processes, the others one after the other: about half an hour on
 two idle cores (DS2_TRIALS=50: all trials of docs/reliability.md, more than an hour)."
 . "$(dirname "$0")/common.sh"
 
-# install_chromium: for the tests that look at pages, which say what is missing when this fails.
-install_chromium() {
-    if ! command -v chromium && [ "$(id -u)" = 0 ] && command -v apt-get; then
-        say "installing Chromium"
+# install_programs: for the tests that look at pages and proxies, which say what is missing when this
+# fails.
+install_programs() {
+    local missing=()
+    command -v chromium || missing+=(chromium)
+    command -v nginx || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get; then
+        say "installing ${missing[*]}"
         apt-get update --quiet || true
-        DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends chromium ||
-            say "Chromium could not be installed"
+        DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends \
+            "${missing[@]}" || say "${missing[*]} could not be installed"
     fi
 } >&2
 
@@ -28,7 +32,7 @@ if [ "${1:-}" = --all ]; then
     export DS2_ALL_TESTS=1
     if [ -z "${DS2_PYTHON:-}" ]; then
         "$PYTHON" -m pip install --quiet --requirement=requirements-benchmark.txt
-        install_chromium
+        install_programs
     fi
 fi
 if [ "${1:-}" = --faults ]; then

@@ -123,19 +123,26 @@ def graph_mode() -> None:
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """A Chromium without a window, which asks no server for anything of its own."""
+def launch_browser():
+    """Starts a Chromium without a window, which asks no server for anything of its own."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next(filter(None, map(shutil.which, names)), None)
     if not found:
         pytest.skip("a browser is needed: apt-get install chromium")
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=[
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        def launch(*args: str):
+            return playwright.chromium.launch(executable_path=found, args=[
+                "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                *args])
+        yield launch
+
+
+@pytest.fixture(scope="session")
+def browser(launch_browser):
+    with launch_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="session")

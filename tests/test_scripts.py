@@ -436,7 +436,7 @@ def test_run_tests(project, fake):
 
 @pytest.mark.parametrize("exit_code", [0, 1])
 def test_all_tests_get_a_chromium_where_there_is_none(bare_project, tmp_path, exit_code):
-    """As root, with apt-get. Where that fails, the tests that need Chromium say so."""
+    """And nginx; as root, with apt-get. Where that fails, the tests that need them say so."""
     project, variables = bare_project
     folder = tmp_path / "stubs"
     for name in ("ruff", "pytest"):
@@ -449,7 +449,7 @@ def test_all_tests_get_a_chromium_where_there_is_none(bare_project, tmp_path, ex
         for path in sorted(Path(place).glob("*")):
             (programs / path.name).unlink(missing_ok=True)
             (programs / path.name).symlink_to(path)
-    for name, text in {"chromium": "", "id": "echo 0",
+    for name, text in {"chromium": "", "nginx": "exit", "id": "echo 0",
                        "apt-get": f"echo apt-get $*; exit {exit_code}"}.items():
         (programs / name).unlink(missing_ok=True)
         if text:
@@ -459,7 +459,7 @@ def test_all_tests_get_a_chromium_where_there_is_none(bare_project, tmp_path, ex
     assert code == 0, output
     calls = re.findall(r"apt-get (.*)", output)
     assert len(calls) == 2 and calls[1].endswith("--no-install-recommends chromium")
-    assert ("== Chromium could not be installed" in output) == bool(exit_code)
+    assert ("== chromium could not be installed" in output) == bool(exit_code)
     assert output.endswith("\n1\n")  # of the last command, which is pytest
     executable(programs / "chromium", "#!/bin/sh\n")
     code, output = run(project / "scripts/run_tests.sh", "--all", python="", **variables)

@@ -115,6 +115,8 @@ def test_times_of_words_and_segments(client, recording, expected):
     assert [w.word for w in result.words] == [w.word for w in words]
     assert [w.start for w in result.words] == pytest.approx([w.start for w in words], abs=1e-3)
     assert [w.end for w in result.words] == pytest.approx([w.end for w in words], abs=1e-3)
+    assert [w.probability for w in result.words] == pytest.approx(
+        [w.probability for w in words], abs=1e-3)
     assert [s.text for s in result.segments] == [s.text for s in expected.segments]
     assert [np.exp(s.avg_logprob) for s in result.segments] == pytest.approx(
         [s.probability for s in expected.segments], abs=1e-3)
@@ -169,7 +171,8 @@ def test_metrics(server, recording):
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [
-    ("GET", "/", 404), ("GET", "/v1/audio/transcriptions", 405), ("POST", "/health", 405)])
+    ("GET", "/nothing", 404), ("POST", "/", 405), ("GET", "/v1/audio/transcriptions", 405),
+    ("POST", "/health", 405)])
 def test_unknown_endpoints(server, method, path, status):
     answer = httpx.request(method, server.url + path)
     assert answer.status_code == status

@@ -6,8 +6,9 @@ import threading
 import numpy as np
 import pytest
 import soundfile
-from conftest import model_that_says, voice
+from conftest import model_that_says, voice, write_streaming_model
 
+from deepspeech2 import load_model
 from deepspeech2.errors import RunError
 from deepspeech2.model import Model
 from deepspeech2.service.limits import Limits
@@ -94,3 +95,29 @@ def test_the_spectrograms_are_those_of_a_model_alone(labels):
     assert shared.transcribe(recording(70.0), threading.Event(), print) == alone
     shared.close()
     assert sorted(map(np.sum, seen)) == expected
+
+
+def test_a_stream_that_is_behind_catches_up_in_its_turn(tmp_path):
+    """Turns of others last longer than 80 ms; and no turn is without an end."""
+    write_streaming_model(tmp_path / "stream.onnx")
+    model = load_model(tmp_path / "stream.onnx")
+    rng = np.random.default_rng(0)
+    sounds = [(0.1 * rng.standard_normal(round(s * 16000))).astype(np.float32) for s in (1.5, 5.0)]
+    shared = recogniser(model)
+    sessions, turns = [model.stream(), model.stream()], [0, 0]
+    for session, sound in zip(sessions, sounds, strict=True):
+        session.add(sound)
+        session.end()
+    while waiting := [(i, c) for i, s in enumerate(sessions) if (c := s.next_chunk())]:
+        futures = [shared.submit_stream(sessions[i], chunk) for i, chunk in waiting]
+        for (i, _), future in zip(waiting, futures, strict=True):
+            assert future.result(timeout=60)
+            turns[i] += 1
+    shared.close()
+    assert turns == [1, 3]
+    for session, sound in zip(sessions, sounds, strict=True):
+        alone = model.stream()
+        alone.feed(sound)
+        alone.finish()
+        assert session.transcript == alone.transcript
+        assert session.transcript.text

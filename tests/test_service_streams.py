@@ -1,5 +1,6 @@
 """Streams over real websockets: words while they are spoken, limits, and the end."""
 
+import hashlib
 import io
 import json
 import threading
@@ -143,6 +144,15 @@ def test_words_in_progress_become_words(server):
         before = "" if message["is_final"] else alternative["transcript"]
         seen += not message["is_final"]
     assert seen > 5
+
+
+def test_a_turn_takes_all_that_was_sent(server):
+    """A stream that is ahead of the service needs fewer turns than it sends messages."""
+    before = server.metric("deepspeech2_batch_size_count")
+    with open_stream(server) as websocket:
+        say(websocket, noise(8.0), 640)  # 400 messages of 20 ms
+        assert close(websocket)[-1]["duration"] == 8.0
+    assert server.metric("deepspeech2_batch_size_count") - before < 100
 
 
 def test_words_come_while_the_stream_goes_on(server):
@@ -324,6 +334,41 @@ def test_a_client_that_stops_reading(strict):
         ping = b"\x89\xfd\0\0\0\0" + b"a" * 125  # masked with zeros
         send_without_end(strict, connection, 100 * ping)
     wait_for(lambda: streams(strict) == 0)
+
+
+def test_a_network_that_cannot_be_run(path, tmp_path):
+    """The stream ends with a reason, the service says that it is not ready, and goes on."""
+    broken = tmp_path / "broken.onnx"
+    add_a_fault(path, broken)
+    info = json.loads(path.with_suffix(".json").read_text())
+    info["sha256"] = hashlib.sha256(broken.read_bytes()).hexdigest()
+    broken.with_suffix(".json").write_text(json.dumps(info))
+    with service_process.service(tmp_path / "files", broken) as running:
+        with open_stream(running) as websocket:
+            say(websocket, noise(1.0))
+            *_, error = results(websocket)
+            assert error == {"type": "Error", "description": "the stream could not be recognised"}
+            assert websocket.close_code == 1011
+        answer = httpx.get(f"{running.url}/ready", timeout=60)
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_failed"
+        assert httpx.get(f"{running.url}/health").status_code == 200
+        wait_for(running.is_idle)
+
+
+def add_a_fault(source, target) -> None:
+    """Write a model that can be loaded, and fails when it is run: its output has another size."""
+    import onnx
+    model = onnx.load(source)
+    for node in model.graph.node:
+        node.output[:] = ["whole" if name == "probs" else name for name in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 11, 13]), "size"))
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["whole", "size"], ["probs"]))
+    (output,) = (value for value in model.graph.output if value.name == "probs")
+    output.type.tensor_type.ClearField("shape")
+    for _ in range(3):
+        output.type.tensor_type.shape.dim.add()
+    output.type.tensor_type.shape.dim[2].dim_value = 29
+    onnx.save(model, target)
 
 
 # --- the end -------------------------------------------------------------------------------------

@@ -45,7 +45,12 @@ def _details(transcript: Transcript, granularities: tuple[str, ...]) -> dict:
         ]
     if "word" in granularities:
         content["words"] = [
-            {"word": word.word, "start": round(word.start, 3), "end": round(word.end, 3)}
+            {
+                "word": word.word,
+                "start": round(word.start, 3),
+                "end": round(word.end, 3),
+                "probability": round(word.probability, 4),  # ours
+            }
             for segment in transcript.segments
             for word in segment.words
         ]

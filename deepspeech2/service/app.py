@@ -17,11 +17,13 @@ from deepspeech2.errors import RunError
 from deepspeech2.service.errors import ApiError, busy
 from deepspeech2.service.guard import Guard
 from deepspeech2.service.listening import Listener, read_settings
+from deepspeech2.service.page import page_routes
 from deepspeech2.service.recogniser import Recogniser
 from deepspeech2.service.transcriptions import Transcriptions
 
 _PROBE_SECONDS = 10.0
 _PROBE_AGE = 1.0  # seconds for which the result of a probe holds
+_OPEN = ("/health", "/ready")  # without a key, beside the page
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -46,7 +48,9 @@ class Service:
         self.app = self._application(key, origins)
 
     def _application(self, key: str, origins: Sequence[str]) -> Starlette:
+        page = page_routes()
         routes = [
+            *page,
             Route("/v1/audio/transcriptions", self._transcriptions, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/health", self._health),
@@ -62,7 +66,12 @@ class Service:
             allow_headers=["Authorization", "Content-Type"],
         )
         guard = Middleware(
-            Guard, key=key, origins=origins, metrics=self._recogniser.metrics, paths=paths
+            Guard,
+            key=key,
+            origins=origins,
+            metrics=self._recogniser.metrics,
+            paths=paths,
+            open_paths=[*_OPEN, *(route.path for route in page)],
         )
         return Starlette(
             routes=routes,
@@ -80,8 +89,13 @@ class Service:
         self._recogniser.close()
 
     async def _models(self, request: Request) -> Response:
-        name = self._recogniser.name
-        model = {"id": name, "object": "model", "created": self._created, "owned_by": "local"}
+        model = {
+            "id": self._recogniser.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "local",
+            "streaming": self._recogniser.model.streaming is not None,  # ours
+        }
         return JSONResponse({"object": "list", "data": [model]})
 
     async def _health(self, request: Request) -> Response:

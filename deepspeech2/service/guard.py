@@ -13,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deepspeech2.service.errors import ApiError
 from deepspeech2.service.metrics import Metrics
 
-_OPEN = ("/health", "/ready")  # without a key
 _LINGER_SECONDS = 5.0
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -34,6 +33,7 @@ class Guard:
         origins: web pages that may ask, besides those of the service; `*` for all.
         metrics: where answers are counted.
         paths: the paths that are counted by themselves.
+        open_paths: the paths that need no key.
     """
 
     def __init__(
@@ -43,9 +43,10 @@ class Guard:
         origins: Sequence[str],
         metrics: Metrics,
         paths: Sequence[str],
+        open_paths: Sequence[str],
     ):
         self._app, self._key, self._origins = app, key.encode(), origins
-        self._metrics, self._paths = metrics, paths
+        self._metrics, self._paths, self._open_paths = metrics, paths, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -88,7 +89,7 @@ class Guard:
                 403, f"pages of {origin!r} may not ask: allow them with --allow_origin",
                 "bad_origin",
             )
-        if self._key and scope["path"] not in _OPEN:
+        if self._key and scope["path"] not in self._open_paths:
             shown = _shown_key(headers, scope.get("subprotocols", ()))
             if not compare_digest(shown.encode("utf-8", "surrogateescape"), self._key):
                 raise ApiError(

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 RATES = (8000, 48000)  # Hz
 CHANNELS = (1, 8)
 ENCODINGS = ("linear16",)
+_MESSAGE_BYTES = 200  # what a message takes besides its content
 _NUMBER = re.compile("[0-9]{1,6}")
 # close codes of RFC 6455
 NORMAL, GOING_AWAY, UNSUPPORTED, POLICY, FAILED = 1000, 1001, 1003, 1008, 1011
@@ -136,10 +137,10 @@ class Listener:
         limits, clock = self._recogniser.limits, time.monotonic
         last_turn = clock() + limits.session_seconds
         stopping = asyncio.ensure_future(self._recogniser.stopping.wait())
-        receiving = None
+        inbox, receiving = _Inbox(self._websocket, limits.message_bytes), None
         try:
             while True:
-                receiving = asyncio.ensure_future(self._websocket.receive())
+                receiving = asyncio.ensure_future(inbox.take())
                 rest = last_turn - clock()
                 patience = max(0.0, min(limits.idle_seconds, rest))
                 tasks = {receiving, stopping}
@@ -149,10 +150,13 @@ class Listener:
                 if not receiving.done():
                     idle = rest > limits.idle_seconds
                     return self._idle() if idle else self._too_long()
-                await self._take(receiving.result())
+                for message in receiving.result():
+                    self._take(message)
+                await self._recognise()
         except _End as end:
             return end
         finally:
+            inbox.close()
             stopping.cancel()
             if receiving:
                 receiving.cancel()
@@ -164,13 +168,12 @@ class Listener:
     def _too_long(self) -> _End:
         return _End(POLICY, f"a stream lasts {self._recogniser.limits.session_seconds:g} s at most")
 
-    async def _take(self, message: dict) -> None:
+    def _take(self, message: dict) -> None:
         """Take a message. Raises _End when it is the last one."""
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", NORMAL))
         if (audio := message.get("bytes")) is not None:
             self._add(audio)
-            await self._recognise()
             return
         kind = _kind(message["text"])
         if kind == "CloseStream":
@@ -200,9 +203,9 @@ class Listener:
         """Recognise what is there, and send what is new."""
         before = self._seconds()
         while chunk := self._session.next_chunk():
-            future = self._recogniser.submit_chunk(self._session, chunk)
-            probs = await asyncio.wrap_future(future)
-            await self._report(self._session.take(probs, chunk))
+            future = self._recogniser.submit_stream(self._session, chunk)
+            for progress in await asyncio.wrap_future(future):
+                await self._report(progress)
         self._recogniser.metrics.audio.labels("stream").inc(before - self._counted)
         self._counted = before
 
@@ -258,6 +261,46 @@ class Listener:
 
     async def _send(self, content: dict) -> None:
         await self._websocket.send_text(json.dumps(content, ensure_ascii=False))
+
+
+class _Inbox:
+    """Messages of a client, received while others have their turn: the next turn takes them all.
+
+    Args:
+        websocket: the connection.
+        most_bytes: how much is kept; then the client has to wait.
+    """
+
+    def __init__(self, websocket: WebSocket, most_bytes: int):
+        self._websocket, self._most_bytes = websocket, most_bytes
+        self._messages: list[dict] = []
+        self._bytes = 0
+        self._filled, self._emptied = asyncio.Event(), asyncio.Event()
+        self._receiving = asyncio.ensure_future(self._receive())
+
+    async def _receive(self) -> None:
+        kind = ""
+        while kind != "websocket.disconnect":
+            message = await self._websocket.receive()
+            kind = message["type"]
+            self._messages.append(message)
+            self._bytes += _MESSAGE_BYTES + len(message.get("bytes") or message.get("text") or "")
+            self._filled.set()
+            while self._bytes > self._most_bytes:
+                self._emptied.clear()
+                await self._emptied.wait()
+
+    async def take(self) -> list[dict]:
+        """All messages that are there; waits for the first one."""
+        await self._filled.wait()
+        messages, self._messages, self._bytes = self._messages, [], 0
+        self._filled.clear()
+        self._emptied.set()
+        return messages
+
+    def close(self) -> None:
+        """Receive no more."""
+        self._receiving.cancel()
 
 
 def _kind(text: str) -> str | None:

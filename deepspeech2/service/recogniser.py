@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -22,14 +23,38 @@ from deepspeech2.service.errors import busy
 from deepspeech2.service.limits import Limits
 from deepspeech2.service.metrics import Metrics
 from deepspeech2.streaming.acoustic import Chunk
-from deepspeech2.streaming.session import Session
+from deepspeech2.streaming.session import Progress, Session
 from deepspeech2.transcription import Decoder, Item, emissions, most_frames, pieces_of
 
 _AHEAD = 2  # pieces of a recording that wait for the network
-_PIECE = "piece"
+_PIECE, _STREAM = "piece", "stream"  # what can share a batch
+_TURN_SECONDS = 2.0  # of a stream in one turn
 # formats whose headers tell their length exactly; Ogg cut from a broadcast counts from elsewhere
 _EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF")
 _UNKNOWN = 1 << 40  # samples: from here on a header says that it does not know
+
+
+@dataclass(eq=False)
+class Turn:
+    """A stream whose turn it is.
+
+    Attributes:
+        session: the stream.
+        chunk: what comes next; None when the turn is over.
+        progress: what is new.
+        frames: spectrogram frames that were recognised.
+    """
+
+    session: Session
+    chunk: Chunk | None
+    progress: list[Progress] = field(default_factory=list)
+    frames: int = 0
+
+    def take(self, probs: np.ndarray, most_frames: int) -> None:
+        """Decode the (T', C) probabilities of the chunk, and go on to the next one."""
+        self.progress.append(self.session.take(probs, self.chunk))
+        self.frames += self.chunk.features.shape[1]
+        self.chunk = self.session.next_chunk() if self.frames < most_frames else None
 
 
 class TooLong(AudioError):
@@ -58,6 +83,7 @@ class Recogniser:
         self.model, self.name, self.limits, self.metrics = model, name, limits, metrics
         self._batcher = Batcher(self._run, most_frames(model), on_batch=metrics.batches.observe)
         metrics.watch_queue(lambda: len(self._batcher))
+        self._turn_frames = round(_TURN_SECONDS / model.spect.window_stride)
         self.stopping = asyncio.Event()
         self.streams = self._recordings = 0
         self._warm_up()
@@ -101,10 +127,12 @@ class Recogniser:
         if self.stopping.is_set():
             raise busy("it stops")
 
-    def _run(self, contents: Sequence[Item | Chunk]) -> list[np.ndarray | Exception]:
-        """The (T', C) probabilities of pieces of recordings, or of chunks of streams."""
-        if isinstance(contents[0], Chunk):
-            return self.model.streaming(contents)
+    def _run(
+        self, contents: Sequence[Item | Turn]
+    ) -> list[np.ndarray | list[Progress] | Exception]:
+        """The (T', C) probabilities of pieces of recordings, or what is new in streams."""
+        if isinstance(contents[0], Turn):
+            return self._advance(contents)
         return emissions(self.model, contents)
 
     # --- recordings -------------------------------------------------------------------------------
@@ -205,9 +233,26 @@ class Recogniser:
 
     # --- streams ----------------------------------------------------------------------------------
 
-    def submit_chunk(self, session: Session, chunk: Chunk) -> Future:
-        """Queue a chunk of a stream."""
-        return self._batcher.submit(session, Work(chunk.company(), chunk.features.shape[1], chunk))
+    def submit_stream(self, session: Session, chunk: Chunk) -> Future:
+        """Queue a stream, from a chunk on; the result is a list of `Progress`.
+
+        The session must be left alone until then. A stream that has fallen behind takes several
+        chunks in a turn: other clients' turns take longer than a chunk lasts.
+        """
+        frames = chunk.features.shape[1]
+        return self._batcher.submit(session, Work(_STREAM, frames, Turn(session, chunk)))
+
+    def _advance(self, turns: Sequence[Turn]) -> list[list[Progress]]:
+        """Recognise the chunks that streams have, up to a limit; those that can share a batch."""
+        while waiting := [turn for turn in turns if turn.chunk]:
+            kinds: dict[Hashable, list[Turn]] = {}
+            for turn in waiting:
+                kinds.setdefault(turn.chunk.company(), []).append(turn)
+            for together in kinds.values():
+                all_probs = self.model.streaming([turn.chunk for turn in together])
+                for turn, probs in zip(together, all_probs, strict=True):
+                    turn.take(probs, self._turn_frames)
+        return [turn.progress for turn in turns]
 
 
 def _tell(recording: Decoder, told: int, heard: Callable[[Segment], None]) -> int:

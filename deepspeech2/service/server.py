@@ -110,6 +110,9 @@ def _config(service: Service, limits: Limits) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         ws_max_size=limits.message_bytes,
+        # answers to pings are read after the audio before them: a service that is behind would give
+        # up good clients. Those that are gone send nothing, for which there is a limit
+        ws_ping_timeout=None,
         ws_per_message_deflate=False,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),

@@ -5,6 +5,7 @@ client calls them is not used.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -25,6 +26,8 @@ _GRANULARITIES = "timestamp_granularities[]"
 # known to OpenAI's clients, without effect here
 _IGNORED = ("language", "prompt", "temperature", "chunking_strategy")
 _KNOWN = ("file", "model", "response_format", _GRANULARITIES, "stream", *_IGNORED)
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bad forms are told to clients
 
 
 @dataclass(frozen=True)
