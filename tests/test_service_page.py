@@ -1,5 +1,6 @@
 """The page of the service in a real browser: files, speech, words to hear, and what is refused."""
 
+import base64
 import contextlib
 import json
 
@@ -82,8 +83,13 @@ def opened(browser, address: str, expected_troubles=lambda text: False, **option
     assert [text for text in troubles if not expected_troubles(text)] == []
 
 
+def chooser(page):
+    """What files are chosen with, when the page knows its model."""
+    return page.get_by_label("Choose files").and_(page.locator(":enabled"))
+
+
 def choose(page, *paths) -> None:
-    page.get_by_label("Choose files").set_input_files([str(path) for path in paths])
+    chooser(page).set_input_files([str(path) for path in paths])
 
 
 def card(page, name: str):
@@ -201,23 +207,24 @@ def test_many_files_and_one_that_is_none(browser, server, recording, expected, t
 
 def test_a_file_that_is_dropped(browser, server, recording, expected):
     with opened(browser, server.url) as page:
-        page.get_by_label("Choose files").and_(page.locator(":enabled")).wait_for()
-        page.evaluate("""(bytes) => {
+        chooser(page).wait_for()
+        page.evaluate("""(content) => {
             const data = new DataTransfer();
-            data.items.add(new File([new Uint8Array(bytes)], "dropped.wav"));
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            data.items.add(new File([bytes], "dropped.wav"));
             document.body.dispatchEvent(
                 new DragEvent("drop", { dataTransfer: data, bubbles: true }));
-        }""", list(recording.read_bytes()))
+        }""", base64.b64encode(recording.read_bytes()).decode())
         assert " ".join(words(card(page, "dropped.wav"))) == expected.text
 
 
 def test_a_file_that_is_cancelled(browser, server, tmp_path):
-    soundfile.write(tmp_path / "long.flac", voice(1200 * 16000), 16000)
+    soundfile.write(tmp_path / "long.flac", np.tile(voice(60 * 16000), 20), 16000)
     recognised = server.metric("deepspeech2_audio_seconds_total")
     with opened(browser, server.url) as page:
         choose(page, tmp_path / "long.flac")
         wait_for(lambda: server.metric("deepspeech2_audio_seconds_total") > recognised)
-        assert page.get_by_text("min so far").is_visible()
+        page.get_by_text("min so far").wait_for()
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Cancelled.", exact=True).wait_for()
     wait_for(server.is_idle)
@@ -381,7 +388,7 @@ def test_the_key(speaker, locked, recording):
         stored = page.evaluate("[document.cookie, localStorage.length, sessionStorage.length]")
         assert stored == ["", 0, 0] and KEY not in page.content()
         page.reload()
-        assert page.get_by_label("The service needs a key").is_visible()
+        page.get_by_label("The service needs a key").wait_for()
 
 
 def test_the_files_of_the_page_need_no_key_and_bring_their_policy(locked):
