@@ -216,6 +216,14 @@ def random_weights(network, seed: int, gain: float, centred: bool = False) -> di
     return result
 
 
+@pytest.fixture(scope="session")
+def streaming_model(tmp_path_factory) -> Path:
+    """A streaming model of random weights, with its JSON file."""
+    path = tmp_path_factory.mktemp("model") / "stream.onnx"
+    write_streaming_model(path)
+    return path
+
+
 def write_streaming_model(path: Path) -> None:
     """Write a streaming model of random weights, and its JSON file."""
     from src.DeepSpeech import DeepSpeech

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import service_process
 import soundfile
-from conftest import ROOT, voice, write_streaming_model
+from conftest import ROOT, voice
 from service_process import TRANSCRIPTIONS, form_body, form_head, wait_for
 from websockets.sync.client import connect
 
@@ -34,15 +34,9 @@ DEPLOY = ROOT / "deploy"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "stream.onnx"
-    write_streaming_model(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def service(model, tmp_path_factory):
-    with service_process.service(tmp_path_factory.mktemp("files"), model, key=KEY) as running:
+def service(streaming_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    with service_process.service(folder, streaming_model, key=KEY) as running:
         yield running
 
 
@@ -114,10 +108,10 @@ def recording(seconds: float) -> bytes:
     return file.getvalue()
 
 
-def test_the_page_and_a_recording(client, proxy, model):
+def test_the_page_and_a_recording(client, proxy, streaming_model):
     assert "<title>Speech to text</title>" in client.get("/").text
     content = recording(9)
-    text = deepspeech2.load_model(model).transcribe(io.BytesIO(content)).text
+    text = deepspeech2.load_model(streaming_model).transcribe(io.BytesIO(content)).text
     def ask(origin):
         return client.post(TRANSCRIPTIONS, data={"model": "stream"}, files={"file": content},
                            headers={"origin": origin})
@@ -163,9 +157,9 @@ def test_words_come_while_the_recording_is_recognised(client):
     assert b"transcript.text.done" in b"".join(parts)
 
 
-def test_streams(proxy, model):
+def test_streams(proxy, streaming_model):
     samples = (20000 * voice(4 * 16000)).astype("<i2")
-    session = deepspeech2.load_model(model).stream(16000)
+    session = deepspeech2.load_model(streaming_model).stream(16000)
     session.feed(samples)
     session.finish()
     plain = socket.create_connection(("127.0.0.1", proxy[0]), timeout=60)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import service_process
 import soundfile
-from conftest import ROOT, voice, write_streaming_model
+from conftest import ROOT, voice
 from service_process import wait_for
 
 import deepspeech2
@@ -25,13 +25,6 @@ def server(tmp_path_factory):
     """A service whose model needs whole recordings."""
     with service_process.service(tmp_path_factory.mktemp("files")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def streaming_model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "stream.onnx"
-    write_streaming_model(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import service_process
 import soundfile
-from conftest import write_streaming_model
 from service_process import send_without_end, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -23,23 +22,16 @@ KEY = "0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "stream.onnx"
-    write_streaming_model(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(path, tmp_path_factory):
-    with service_process.service(tmp_path_factory.mktemp("files"), path) as running:
+def server(streaming_model, tmp_path_factory):
+    with service_process.service(tmp_path_factory.mktemp("files"), streaming_model) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def strict(path, tmp_path_factory):
+def strict(streaming_model, tmp_path_factory):
     """A service with low limits."""
     with service_process.service(
-        tmp_path_factory.mktemp("files"), path, streams=2, message_bytes=100_000,
+        tmp_path_factory.mktemp("files"), streaming_model, streams=2, message_bytes=100_000,
         session_seconds=10.0, idle_seconds=2.0, write_seconds=1.0, key=KEY,
     ) as running:
         yield running
@@ -58,9 +50,9 @@ def words_of(transcript):
     return [(w.word, w.start, w.end) for s in transcript.segments for w in s.words]
 
 
-def recognised(path, samples: np.ndarray, rate: int = 16000):
+def recognised(streaming_model, samples: np.ndarray, rate: int = 16000):
     """The oracle: the transcript of a stream without a service."""
-    session = deepspeech2.load_model(path).stream(rate)
+    session = deepspeech2.load_model(streaming_model).stream(rate)
     session.feed(samples)
     session.finish()
     return session.transcript
@@ -106,9 +98,10 @@ def rounded(words):
 @pytest.mark.parametrize(("query", "rate", "channels"), [
     ({}, 16000, 1), ({"encoding": "linear16", "sample_rate": 8000}, 8000, 1),
     ({"sample_rate": 48000, "channels": 2, "model": "stream"}, 48000, 2)])
-def test_words_are_those_of_a_stream_without_a_service(server, path, query, rate, channels):
+def test_words_are_those_of_a_stream_without_a_service(
+        server, streaming_model, query, rate, channels):
     samples = np.repeat(noise(4.0, rate=rate)[:, None], channels, axis=1)
-    expected = recognised(path, samples, rate)
+    expected = recognised(streaming_model, samples, rate)
     with open_stream(server, **query) as websocket:
         say(websocket, samples)
         *messages, metadata = close(websocket)
@@ -164,17 +157,17 @@ def test_words_come_while_the_stream_goes_on(server):
 
 
 @pytest.mark.parametrize("size", [1, 333, 10**6])
-def test_messages_of_any_size(server, path, size):
+def test_messages_of_any_size(server, streaming_model, size):
     samples = noise(0.5 if size == 1 else 4.0)
     with open_stream(server) as websocket:
         say(websocket, samples, size)
         websocket.send(b"")
         websocket.send(b"a")  # half a sample
         messages = close(websocket)
-    assert final_words(messages) == rounded(words_of(recognised(path, samples)))
+    assert final_words(messages) == rounded(words_of(recognised(streaming_model, samples)))
 
 
-def test_many_streams_at_once(server, path):
+def test_many_streams_at_once(server, streaming_model):
     """Their chunks share batches; none hears the others."""
     found = {}
 
@@ -189,14 +182,14 @@ def test_many_streams_at_once(server, path):
     for thread in threads:
         thread.join(120)
     for seed in range(10):
-        assert found[seed] == rounded(words_of(recognised(path, noise(3.0, seed))))
+        assert found[seed] == rounded(words_of(recognised(streaming_model, noise(3.0, seed))))
 
 
-def test_a_streaming_model_transcribes_files_too(server, path):
+def test_a_streaming_model_transcribes_files_too(server, streaming_model):
     file = io.BytesIO()
     soundfile.write(file, noise(4.0), 16000, format="WAV")
     answer = server.post(file=file.getvalue(), model="stream")
-    assert answer.json()["text"] == deepspeech2.load_model(path).transcribe(file).text
+    assert answer.json()["text"] == deepspeech2.load_model(streaming_model).transcribe(file).text
 
 
 # --- wrong streams -------------------------------------------------------------------------------
@@ -336,11 +329,11 @@ def test_a_client_that_stops_reading(strict):
     wait_for(lambda: streams(strict) == 0)
 
 
-def test_a_network_that_cannot_be_run(path, tmp_path):
+def test_a_network_that_cannot_be_run(streaming_model, tmp_path):
     """The stream ends with a reason, the service says that it is not ready, and goes on."""
     broken = tmp_path / "broken.onnx"
-    add_a_fault(path, broken)
-    info = json.loads(path.with_suffix(".json").read_text())
+    add_a_fault(streaming_model, broken)
+    info = json.loads(streaming_model.with_suffix(".json").read_text())
     info["sha256"] = hashlib.sha256(broken.read_bytes()).hexdigest()
     broken.with_suffix(".json").write_text(json.dumps(info))
     with service_process.service(tmp_path / "files", broken) as running:
@@ -374,9 +367,9 @@ def add_a_fault(source, target) -> None:
 # --- the end -------------------------------------------------------------------------------------
 
 
-def test_a_stream_is_finished_when_the_service_stops(path, tmp_path):
+def test_a_stream_is_finished_when_the_service_stops(streaming_model, tmp_path):
     samples = noise(4.0)
-    with service_process.service(tmp_path / "files", path) as running:
+    with service_process.service(tmp_path / "files", streaming_model) as running:
         with open_stream(running) as websocket:
             say(websocket, samples)
             messages = [json.loads(websocket.recv(timeout=60))]
@@ -387,5 +380,5 @@ def test_a_stream_is_finished_when_the_service_stops(path, tmp_path):
             assert websocket.close_code == 1001
             ending.join()
         assert running.process.returncode == 143
-    assert final_words(messages) == rounded(words_of(recognised(path, samples)))
+    assert final_words(messages) == rounded(words_of(recognised(streaming_model, samples)))
     assert [m["type"] for m in messages[-2:]] == ["Metadata", "Error"]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from deepspeech2.bulk.engines import Cluster, Engine, Processes
-from deepspeech2.bulk.job import SUMMARY, TRANSCRIPTS, Job, audio_seconds, put_together, recognise
+from deepspeech2.bulk.job import SUMMARY, TRANSCRIPTS, Job, put_together, recognise
 from deepspeech2.bulk.shards import file_size, make_shards
 from deepspeech2.bulk.work import Task, make_task, verify
 from deepspeech2.decoding.decoders import LMConfig
@@ -33,8 +33,7 @@ def run(args: argparse.Namespace, paths: Sequence[str], decoder: LMConfig) -> in
     logger.info("%d of %d shards are to be recognised", len(waiting), len(chosen))
     audio = 0.0
     if waiting:
-        recognise(job, waiting, _engine(task, args, len(waiting)))
-        audio = sum(audio_seconds(job.read(shard).records) for shard in waiting)
+        audio = recognise(job, waiting, _engine(task, args, len(waiting)))
     summary = put_together(job, time.monotonic() - start, audio)
     if summary is None:
         logger.info("other parts are not finished: whoever comes last puts all together")

@@ -118,13 +118,13 @@ def to_line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=True) + "\n"
 
 
-def recognise(job: Job, shards: Sequence[Shard], engine: Engine) -> None:
-    """Recognise shards and keep their results, in any order.
+def recognise(job: Job, shards: Sequence[Shard], engine: Engine) -> float:
+    """Recognise shards and keep their results, in any order; returns the seconds of audio.
 
     Raises:
         RunError: when a result cannot be written, or the engine cannot go on.
     """
-    progress = _Progress(job, len(shards))
+    progress = _Progress(len(shards))
     with ThreadPoolExecutor(min(engine.capacity, len(shards)), "shard") as threads:
         futures = {threads.submit(_complete, engine, job.task, shard): shard for shard in shards}
         try:
@@ -135,6 +135,7 @@ def recognise(job: Job, shards: Sequence[Shard], engine: Engine) -> None:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             engine.close()
+    return progress.audio
 
 
 def _complete(engine: Engine, task: Task, shard: Shard) -> Result:
@@ -179,19 +180,21 @@ class _Progress:
     """Says now and then how far the work is, and which recordings failed.
 
     Args:
-        job: the job.
         total: number of shards to recognise.
+
+    Attributes:
+        audio: seconds that were recognised.
     """
 
-    def __init__(self, job: Job, total: int):
-        self._job, self._total, self._done = job, total, 0
-        self._audio = 0.0
+    def __init__(self, total: int):
+        self._total, self._done = total, 0
+        self.audio = 0.0
         self._start = self._said = time.monotonic()
 
     def add(self, result: Result) -> None:
         """A shard is finished."""
         self._done += 1
-        self._audio += audio_seconds(result.records)
+        self.audio += audio_seconds(result.records)
         for record in result.records:
             if "error" in record:
                 logger.error("%s", record["error"])
@@ -202,7 +205,7 @@ class _Progress:
             left = elapsed / self._done * (self._total - self._done) / 60
             logger.info(
                 "%d of %d shards, %.2f hours of audio, %.0f times real time, %.0f minutes left",
-                self._done, self._total, self._audio / 3600, self._audio / elapsed, left,
+                self._done, self._total, self.audio / 3600, self.audio / elapsed, left,
             )  # fmt: skip
 
 
