@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING
 
 from deepspeech2.errors import InputError, RunError, first_line
@@ -12,6 +14,8 @@ from deepspeech2.stopping import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from src.distributed import Group
+
+ORPHAN_SECONDS = 50.0
 
 
 def set_device(target: str) -> None:
@@ -94,6 +98,19 @@ def schedule(descriptor: int) -> int:
     return 0
 
 
+def _outlive_launcher() -> None:
+    """End this process some time after its launcher, whose death has sent it SIGTERM.
+
+    Then it saves and ends by itself, unless it waits in a collective operation for a dead process.
+    """
+    launcher = os.getppid()
+    while os.getppid() == launcher:
+        time.sleep(1)
+    time.sleep(ORPHAN_SECONDS)
+    os.write(2, b"\nfailed: the launcher has died; go on with --resume auto\n")
+    os._exit(1)
+
+
 def join_group() -> "Group":
     """Connect to the other processes of a distributed run.
 
@@ -110,6 +127,7 @@ def join_group() -> "Group":
             "--is_distributed True: start the processes with scripts/run_distribute_train_gpu.sh "
             "or scripts/run_distribute_train_cpu.sh"
         )
+    threading.Thread(target=_outlive_launcher, name="orphan", daemon=True).start()
     # until all have met, no Python code runs here, not even what answers signals
     answers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     answers = {n: answer for n, answer in answers.items() if answer not in (signal.SIG_IGN, None)}

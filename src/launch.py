@@ -24,12 +24,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspeech2.errors import InputError
+from deepspeech2.errors import InputError, RunError
 from deepspeech2.stopping import STOP_SIGNALS
+from src.hosts import Failure, Hosts
 
 GRACE_SECONDS = 10.0  # for the other processes to end by themselves, after one has failed
+SAVING_SECONDS = 40.0  # for all processes to save and end, when a launcher has died elsewhere
 STOPPED_SECONDS = 20.0  # by SIGSTOP; then a process is killed
-SCHEDULER_SECONDS = 60.0  # for the processes of other hosts to end, after ours have
 POLL_SECONDS = 0.2
 SCHEDULER = "import sys; from src.device import schedule; sys.exit(schedule(int(sys.argv[1])))"
 # what a command says last; see deepspeech2/commands.py
@@ -203,12 +204,6 @@ class _Process:
         with contextlib.suppress(ProcessLookupError):
             (os.killpg if to_all else os.kill)(self.pid, number)
 
-    def wait(self, seconds: float) -> None:
-        """Wait for the end of the process, but not for longer."""
-        deadline = time.monotonic() + seconds
-        while not self.poll() and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-
     def last_words(self) -> str:
         """Why the process says that it ended; '' where it says nothing."""
         found = LAST_WORDS.findall(self.log.read_text("utf-8", errors="replace"))
@@ -238,7 +233,8 @@ class Launcher:
             job that finds the folder there takes FOLDER-2, and so on.
 
     Raises:
-        InputError: when the port cannot be used.
+        InputError: when the port cannot be used, or the hosts were started differently.
+        RunError: when a host does not come.
         OSError: when the logs cannot be written.
     """
 
@@ -246,9 +242,13 @@ class Launcher:
         self.job = job
         self.workers: list[_Process] = []
         self.scheduler: _Process | None = None
-        self.failed: list[_Process] = []  # by themselves, in the order of their ends
+        # by themselves, in the order of their ends; another host fails as a process of its own
+        self.failed: list[_Process | Failure] = []
         self.asked_to_stop = 0  # the first signal that was received
+        self._deadline = float("inf")  # then all is killed
         self._port = _reserved_port(job) if job.host == 0 else None
+        self.hosts = Hosts(job, self._port)
+        self.hosts.meet()
         self.folder = _new_folder(folder)
         self._log = open(f"{self.folder}.log", "w", encoding="utf-8")  # noqa: SIM115
 
@@ -264,6 +264,7 @@ class Launcher:
             self._wait()
         finally:
             self._kill()
+            self.hosts.close()
         return self._report()
 
     def _start(self, command: list[str]) -> None:
@@ -294,37 +295,53 @@ class Launcher:
 
     def _wait(self) -> None:
         """Wait until all processes have ended; after a failure, not for long."""
-        deadline, killed = float("inf"), False
+        killed = False
         first = self.workers[0].log
         with open(first, encoding="utf-8", errors="replace", newline="") as shown:
             while not self._ended(note=not killed):
                 self._say(shown.read(), end="")
-                if self.failed and deadline == float("inf"):
-                    deadline = time.monotonic() + GRACE_SECONDS
-                    if self.failed[0] is self.scheduler:  # the workers can go on for a while
-                        self._tell_workers(signal.SIGTERM)
-                if time.monotonic() > deadline:
+                if time.monotonic() > self._deadline:
                     self._kill()
                     killed = True
                 time.sleep(POLL_SECONDS)
             self._say(shown.read(), end="")
-        if self.scheduler and self.job.hosts > 1 and not self.failed:
-            self.scheduler.wait(SCHEDULER_SECONDS)
+
+    def _note(self, failed: "_Process | Failure") -> None:
+        """Note what has failed; after the first, all others are told and have a while to end."""
+        self.failed.append(failed)
+        if len(self.failed) > 1:
+            return
+        self._deadline = time.monotonic() + GRACE_SECONDS
+        if isinstance(failed, Failure):
+            if failed.goes_on:
+                self._deadline = time.monotonic() + SAVING_SECONDS
+                self._tell_workers(signal.SIGTERM)
+            return
+        said = failed.last_words()
+        message = f"{failed.name}: {said}" if said else f"failed: {failed.end()}"
+        self.hosts.tell_failure(message, max(failed.code, 1))
+        if failed is self.scheduler:  # the workers can go on for a while
+            self._tell_workers(signal.SIGTERM)
 
     def _kill(self) -> None:
         for process in self._running():
             process.send(signal.SIGKILL, to_all=True)
 
     def _ended(self, note: bool) -> bool:
-        """Whether all workers have ended; `note` the processes that failed since the last call."""
+        """Whether all is over here; `note` the processes that failed since the last call."""
         good = {0, -self.asked_to_stop, *(128 + number for number in STOP_SIGNALS)}
         for process in self._running():
             if process.poll():
                 if note and process.code not in good:
-                    self.failed.append(process)
+                    self._note(process)
             elif process.is_stopped():
                 process.send(signal.SIGKILL, to_all=True)
-        return all(worker.code is not None for worker in self.workers)
+        elsewhere = self.hosts.poll(POLL_SECONDS)
+        if elsewhere and note:
+            self._note(elsewhere)
+        # the other hosts need the scheduler until they end
+        needed = self.scheduler and self.hosts.are_there and not self.failed
+        return not needed and all(worker.code is not None for worker in self.workers)
 
     def _report(self) -> int:
         """Say how the job ended, the cause last. Returns the exit code."""
@@ -334,13 +351,14 @@ class Launcher:
         ended = failed or [worker for worker in self.workers if worker.code]
         words = {process: process.last_words() for process in ended}
         for process in first:
-            if not words[process]:
+            if not words[process]:  # never of another host
                 self._say(f"== the end of {process.log}:", *process.last_lines(), sep="\n")
         code = self._exit_code()
         self._say(f"== exit code {code}, log file: {Path(self._log.name).absolute()}")
         for message in reversed(list(dict.fromkeys(words.values()))):
-            known = (*self.workers, self.scheduler)
-            processes = [process for process in known if words.get(process) == message]
+            order = [*self.workers, self.scheduler]
+            processes = [process for process in words if words[process] == message]
+            processes.sort(key=lambda process: order.index(process) if process in order else -1)
             if message:
                 self._say(f"{', '.join(process.name for process in processes)}: {message}")
             else:
@@ -388,6 +406,12 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # while the hosts meet
+        print("interrupted", file=sys.stderr)
+        return 130
     except OSError as error:
         print(f"error: cannot write to {folder}: {error.strerror}", file=sys.stderr)
         return 2

@@ -34,7 +34,6 @@ from src.dataset import Batch, training_batches, usable_workers
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 from src.distributed import Group
 from src.evaluation import evaluate
-from src.heartbeat import Heartbeat
 from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
 from src.optimizer import TrainStep, create_optimizer
@@ -125,7 +124,7 @@ def train(
     if group.size > 1:
         _ensure_shared(folder.folder, group)
     run_id = uuid.uuid4().hex[:8]
-    with _locked(group, folders, run_id), Heartbeat(folder.folder, group):
+    with _locked(group, folders, run_id):
         checkpoint = _checkpoint_to_resume(resume, folder)
         metrics = Path(config.TrainingConfig.log_dir) / METRICS
         progress = checkpoint.progress if checkpoint else {}

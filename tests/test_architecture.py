@@ -36,8 +36,8 @@ def test_importing_the_recogniser_loads_nothing_that_takes_long():
     assert "numpy" in found and not found & heavy
 
 
-def test_the_launcher_and_the_heartbeat_wait_for_no_framework():
-    assert not loaded("import src.launch, src.heartbeat") & SLOW
+def test_the_launcher_waits_for_no_framework():
+    assert not loaded("import src.launch") & SLOW
 
 
 def test_the_decoder_of_the_original_needs_no_framework():

@@ -165,7 +165,7 @@ def test_a_stopped_process_that_takes_its_time_to_die_is_called_stopped(tmp_path
     wait_for(lambda: state(process.pid) != "T")
     process.is_stopped()
     process.send(signal.SIGKILL)
-    process.wait(60)
+    wait_for(process.poll)
     assert "was stopped by SIGSTOP, and killed after" in process.end()
 
 

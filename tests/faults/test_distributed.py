@@ -33,7 +33,7 @@ class Run:
     def __init__(self, folder: Path, settings: list[str], ranks: int, **variables: str):
         self.folder, self.tag = folder, f"DS2_TRIAL={time.time_ns()}"
         self.output = folder / "output.txt"
-        self.before = self.saved_at()
+        self.before = self.step()
         name, value = self.tag.split("=")
         with open(self.output, "w") as output:
             self.process = subprocess.Popen(
@@ -46,8 +46,13 @@ class Run:
         """When the newest state was written; 0 without one."""
         return max((path.stat().st_mtime for path in self.folder.glob("ckpt/*.ckpt")), default=0.0)
 
+    def step(self) -> int:
+        """The step of the newest state; 0 without one."""
+        return max((load_checkpoint(path).progress["step"]
+                    for path in self.folder.glob("ckpt/*-last.ckpt")), default=0)
+
     def wait_until_it_trains(self) -> None:
-        while self.saved_at() <= self.before:
+        while self.step() <= self.before:
             assert self.process.poll() is None, self.output.read_text()
             time.sleep(0.2)
         time.sleep(SAVE_SECONDS)
@@ -110,8 +115,6 @@ def settings(demo_corpus, tmp_path_factory):
 def test_a_fault_ends_the_job(settings, kind, trial):
     rank, number, code, last = KINDS[kind]
     settings, folder = settings
-    step = max([load_checkpoint(path).progress["step"] for path in folder.glob("ckpt/*-last.ckpt")],
-               default=0)
     run = Run(folder, settings, 2 + (trial + list(KINDS).index(kind)) % 2)
     run.wait_until_it_trains()
     pid = run.pid(rank) if rank else run.process.pid
@@ -125,7 +128,7 @@ def test_a_fault_ends_the_job(settings, kind, trial):
     assert re.match(last.format(pid), line)
     assert seconds < LONGEST
     assert lost < SAVE_SECONDS + SLACK
-    assert load_checkpoint(folder / "ckpt" / "DeepSpeech-last.ckpt").progress["step"] > step
+    assert run.step() > run.before
 
 
 def test_a_slow_process_is_waited_for(settings):
@@ -133,8 +136,7 @@ def test_a_slow_process_is_waited_for(settings):
     settings, folder = settings
     run = Run(folder, settings, 2)
     run.wait_until_it_trains()
-    pid = run.pid("1")
-    before = run.saved_at()
+    pid, before = run.pid("1"), run.saved_at()
     for _ in range(8):
         os.kill(pid, signal.SIGSTOP)
         time.sleep(7)
@@ -184,5 +186,20 @@ def test_a_host_that_stands_still_ends_the_other(settings):
     os.kill(second.process.pid, signal.SIGCONT)
     second.end()
     assert first.process.returncode == 1
-    assert line.startswith(f"process 0: failed: process 1 of 2 (pid {pid} on ")
+    assert line.startswith(f"host 1 ({socket.gethostname()}): failed: no sign of life for 30 s: ")
     assert seconds < LONGEST
+
+
+def test_hosts_that_were_started_differently(settings, tmp_path):
+    runs = []
+    for host, size in (("0", 2), ("1", 4)):
+        (tmp_path / host).mkdir()
+        runs.append(Run(tmp_path / host, settings[0], size, NODE_COUNT="2", NODE_RANK=host,
+                        MASTER_ADDR="127.0.0.1", MASTER_PORT="18119"))
+    for run in runs:
+        seconds = run.end()
+        *_, line = run.output.read_text().splitlines()
+        print(f"\n| RANK_SIZE differs | {seconds:.1f} s | {run.process.returncode} | | {line} |")
+        assert run.process.returncode == 2
+        assert "was started with RANK_SIZE=4, host 0" in line
+        assert seconds < LONGEST
