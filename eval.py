@@ -53,12 +53,12 @@ def evaluate(args: argparse.Namespace) -> int:
     """Score, write the table, print the summary; 2 when an utterance could not be read."""
     config = load_config(args.config, cli.config_changes(args))
     check_arguments(args)
-    set_device_for(args.pretrain_ckpt, args.device_target, DEVICE)
+    device = set_device_for(args.pretrain_ckpt, args.device_target, DEVICE)
     from src import evaluation
     from src.manifest import read_manifest
     from src.stored_models import load_model
 
-    model = load_model(args.pretrain_ckpt, config)
+    model = load_model(args.pretrain_ckpt, config, device)
     manifest = read_manifest(config.DataConfig.test_manifest, model.labels, allow_empty=True)
     speakers = evaluation.find_speakers(manifest, config.DataConfig.speaker_pattern)
     table = evaluation.table_path(config.TrainingConfig.log_dir, manifest)

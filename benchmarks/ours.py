@@ -87,7 +87,7 @@ class Side(FrameworkSide):
         export_onnx(checkpoint, config, folder / "int8.onnx", "int8")
 
     def load_model(self, path: str) -> None:
-        if not path.endswith(".onnx"):
+        if path.endswith(".mindir"):
             self.start()
         self.model = load_model(path)
 

@@ -24,6 +24,7 @@ class OnnxModel:
     Args:
         path: an ONNX file that export.py wrote.
         info: content of the JSON file beside the model.
+        content: the model, where it is in no ONNX file; `path` is then that of its weights.
 
     Raises:
         InputError: for a file that ONNX Runtime cannot load, and for a model that `info` does not
@@ -31,9 +32,9 @@ class OnnxModel:
         RunError: by a call, when ONNX Runtime cannot run the model.
     """
 
-    def __init__(self, path: Path, info: ModelInfo):
+    def __init__(self, path: Path, info: ModelInfo, content: bytes = b""):
         self.path = path
-        self.session = make_session(path)
+        self.session = make_session(path, content)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         names = [value.name for value in inputs], [value.name for value in outputs]
         if names != (ONNX_INPUTS, ONNX_OUTPUTS):
@@ -53,15 +54,20 @@ class OnnxModel:
         return tuple(run_session(self.session, self.path, ONNX_OUTPUTS, feeds))
 
 
-def make_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on all CPU cores. Raises InputError when ONNX Runtime cannot load the file."""
+def make_session(path: Path, content: bytes = b"") -> onnxruntime.InferenceSession:
+    """A session of a file, or of its `content`, on all CPU cores.
+
+    Raises:
+        InputError: naming `path`, when ONNX Runtime cannot load the model.
+    """
     options = onnxruntime.SessionOptions()
     # patterns are kept for each shape, and the arena keeps what the largest one took: with
     # recordings of any length, memory would grow (onnxruntime's issue 11627)
     options.enable_mem_pattern = options.enable_cpu_mem_arena = False
     options.intra_op_num_threads = usable_cores()
+    providers = ["CPUExecutionProvider"]
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content or path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no closer base class
         reason = first_line(error)
         raise InputError(f"{path}: not a whole ONNX model: {reason}") from None

@@ -10,10 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.config import ModelConfig, strided_size
+from src.config import HARDTANH_MAX, ModelConfig, strided_size
 from src.fourier_conv import FourierConv1, FourierConv2
-
-HARDTANH_MAX = 20
 
 
 class MaskConv(nn.Cell):

@@ -2,9 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +196,7 @@ def _is_run(item: Any) -> bool:
 
 
 def check_sizes(config: Config, parameters: Mapping[str, np.ndarray], source: Path) -> None:
-    """Check that a file holds the large weights of a network, before that network is made.
+    """Check that a file holds the parameters of a network, before that network is made.
 
     A network takes the memory that its settings ask for, and a hostile file can ask for any amount.
 
@@ -207,23 +206,11 @@ def check_sizes(config: Config, parameters: Mapping[str, np.ndarray], source: Pa
         source: the file, for messages.
 
     Raises:
-        InputError: naming `source` and a weight that is missing or of another shape.
+        InputError: naming `source` and a parameter that is missing or of another shape.
     """
-    model = config.ModelConfig
-    hidden, channels = model.hidden_size, model.conv_channels
-    width = channels * model.conv_bins(config.DataConfig.SpectConfig.num_bins)[1]
-    needed = {
-        "conv.conv2.weight": (channels, channels, *model.conv2_kernel),
-        "rnns.0.forward_lstm.weight_ih_l0": (4 * hidden, width),
-    }
-    if not model.bidirectional:
-        needed["lookahead.conv.weight"] = (hidden, 1, 1, model.lookahead_context)
-    # lazily: the settings can ask for any number of layers, too
-    layers = (
-        (f"rnns.{i}.forward_lstm.weight_hh_l0", (4 * hidden, hidden))
-        for i in range(model.hidden_layers)
-    )
-    for name, shape in chain(needed.items(), layers):
+    for name, shape in network_shapes(config, num_classes=0):
+        if name == PROJECTION:  # a row for each label, which may be other labels
+            continue
         if name not in parameters:
             raise InputError(f"{source}: does not fit the network: not in the checkpoint: {name}")
         if parameters[name].shape != shape:
@@ -231,6 +218,37 @@ def check_sizes(config: Config, parameters: Mapping[str, np.ndarray], source: Pa
                 f"{source}: does not fit the network: {name} has shape {parameters[name].shape}, "
                 f"the network needs {shape}"
             )
+
+
+def network_shapes(config: Config, num_classes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the parameters of `src.DeepSpeech.DeepSpeech`, one after the other."""
+    model = config.ModelConfig
+    hidden, channels, depth = model.hidden_size, model.conv_channels, 1
+    for number, kernel in enumerate(model.conv_kernels, 1):
+        yield f"conv.conv{number}.weight", (channels, depth, *kernel)
+        yield f"conv.conv{number}.bias", (channels,)
+        yield from _batch_norm(f"conv.norm{number}", channels)
+        depth = channels
+    width = channels * model.conv_bins(config.DataConfig.SpectConfig.num_bins)[1]
+    for layer in range(model.hidden_layers):
+        for direction in ("forward", "backward")[: 1 + model.bidirectional]:
+            lstm = f"rnns.{layer}.{direction}_lstm"
+            yield f"{lstm}.weight_ih_l0", (4 * hidden, width)
+            yield f"{lstm}.weight_hh_l0", (4 * hidden, hidden)
+            yield f"{lstm}.bias_ih_l0", (4 * hidden,)
+            yield f"{lstm}.bias_hh_l0", (4 * hidden,)
+        if layer:
+            yield from _batch_norm(f"norms.{layer - 1}.cell", hidden)
+        width = hidden
+    if not model.bidirectional:
+        yield "lookahead.conv.weight", (hidden, 1, 1, model.lookahead_context)
+    yield from _batch_norm("fc_norm.cell", hidden)
+    yield PROJECTION, (num_classes, hidden)
+
+
+def _batch_norm(name: str, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for part in ("moving_mean", "moving_variance", "gamma", "beta"):
+        yield f"{name}.{part}", (size,)
 
 
 def load_parameters(
@@ -245,29 +263,50 @@ def load_parameters(
         own: parameters to copy into.
         parameters: values by name.
         source: the file of the values, for messages.
+        strict: as for `check_fit`.
+
+    Raises:
+        InputError: as `check_fit`.
+    """
+    from mindspore import Tensor  # late: reading checkpoints needs no MindSpore
+
+    own = {p.name: p for p in own}
+    check_fit({name: tuple(p.shape) for name, p in own.items()}, parameters, source, strict)
+    for name in own.keys() & parameters.keys():
+        own[name].set_data(Tensor(parameters[name]))
+
+
+def check_fit(
+    shapes: Mapping[str, tuple[int, ...]],
+    parameters: Mapping[str, np.ndarray],
+    source: Path,
+    strict: bool = True,
+) -> None:
+    """Check that arrays are those of a network.
+
+    Args:
+        shapes: of the network's parameters by name.
+        parameters: the arrays by name.
+        source: the file of the arrays, for messages.
         strict: whether the names must be the same; otherwise a warning lists the differences.
 
     Raises:
         InputError: naming `source`, when no name matches, when shapes differ, and (strict) when
             names are missing or unknown.
     """
-    from mindspore import Tensor  # late: reading checkpoints needs no MindSpore
-
-    own = {p.name: p for p in own}
-    differing = [
-        f"{name} has shape {tuple(parameters[name].shape)}, "
-        f"the network needs {tuple(own[name].shape)}"
-        for name in own.keys() & parameters.keys()
-        if own[name].shape != parameters[name].shape
-    ]
-    missing = sorted(own.keys() - parameters.keys())
-    unexpected = sorted(parameters.keys() - own.keys())
-    problems = []
-    if not own.keys() & parameters.keys():
+    if not shapes.keys() & parameters.keys():
         raise InputError(
             f"{source}: not a checkpoint of this network: no parameter has a name that the network "
             "knows"
         )
+    differing = [
+        f"{name} has shape {parameters[name].shape}, the network needs {shapes[name]}"
+        for name in shapes.keys() & parameters.keys()
+        if shapes[name] != parameters[name].shape
+    ]
+    missing = sorted(shapes.keys() - parameters.keys())
+    unexpected = sorted(parameters.keys() - shapes.keys())
+    problems = []
     if missing:
         problems.append(f"not in the checkpoint: {', '.join(missing)}")
     if unexpected:
@@ -278,8 +317,6 @@ def load_parameters(
         )
     for problem in problems:
         logger.warning("%s: %s", source, problem)
-    for name in own.keys() & parameters.keys():
-        own[name].set_data(Tensor(parameters[name]))
 
 
 def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, np.ndarray]:

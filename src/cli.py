@@ -63,10 +63,10 @@ def load_stored_model(
         InputError: as `set_device_for` and `stored_models.load_model`.
     """
     config = dataclasses.replace(load_config(), LMConfig=lm_config or LMConfig())
-    set_device_for(path, device_target, "CPU")
+    device = set_device_for(path, device_target, "CPU")
     from src.stored_models import load_model
 
-    return load_model(path, config)
+    return load_model(path, config, device)
 
 
 def add_model_device_argument(parser: argparse.ArgumentParser, default: str) -> None:

@@ -100,6 +100,9 @@ class DataConfig:
     AugmentationConfig: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
+HARDTANH_MAX = 20  # of the convolutions and the lookahead
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     rnn_type: str = setting("LSTM", choices=("LSTM",))

@@ -47,8 +47,10 @@ def set_device(target: str) -> None:
         logging.disable(logging.NOTSET)
 
 
-def set_device_for(model: str, target: str | None, default: str) -> None:
-    """Select the device for a stored model; an ONNX model needs no MindSpore.
+def set_device_for(model: str, target: str | None, default: str) -> str:
+    """Select the device for a stored model, which is returned.
+
+    An ONNX model, and a checkpoint on the CPU, need no MindSpore.
 
     Args:
         model: path of the model.
@@ -58,13 +60,15 @@ def set_device_for(model: str, target: str | None, default: str) -> None:
     Raises:
         InputError: for an ONNX model with target GPU; for other models as `set_device`.
     """
-    if not model.endswith(".onnx"):
-        set_device(target or default)
-    elif target == "GPU":
+    if model.endswith(".onnx") and target == "GPU":
         raise InputError(
             f"--device_target GPU: {model} is an ONNX model, which runs on the CPU here; leave the "
             "option out, or use the checkpoint or its MindIR"
         )
+    device = "CPU" if model.endswith(".onnx") else target or default
+    if device == "GPU" or model.endswith(".mindir"):
+        set_device(device)
+    return device
 
 
 def schedule(descriptor: int) -> int:

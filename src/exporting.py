@@ -108,15 +108,17 @@ def export_onnx(
         RunError: when the outputs of the file, before or after quantization, differ from the
             network's.
     """
-    from src.onnx_graph import fix_quantization_ranges, quantize_onnx, write_onnx
-    from src.streaming_graph import first_frames, write_streaming_onnx
+    import onnx
+
+    from src.onnx_graph import fix_quantization_ranges, make_onnx, quantize_onnx
+    from src.streaming_graph import first_frames, make_streaming_onnx
 
     ensure_writable(path.parent)
     network, config, labels = load_network(checkpoint, config)
-    info, write = config.model_info(labels), write_onnx
+    info, make = config.model_info(labels), make_onnx
     if streaming:
         _check_for_streams(checkpoint, config)
-        write = write_streaming_onnx
+        make = make_streaming_onnx
         info = replace(info, first_frames=first_frames(config.ModelConfig))
     num_bins = config.DataConfig.SpectConfig.num_bins
     cell = PredictCell(network)
@@ -124,7 +126,7 @@ def export_onnx(
     predict = cell_model(cell)
     parameters = {name: p.asnumpy() for name, p in network.parameters_dict().items()}
     with atomic_path(path) as temporary:
-        write(temporary, parameters, config.ModelConfig, num_bins)
+        onnx.save(make(parameters, config.ModelConfig, num_bins), temporary)
         exported, _ = open_onnx(temporary, info)
         difference = _compare(predict, exported, num_bins, path, TOLERANCE, CHECK_SIZES)
         if quantize:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspeech2.onnx_model import ONNX_INPUTS, ONNX_OUTPUTS
-from src.config import ModelConfig
-from src.DeepSpeech import HARDTANH_MAX
+from src.config import HARDTANH_MAX, ModelConfig
 
 if TYPE_CHECKING:
     import onnx
@@ -67,26 +66,24 @@ class GraphBuilder:
         high = self.constant(f"{name}.max", np.float32(largest))
         return self.node(name, "Clip", value, low, high)
 
-    def save(self, path: Path, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
-        """Write the graph as an ONNX model with these inputs and outputs."""
-        import onnx
+    def model(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> "onnx.ModelProto":
+        """The graph as an ONNX model with these inputs and outputs."""
         from onnx import helper
 
         values = [[helper.make_tensor_value_info(*v) for v in part] for part in (inputs, outputs)]
         content = helper.make_graph(self.nodes, "DeepSpeech2", *values, self.constants)
         opset = helper.make_opsetid("", OPSET)
-        onnx.save(helper.make_model(content, opset_imports=[opset], ir_version=IR_VERSION), path)
+        return helper.make_model(content, opset_imports=[opset], ir_version=IR_VERSION)
 
 
-def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins: int) -> None:
-    """Write an ONNX model that computes what `PredictCell` does.
+def make_onnx(parameters: Parameters, model: ModelConfig, num_bins: int) -> "onnx.ModelProto":
+    """An ONNX model that computes what `PredictCell` does.
 
     Batch size and number of frames are dynamic. The inputs are `inputs` (N, 1, F, T) float32, zero
     past the lengths, and `input_length` (N,) int32; the outputs are `probs` (N, T', C) float32 and
     `output_lengths` (N,) int32.
 
     Args:
-        path: the file to write.
         parameters: float32 arrays of `DeepSpeech` by name.
         model: sizes and kinds of the layers.
         num_bins: F.
@@ -107,7 +104,7 @@ def write_onnx(path: Path, parameters: Parameters, model: ModelConfig, num_bins:
               (ONNX_INPUTS[1], TensorProto.INT32, ["N"])]
     outputs = [(ONNX_OUTPUTS[0], TensorProto.FLOAT, ["N", "T'", num_classes]),
                (lengths, TensorProto.INT32, ["N"])]
-    graph.save(path, inputs, outputs)
+    return graph.model(inputs, outputs)
 
 
 def add_classifier(graph: GraphBuilder, parameters: Parameters, x: str) -> int:
@@ -273,7 +270,7 @@ def _scale_and_shift(parameters: Parameters, name: str) -> tuple[np.ndarray, np.
 
 
 def fix_quantization_ranges(path: Path) -> None:
-    """Rewrite a model of `write_onnx` so that 8-bit LSTMs always quantize with the same step.
+    """Rewrite a model of `make_onnx` so that 8-bit LSTMs always quantize with the same step.
 
     ONNX Runtime divides the range of all values that an LSTM reads in a batch into 256 steps, so
     the output of an utterance would depend on the other utterances of the batch. But the range is

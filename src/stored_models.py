@@ -1,4 +1,4 @@
-"""Load stored models as a `Model`: checkpoints and MindIR with MindSpore, ONNX without it."""
+"""Load stored models as a `Model`: with MindSpore MindIR and checkpoints on GPU, others without."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,22 +19,26 @@ if TYPE_CHECKING:
     from src.DeepSpeech import DeepSpeech
 
 
-def load_model(path: str | Path, config: Config | None = None) -> Model:
+def load_model(
+    path: str | Path, config: Config | None = None, device: str = "CPU"
+) -> Model:
     """Load a model.
 
     Args:
         path: a `.ckpt`, `.mindir` or `.onnx` file.
         config: explicit settings must not contradict the model, and `LMConfig` says how the model
             decodes; None for the defaults.
+        device: `CPU`, where ONNX Runtime computes a checkpoint too; or `GPU`.
 
     Raises:
         InputError: as `load_network`, for another suffix, and for an exported model that is damaged
             or whose JSON file is missing or another model's.
     """
     path, config = Path(path), config or load_config()
+    if path.suffix == ".ckpt" and device == "CPU":
+        return _checkpoint_model(path, config)
     if path.suffix == ".ckpt":
-        network, config, labels = load_network(path, config)
-        return network_model(network, config, labels)
+        return network_model(*load_network(path, config))
     if path.suffix not in (".mindir", ".onnx"):
         raise InputError(f"{path}: a model file ends in .ckpt, .mindir or .onnx")
     info = read_info(path)
@@ -43,6 +47,25 @@ def load_model(path: str | Path, config: Config | None = None) -> Model:
         return deepspeech2.load_model(path, config.LMConfig)
     acoustic = in_batches(load_mindir(path), info.batch_size)
     return Model(acoustic, info, make_decoder(config.LMConfig, info.labels))
+
+
+def _checkpoint_model(path: Path, config: Config) -> Model:
+    """A checkpoint as an ONNX model in memory, for which MindSpore is not imported."""
+    from deepspeech2.onnx_model import OnnxModel
+    from src.checkpoint import check_fit, load_checkpoint, network_shapes
+    from src.onnx_graph import make_onnx
+
+    checkpoint = load_checkpoint(path)
+    config, labels = checkpoint.settle(config)
+    parameters = checkpoint.network_parameters()
+    check_fit(dict(network_shapes(config, len(labels))), parameters, path)
+    num_bins = config.DataConfig.SpectConfig.num_bins
+    model = make_onnx(parameters, config.ModelConfig, num_bins)
+    del checkpoint, parameters  # of which `model` has copies
+    content = model.SerializeToString()
+    del model
+    info = config.model_info(labels)
+    return Model(OnnxModel(path, info, content), info, make_decoder(config.LMConfig, labels))
 
 
 def load_network(path: str | Path, config: Config) -> tuple["DeepSpeech", Config, Labels]:
@@ -73,16 +96,31 @@ def network_model(network: "DeepSpeech", config: Config, labels: Labels) -> Mode
     cell = PredictCell(network)
     cell.set_inputs(*dynamic_inputs(config.DataConfig.SpectConfig.num_bins))
     decoder = make_decoder(config.LMConfig, labels)
-    return Model(cell_model(cell), config.model_info(labels), decoder)
+    info = config.model_info(labels)
+    return Model(cell_model(cell, info.settings | {"labels": len(labels)}), info, decoder)
 
 
-def cell_model(cell: "nn.Cell") -> AcousticModel:
-    """An `AcousticModel` that runs a MindSpore cell in evaluation mode."""
+def cell_model(cell: "nn.Cell", settings: dict | None = None) -> AcousticModel:
+    """An `AcousticModel` that runs a MindSpore cell in evaluation mode.
+
+    Args:
+        cell: takes features and lengths.
+        settings: all that its graph depends on; None for a cell that needs no compilation.
+    """
     from mindspore import Tensor
 
+    from src.graph_cache import compile_cell
+
+    is_compiled = settings is None
+
     def predict(inputs: np.ndarray, input_length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal is_compiled
         cell.set_train(False)
-        probs, lengths = cell(Tensor(inputs), Tensor(input_length))
+        given = Tensor(inputs), Tensor(input_length)
+        if not is_compiled:
+            compile_cell(cell, given, settings)
+            is_compiled = True
+        probs, lengths = cell(*given)
         return probs.asnumpy(), lengths.asnumpy()
 
     return predict

@@ -8,14 +8,13 @@ Axes: N streams, F frequency bins, T spectrogram frames, T' output frames, C cha
 H hidden units.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deepspeech2.onnx_model import ONNX_INPUTS, ONNX_OUTPUTS
 from deepspeech2.streaming.acoustic import FINAL, FIRST
-from src.config import ModelConfig
-from src.DeepSpeech import HARDTANH_MAX
+from src.config import HARDTANH_MAX, ModelConfig
 from src.onnx_graph import (
     GraphBuilder,
     Parameters,
@@ -27,11 +26,14 @@ from src.onnx_graph import (
     lstm_constants,
 )
 
+if TYPE_CHECKING:
+    import onnx
 
-def write_streaming_onnx(
-    path: Path, parameters: Parameters, model: ModelConfig, num_bins: int
-) -> None:
-    """Write an ONNX model that computes what `PredictCell` does, a chunk of frames at a time.
+
+def make_streaming_onnx(
+    parameters: Parameters, model: ModelConfig, num_bins: int
+) -> "onnx.ModelProto":
+    """An ONNX model that computes what `PredictCell` does, a chunk of frames at a time.
 
     The inputs are `inputs` (N, 1, F, T) float32; `first` and `final` (1,) int64, 1 for the first
     and the last chunk and 0 for others; and the states, which begin with zeros in the units of the
@@ -39,7 +41,6 @@ def write_streaming_onnx(
     and the states for the next call, whose names end in `.next`.
 
     Args:
-        path: the file to write.
         parameters: float32 arrays of `DeepSpeech` by name.
         model: sizes of the layers; not bidirectional.
         num_bins: F.
@@ -79,7 +80,7 @@ def write_streaming_onnx(
         sizes = [f"{size}.next" if size in (f"{name[:5]}.frames", "lookahead") else size
                  for size in shape]
         outputs.append((f"{name}.next", kind, sizes))
-    graph.save(path, inputs, outputs)
+    return graph.model(inputs, outputs)
 
 
 def _with_state(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -34,6 +35,7 @@ from src.dataset import Batch, training_batches, usable_workers
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 from src.distributed import Group
 from src.evaluation import evaluate
+from src.graph_cache import compile_cell
 from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
 from src.optimizer import TrainStep, create_optimizer
@@ -45,6 +47,8 @@ from src.word_cuts import find_word_cuts, read_word_cuts, write_word_cuts
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 5  # transcripts of the val set to log
+# settings that the graph of a step does not depend on
+NOT_COMPILED = {"epochs", "max_steps", "patience", "eval_interval", "save_interval", "log_dir"}
 MAX_SKIPPED_STEPS = 100  # in a row; then the run has diverged
 WORST = (float("inf"), float("inf"))
 # what MindSpore and oneDNN say when there is no memory left
@@ -190,6 +194,7 @@ class _Run:
             Tensor(shape=[], dtype=ms.float32),
             Tensor(shape=[None], dtype=ms.int32) if training.dropout else None,
         )
+        self.is_compiled = False
         self.model = network_model(self.network, config, labels)
         self.model.acoustic = self._stoppable(self.model.acoustic)
         self.stop: StopRequests | None = None
@@ -200,6 +205,16 @@ class _Run:
         self.monitor = TrainingMonitor(log_dir, training.epochs, writes=group.is_first)
         size = sum(p.size for p in self.network.trainable_params())
         logger.info("network: %.1f M parameters", size / 1e6)
+
+    def _graph_settings(self) -> dict[str, Any]:
+        """All that the graph of a step depends on."""
+        training = asdict(self.config.TrainingConfig)
+        return self.config.model_info(self.labels).settings | {
+            "TrainingConfig": {k: v for k, v in training.items() if k not in NOT_COMPILED},
+            "OptimConfig": asdict(self.config.OptimConfig),
+            "labels": [len(self.labels), self.labels.blank_index],
+            "processes": [self.group.rank, self.group.size],
+        }
 
     def _read_manifests(self) -> tuple[Manifest, Manifest | None]:
         """The training and the val set. The first process reads first and writes the indexes."""
@@ -398,7 +413,7 @@ class _Run:
         seeds = None
         if self.config.TrainingConfig.dropout:
             seeds = Tensor(self.data.dropout_seeds(progress.epoch, batch.rows))
-        outputs = self.step_cell(
+        given = (
             Tensor(batch.inputs),
             Tensor(batch.input_length),
             Tensor(batch.targets),
@@ -407,6 +422,10 @@ class _Run:
             Tensor(rate, ms.float32),
             seeds,
         )
+        if not self.is_compiled:
+            compile_cell(self.step_cell, given, self._graph_settings())
+            self.is_compiled = True
+        outputs = self.step_cell(*given)
         loss, norm, updated = (output.asnumpy().item() for output in outputs)
         self.unsaved = True
         progress.batch += 1

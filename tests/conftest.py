@@ -101,6 +101,13 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory, worker_id) -> None:
+    """A folder for compiled graphs and language models, of this run and all its processes."""
+    folder = tmp_path_factory.getbasetemp()
+    os.environ["XDG_CACHE_HOME"] = str(folder if worker_id == "master" else folder.parent)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real speech and reference numbers: ../shared, or DS2_SHARED."""
@@ -227,7 +234,7 @@ def streaming_model(tmp_path_factory) -> Path:
 def write_streaming_model(path: Path) -> None:
     """Write a streaming model of random weights, and its JSON file."""
     from src.DeepSpeech import DeepSpeech
-    from src.streaming_graph import first_frames, write_streaming_onnx
+    from src.streaming_graph import first_frames, make_streaming_onnx
 
     config = load_config(None, [
         "ModelConfig.bidirectional=False", "ModelConfig.hidden_size=8",
@@ -238,6 +245,7 @@ def write_streaming_model(path: Path) -> None:
     parameters = random_weights(network, seed=35, gain=20, centred=True)
     rows, swapped = parameters["fc.weight"], [labels.space_index, *labels.encode("U")]
     rows[swapped] = rows[swapped[::-1]]  # where it would hear a U, a word ends
-    write_streaming_onnx(path, parameters, config.ModelConfig, 161)
+    model = make_streaming_onnx(parameters, config.ModelConfig, 161)
+    path.write_bytes(model.SerializeToString())
     info = replace(config.model_info(labels), first_frames=first_frames(config.ModelConfig))
     path.with_suffix(".json").write_text(info.to_json(path))

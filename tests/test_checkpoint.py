@@ -16,6 +16,7 @@ from src.checkpoint import (
     average_checkpoints,
     load_checkpoint,
     load_parameters,
+    network_shapes,
     save_checkpoint,
 )
 from src.config import Config, load_config
@@ -163,6 +164,15 @@ def test_a_network_larger_than_its_checkpoint_is_refused_before_it_takes_memory(
     save_checkpoint(tmp_path / "a.ckpt", small_network(), info)
     with pytest.raises(InputError, match=r"a\.ckpt: does not fit the network: .*weight"):
         load_network(tmp_path / "a.ckpt", load_config())
+
+
+@pytest.mark.parametrize("settings", [[], ["ModelConfig.bidirectional=False"]])
+def test_the_shapes_are_those_of_the_network(settings):
+    config = load_config(None, [*settings, "ModelConfig.hidden_size=8",
+                                "ModelConfig.conv2_kernel=[21, 7]", "ModelConfig.hidden_layers=3"])
+    network = DeepSpeech(config.ModelConfig, 161, 5)
+    expected = {name: tuple(p.shape) for name, p in network.parameters_dict().items()}
+    assert dict(network_shapes(config, 5)) == expected
 
 
 def test_only_a_new_run_may_ask_for_other_labels(tmp_path):

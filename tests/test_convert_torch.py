@@ -29,9 +29,9 @@ import transcribe
 from deepspeech2.features import SpectConfig
 from deepspeech2.labels import Labels
 from src.checkpoint import load_checkpoint
-from src.config import ModelConfig
+from src.config import ModelConfig, load_config
 from src.DeepSpeech import DeepSpeech
-from src.stored_models import load_model
+from src.stored_models import load_model, load_network, network_model
 from tools.convert_torch import LEGACY, ZIP, main, our_name
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -110,13 +110,14 @@ def test_every_parameter_of_the_network_has_one_tensor_of_the_original(context):
 def test_the_reference_weights_give_the_reference_probabilities(shared, convert):
     reference = np.load(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
     checkpoint, text = convert(shared / "reference" / "deepspeech_pytorch_bilstm.npz")
-    model = load_model(checkpoint.path)
-    assert str(model.labels) == OURS
-    probs = model.emissions(reference["input"], reference["input_lengths"].astype(np.int32))
-    assert [len(p) for p in probs] == reference["output_lengths"].tolist()
-    for found, expected in zip(probs, reference["probs"], strict=True):
-        expected = np.roll(expected[:len(found)], -1, axis=-1)
-        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    in_mindspore = network_model(*load_network(checkpoint.path, load_config()))
+    for model in (load_model(checkpoint.path), in_mindspore):
+        assert str(model.labels) == OURS
+        probs = model.emissions(reference["input"], reference["input_lengths"].astype(np.int32))
+        assert [len(p) for p in probs] == reference["output_lengths"].tolist()
+        for found, expected in zip(probs, reference["probs"], strict=True):
+            expected = np.roll(expected[:len(found)], -1, axis=-1)
+            np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
     assert "3 LSTM layers of 16 units, bidirectional; 32 channels, second kernel [21, 11]" in text
     assert "not in the file: sample_rate, window_size, window_stride, window" in text
 

@@ -14,7 +14,7 @@ from src import exporting
 from src.checkpoint import save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
-from src.onnx_graph import fix_quantization_ranges, quantize_onnx, write_onnx
+from src.onnx_graph import fix_quantization_ranges, make_onnx, quantize_onnx
 from src.stored_models import cell_model, load_model, load_network
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
@@ -100,7 +100,8 @@ def quantized(tmp_path_factory):
     rounded = exporting.export_onnx(checkpoint, load_config(), folder / "out" / "int8.onnx", "int8")
     assert sorted(os.listdir(folder / "out")) == ["int8.json", "int8.onnx"]
     network, config, labels = load_network(checkpoint, load_config())
-    write_onnx(folder / "float32.onnx", parameters_of(network), config.ModelConfig, 161)
+    model = make_onnx(parameters_of(network), config.ModelConfig, 161)
+    (folder / "float32.onnx").write_bytes(model.SerializeToString())
     (folder / "float32.json").write_text(config.model_info(labels).to_json())
     return folder / "float32.onnx", rounded.path, rounded.difference
 
@@ -142,7 +143,8 @@ def test_an_utterance_in_int8_is_the_same_alone_and_in_company(tmp_path, overrid
                                            load_config())
     differences = {}
     for fixed in (True, False):
-        write_onnx(tmp_path / "exact.onnx", parameters_of(network), config.ModelConfig, 161)
+        model = make_onnx(parameters_of(network), config.ModelConfig, 161)
+        (tmp_path / "exact.onnx").write_bytes(model.SerializeToString())
         if fixed:
             fix_quantization_ranges(tmp_path / "exact.onnx")
         quantize_onnx(tmp_path / "exact.onnx", tmp_path / "int8.onnx")

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from conftest import voice
+from conftest import random_weights, voice
 
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.labels import Labels
+from src.checkpoint import save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
-from src.onnx_graph import write_onnx
-from src.stored_models import load_model, network_model
+from src.onnx_graph import make_onnx
+from src.stored_models import load_model, load_network, network_model
 
 CONFIG = load_config(None, ["ModelConfig.hidden_size=8", "ModelConfig.hidden_layers=1",
                             "ModelConfig.conv_channels=2",
@@ -18,13 +19,11 @@ LABELS = Labels("AB _")
 
 
 @pytest.fixture(scope="module")
-def content(graph_mode, tmp_path_factory) -> bytes:
+def content(graph_mode) -> bytes:
     """A small ONNX model with the weights that a new network has."""
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
     network = DeepSpeech(CONFIG.ModelConfig, 161, len(LABELS))
-    write_onnx(path, {name: p.asnumpy() for name, p in network.parameters_dict().items()},
-               CONFIG.ModelConfig, 161)
-    return path.read_bytes()
+    parameters = {name: p.asnumpy() for name, p in network.parameters_dict().items()}
+    return make_onnx(parameters, CONFIG.ModelConfig, 161).SerializeToString()
 
 
 @pytest.fixture
@@ -55,6 +54,31 @@ def test_a_model_decodes_as_the_settings_say(folder, content, graph_mode):
                   network_model(network, config, LABELS)):
         assert model.texts([says_a]) == [[""]]
     assert load_model(folder / "model.onnx", CONFIG).texts([says_a]) == [["A"]]
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"ModelConfig.bidirectional": False, "ModelConfig.conv2_time_stride": 2}])
+def test_a_checkpoint_gives_what_the_network_gives(tmp_path, settings, graph_mode):
+    """Without MindSpore too; and it is refused where it is not whole."""
+    config = CONFIG.with_settings(settings, explicit=False)
+    network = DeepSpeech(config.ModelConfig, 161, len(LABELS))
+    arrays, info = random_weights(network, seed=1, gain=8), config.model_info(LABELS)
+    save_checkpoint(tmp_path / "a.ckpt", arrays, info)
+    found = load_model(tmp_path / "a.ckpt").acoustic
+    expected = network_model(*load_network(tmp_path / "a.ckpt", load_config())).acoustic
+    lengths = np.array([50, 33], np.int32)
+    inputs = np.random.default_rng(0).standard_normal((2, 1, 161, 50)).astype(np.float32)
+    inputs[1, :, :, 33:] = 0
+    for one, other in zip(found(inputs, lengths), expected(inputs, lengths), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    for name in ("fc.weight", "conv.norm1.gamma"):
+        rest = {key: value for key, value in arrays.items() if key != name}
+        save_checkpoint(tmp_path / "a.ckpt", rest, info)
+        with pytest.raises(InputError, match=f"a.ckpt: does not fit the network: .*{name}"):
+            load_model(tmp_path / "a.ckpt")
+    save_checkpoint(tmp_path / "a.ckpt", arrays | {"more": np.zeros(1)}, info)
+    with pytest.raises(InputError, match="not in the network: more"):
+        load_model(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("damage", [

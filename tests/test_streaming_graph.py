@@ -11,8 +11,8 @@ from deepspeech2.onnx_model import OnnxModel
 from deepspeech2.streaming.acoustic import Chunk, StreamingAcoustic
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
-from src.onnx_graph import fix_quantization_ranges, quantize_onnx, write_onnx
-from src.streaming_graph import first_frames, write_streaming_onnx
+from src.onnx_graph import fix_quantization_ranges, make_onnx, quantize_onnx
+from src.streaming_graph import first_frames, make_streaming_onnx
 
 LABELS = Labels("ABCD _")
 SMALL = ["ModelConfig.bidirectional=False", "ModelConfig.hidden_size=12",
@@ -35,15 +35,16 @@ def models(request, tmp_path_factory):
     info = dataclasses.replace(config.model_info(LABELS),
                                first_frames=first_frames(config.ModelConfig))
     result = {}
-    for name, write in (("whole", write_onnx), ("stream", write_streaming_onnx)):
-        write(folder / f"{name}.onnx", parameters, config.ModelConfig, 161)
+    for name, make in (("whole", make_onnx), ("stream", make_streaming_onnx)):
+        model = make(parameters, config.ModelConfig, 161)
         exact = folder / f"{name}_exact.onnx"
-        exact.write_bytes((folder / f"{name}.onnx").read_bytes())
+        for path in (folder / f"{name}.onnx", exact):
+            path.write_bytes(model.SerializeToString())
         fix_quantization_ranges(exact)
         quantize_onnx(exact, folder / f"{name}_int8.onnx")
-        make = OnnxModel if name == "whole" else StreamingAcoustic
+        open_model = OnnxModel if name == "whole" else StreamingAcoustic
         for kind in ("", "_exact", "_int8"):
-            result[name + kind] = make(folder / f"{name}{kind}.onnx", info)
+            result[name + kind] = open_model(folder / f"{name}{kind}.onnx", info)
     return result
 
 

@@ -1,5 +1,6 @@
 """`deepspeech2 bulk` whose processes are killed at random moments."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ from bulk_process import children, finished, run, script, start
 from deepspeech2.bulk import job
 
 __all__ = ["script"]  # a fixture
-TRIALS = int(os.environ.get("DS2_TRIALS", "20"))
+TRIALS = int(os.environ.get("DS2_TRIALS", "6"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def test_results_are_equal_after_kills_at_random_moments(recordings, script, tmp
             continue
         workers = children(process.pid)
         if killed % 2 and workers:
-            os.kill(rng.choice(workers), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(rng.choice(workers), signal.SIGKILL)
         else:
             process.kill()
             process.communicate()

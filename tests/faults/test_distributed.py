@@ -9,84 +9,15 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, tiny_recipe
-
-from src.checkpoint import load_checkpoint
+from conftest import tiny_recipe
+from distributed_run import SAVE_SECONDS, SCHEDULER, Run
 
 TRIALS = min(3, int(os.environ.get("DS2_TRIALS", "1")))
-SAVE_SECONDS = 3.0
 SLACK = 5.0  # seconds that a step and a save may take on a busy machine
 LONGEST = 60.0  # seconds from the fault to the end of the last process
-SCRIPT = str(ROOT / "scripts" / "run_distribute_train_cpu.sh")
-SCHEDULER = "-"
-
-
-class Run:
-    """One start of the launch script."""
-
-    def __init__(self, folder: Path, settings: list[str], ranks: int, **variables: str):
-        self.folder, self.tag = folder, f"DS2_TRIAL={time.time_ns()}"
-        self.output = folder / "output.txt"
-        self.before = self.step()
-        name, value = self.tag.split("=")
-        with open(self.output, "w") as output:
-            self.process = subprocess.Popen(
-                ["bash", SCRIPT, "--resume", "auto", *settings], stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {
-                    "RANK_SIZE": str(ranks), "DS2_PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
-                    name: value} | variables)
-
-    def saved_at(self) -> float:
-        """When the newest state was written; 0 without one."""
-        return max((path.stat().st_mtime for path in self.folder.glob("ckpt/*.ckpt")), default=0.0)
-
-    def step(self) -> int:
-        """The step of the newest state; 0 without one."""
-        return max((load_checkpoint(path).progress["step"]
-                    for path in self.folder.glob("ckpt/*-last.ckpt")), default=0)
-
-    def wait_until_it_trains(self) -> None:
-        while self.step() <= self.before:
-            assert self.process.poll() is None, self.output.read_text()
-            time.sleep(0.2)
-        time.sleep(SAVE_SECONDS)
-
-    def processes(self) -> dict[int, dict[str, str]]:
-        """The environments of all processes that belong to this start."""
-        found = {}
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                variables = (path / "environ").read_bytes().decode(errors="replace").split("\0")
-                state = (path / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if self.tag in variables and state != "Z":
-                found[int(path.name)] = dict(v.split("=", 1) for v in variables if "=" in v)
-        return found
-
-    def pid(self, rank: str) -> int:
-        """The process with a rank, or the scheduler."""
-        (found,) = (pid for pid, variables in self.processes().items()
-                    if variables.get("MS_NODE_ID", SCHEDULER if "MS_ROLE" in variables else "")
-                    == rank and os.getpgid(pid) == pid)
-        return found
-
-    def end(self) -> float:
-        """Wait for the end of all processes; returns the seconds that it took."""
-        start = time.monotonic()
-        self.process.wait(300)
-        while self.processes():
-            if time.monotonic() - start > 300:
-                for pid in self.processes():
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
-        return time.monotonic() - start
 
 
 KINDS = {  # what is done to which process, and what the last line says about it
@@ -122,7 +53,7 @@ def test_a_fault_ends_the_job(settings, kind, trial):
     sent = time.time()
     seconds = run.end()
     lost = max(0.0, sent - run.saved_at())
-    *_, line = run.output.read_text().splitlines()
+    line = run.last_line()
     print(f"\n| {kind} | {seconds:.1f} s | {run.process.returncode} | {lost:.1f} s | {line} |")
     assert run.process.returncode == code
     assert re.match(last.format(pid), line)
@@ -161,7 +92,7 @@ def test_a_port_that_is_taken_late_ends_the_job(settings, tmp_path):
         other.bind(("", port))
         other.listen()
         seconds = run.end()
-    *_, line = run.output.read_text().splitlines()
+    line = run.last_line()
     print(f"\n| port taken | {seconds:.1f} s | {run.process.returncode} | | {line} |")
     assert run.process.returncode == 1
     assert line.endswith(f"failed: MASTER_PORT={port} was taken by another program meanwhile: "
@@ -181,7 +112,7 @@ def test_a_host_that_stands_still_ends_the_other(settings):
     for process in (second.process.pid, pid):
         os.kill(process, signal.SIGSTOP)
     seconds = first.end()
-    *_, line = first.output.read_text().splitlines()
+    line = first.last_line()
     print(f"\n| host stopped | {seconds:.1f} s | {first.process.returncode} | | {line} |")
     os.kill(second.process.pid, signal.SIGCONT)
     second.end()
@@ -198,7 +129,7 @@ def test_hosts_that_were_started_differently(settings, tmp_path):
                         MASTER_ADDR="127.0.0.1", MASTER_PORT="18119"))
     for run in runs:
         seconds = run.end()
-        *_, line = run.output.read_text().splitlines()
+        line = run.last_line()
         print(f"\n| RANK_SIZE differs | {seconds:.1f} s | {run.process.returncode} | | {line} |")
         assert run.process.returncode == 2
         assert "was started with RANK_SIZE=4, host 0" in line

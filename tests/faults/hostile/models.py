@@ -229,11 +229,11 @@ def change_stored(rng: random.Random, content: bytes, others) -> bytes:
 
 def onnx_seeds(folder: Path) -> list[Files]:
     config, labels, network = small_network()
-    from src.onnx_graph import write_onnx
+    from src.onnx_graph import make_onnx
 
     parameters = {name: p.asnumpy() for name, p in network.parameters_dict().items()}
-    write_onnx(folder / "a.onnx", parameters, config.ModelConfig,
-               config.DataConfig.SpectConfig.num_bins)
+    model = make_onnx(parameters, config.ModelConfig, config.DataConfig.SpectConfig.num_bins)
+    (folder / "a.onnx").write_bytes(model.SerializeToString())
     (folder / "a.json").write_text(config.model_info(labels).to_json(folder / "a.onnx"))
     files = read_files(folder)
     return [{"a.onnx": files["a.onnx"], "a.json": files["a.json"]}]
