@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from deepspeech2.labels import Labels
 from deepspeech2.model_info import SPECT_GROUP, ModelInfo
 from deepspeech2.settings import ConfigError, check, convert, setting
 
+OF_A_HOST = re.compile(r"_(manifest|path|dir)$|[.]num_workers$")  # settings
 LABELS_KEY = "DataConfig.labels_path"
 
 _MOST_VALUES = 10_000  # in a YAML file; a recipe has a hundred
@@ -220,6 +221,12 @@ class Config:
         settings |= _group_settings(self.DataConfig.SpectConfig, SPECT_GROUP)
         return ModelInfo(settings, labels, self.ModelConfig.time_stride)
 
+    def common_settings(self) -> dict[str, str]:
+        """What the processes of a run must have in common: all settings but those of a host."""
+        groups = dataclasses.asdict(self)
+        del groups["explicit"]
+        return {key: repr(value) for key, value in _flat(groups) if not OF_A_HOST.search(key)}
+
     def output_frames(self, samples, sample_rate):
         """Output frames of recordings that have not been read, for integers and integer arrays.
 
@@ -332,6 +339,14 @@ def _group_settings(group: Any, prefix: str) -> dict[str, Any]:
         f"{prefix}.{name}": list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(group).items()
     }
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _lookup(config: Config, key: str) -> Any:

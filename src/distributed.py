@@ -1,9 +1,10 @@
 """Collective operations of the processes of one run; a single process communicates nothing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
+from zlib import crc32
 
 import mindspore as ms
 import numpy as np
@@ -44,6 +45,28 @@ class Group:
     def wait(self) -> None:
         """Wait until all processes call this method."""
         self.sum([0.0])
+
+    def ensure_equal(self, values: Mapping[str, str]) -> None:
+        """Make sure that all processes have the same values.
+
+        Args:
+            values: by names for messages.
+
+        Raises:
+            InputError: in every process, naming what differs.
+        """
+        # with other names, the processes could not even add up their values
+        for part in ({"the settings that there are": ",".join(values)}, values):
+            own = np.array([crc32(text.encode()) % 2**24 for text in part.values()], np.float64)
+            first = np.array(self.sum(own if self.is_first else np.zeros_like(own)))
+            differing = self.sum(own != first)
+            found = [f"{name} (in {count:.0f})" for name, count in zip(part, differing, strict=True)
+                     if count]
+            if found:
+                raise InputError(
+                    f"not the same in all {self.size} processes: {', '.join(found)}: start all "
+                    "hosts with the same program, settings and data"
+                )
 
     def in_first(self, action: Callable[[], T]) -> T | None:
         """What `action` returns in the first process; None in the others.

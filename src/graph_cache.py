@@ -56,10 +56,15 @@ def _key(*depends_on: Any) -> str:
 @cache
 def _code() -> list[str]:
     """The versions of what makes graphs."""
-    own = hashlib.sha256()
+    return [ms.__version__, sys.version, own_code()]
+
+
+def own_code() -> str:
+    """The SHA-256 of the modules of `src`."""
+    result = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        own.update(path.read_bytes())
-    return [ms.__version__, sys.version, own.hexdigest()]
+        result.update(path.read_bytes())
+    return result.hexdigest()
 
 
 @cache

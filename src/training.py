@@ -35,7 +35,7 @@ from src.dataset import Batch, training_batches, usable_workers
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 from src.distributed import Group
 from src.evaluation import evaluate
-from src.graph_cache import compile_cell
+from src.graph_cache import compile_cell, own_code
 from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
 from src.optimizer import TrainStep, create_optimizer
@@ -227,6 +227,13 @@ class _Run:
             val_set = read_manifest(data.val_manifest, self.labels, allow_empty=True)
         if self.group.is_first:
             self.group.wait()
+        if self.group.size > 1:
+            self.group.ensure_equal(self.config.common_settings() | {
+                "DataConfig.train_manifest": train_set.fingerprint(),
+                "DataConfig.val_manifest": val_set.fingerprint() if val_set else "",
+                "the labels": str(self.labels),
+                "the program": own_code(),
+            })
         return train_set, val_set
 
     def restore(self, checkpoint: Checkpoint, new_id: str) -> None:

@@ -1,7 +1,8 @@
 """A process of the tests in test_distributed.py: `distributed_worker.py HOW FOLDER OVERRIDE…`.
 
-HOW is `alone` for one step, or `job` for the same step in several processes, a run whose processes
-do not share a folder, and a whole run. Results go to FOLDER as `TASK_SIZE_RANK.npz`.
+HOW is `alone` for one step, or `job` for the same step in several processes, runs whose processes
+do not share a folder or were started with other settings, and a whole run. Results go to FOLDER
+as `TASK_SIZE_RANK.npz`.
 """
 
 import sys
@@ -68,6 +69,19 @@ def unshared_folder(config: Config, group: Group) -> dict[str, np.ndarray]:
     return {}
 
 
+def other_settings(config: Config, group: Group) -> dict[str, np.ndarray]:
+    """What a run says whose last process was started with another batch size and val set."""
+    if group.rank == group.size - 1:
+        config = config.with_settings({
+            "DataConfig.val_manifest": config.DataConfig.test_manifest,
+            "DataConfig.batch_size": 4, "DataConfig.num_workers": 2}, explicit=True)
+    try:
+        train(config, group=group)
+    except InputError as error:
+        return {"message": np.array(str(error))}
+    return {}
+
+
 def whole_run(config: Config, group: Group) -> dict[str, np.ndarray]:
     """The weights of this process at the end of a training."""
     shared = []
@@ -101,7 +115,7 @@ def main() -> int:
         group = join_group() if how == "job" else Group()
         tasks = {one_step: plain}
         if how == "job":
-            tasks |= {unshared_folder: config, whole_run: config}
+            tasks |= {unshared_folder: config, other_settings: config, whole_run: config}
         for task, settings in tasks.items():
             name = f"{task.__name__}_{group.size}_{group.rank}.npz"
             np.savez(Path(folder) / name, **task(settings, group))

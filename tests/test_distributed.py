@@ -103,6 +103,13 @@ def test_hosts_that_do_not_share_the_folder_are_refused_everywhere(job):
         assert "CheckpointConfig.ckpt_path" in str(found["message"])
 
 
+def test_processes_that_were_started_differently_are_refused_everywhere(job):
+    for found in results(job, "other_settings"):
+        assert str(found["message"]).startswith(
+            f"not the same in all {RANKS} processes: DataConfig.batch_size (in 1), "
+            "DataConfig.val_manifest (in 1): start all hosts with")
+
+
 def children(pid: int) -> list[int]:
     """All processes below one."""
     below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -91,6 +91,7 @@ def table(*cells: object) -> None:
 def test_hosts_train_as_one_host_does(hosts, demo_corpus, tmp_path, count):
     """The same weights to the last bit; files come from host 0 only."""
     found = hosts(count).train(["TrainingConfig.epochs=3"])
+    (tmp_path / "alone").mkdir()
     alone = Run(tmp_path / "alone", [*tiny_recipe(demo_corpus, tmp_path / "alone"),
                                      "TrainingConfig.epochs=3"], count)
     alone.end()
