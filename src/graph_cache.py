@@ -87,7 +87,7 @@ class _GraphCache:
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._compiled = folder, 0
+        self._folder, self._number = folder, 0
         for left in folder.glob(f"{PROCESS}*"):  # by a process that was killed
             if time.time() - left.stat().st_mtime > SECONDS_A_DAY:
                 shutil.rmtree(left, ignore_errors=True)
@@ -104,18 +104,22 @@ class _GraphCache:
             OSError: when a graph cannot be kept; the cell is compiled then.
         """
         self._place.mkdir(parents=True, exist_ok=True)
-        graph = self._place / f"compile_cache_{self._compiled}.mindir"
+        laid = self._place / f"compile_cache_{self._number}.mindir"
         archive = self._folder / f"{key}.zip"
-        known = self._lay(archive, graph)
+        known = self._lay(archive, laid)
+        self._number += 1
         os.environ["MS_COMPILER_CACHE_ENABLE"] = "1"
         try:
             cell.compile(*inputs)
+            for graph in self._place.glob("compile_cache_*.mindir"):
+                if graph != laid or graph.read_bytes() != known:  # MindSpore wrote it
+                    # a compilation before that failed may have got a number, or not
+                    self._number = int(graph.stem.rpartition("_")[2]) + 1
+                    self._keep(archive, graph)
         finally:
             del os.environ["MS_COMPILER_CACHE_ENABLE"]
-            self._compiled += 1
-        if graph.exists() and graph.read_bytes() != known:
-            self._keep(archive, graph)
-        graph.unlink(missing_ok=True)
+            for graph in self._place.glob("compile_cache_*.mindir"):
+                graph.unlink()
 
     def _lay(self, archive: Path, graph: Path) -> bytes:
         """Lay a graph where MindSpore looks for it; returns the graph, or nothing without one."""

@@ -81,6 +81,26 @@ def test_a_folder_that_cannot_be_written_is_no_hindrance(folder, monkeypatch):
     assert result(3.0) == [3.0, 3.0, 3.0]
 
 
+class Failing(nn.Cell):
+    def construct(self, x):
+        return x.reshape(7, 7) * self.missing
+
+
+def test_a_cell_that_cannot_be_compiled_disturbs_no_other(folder):
+    result(2.0)
+    for _ in range(3):
+        with pytest.raises((RuntimeError, ValueError, AttributeError)):
+            compile_cell(Failing(), (Tensor(np.ones((1, 3), np.float32)),), {})
+    cell, x = Scaled(3.0).set_train(False), Tensor(np.ones((1, 3), np.float32))
+    for _ in range(2):  # the second time, MindSpore has nothing to do
+        compile_cell(cell, (x,), {"factor": 3.0, "size": 3})
+    assert result(4.0) == [4.0, 4.0, 4.0]
+    assert len(list(folder.glob("*.zip"))) == 3
+    for factor in (4.0, 3.0, 2.0):
+        assert result(factor, weight=5.0) == [5 * factor] * 3
+    assert len(list(folder.glob("*.zip"))) == 3
+
+
 def test_it_can_be_switched_off(folder, monkeypatch):
     monkeypatch.setenv(graph_cache.OFF, "0")
     assert result(2.0) == [2.0, 2.0, 2.0]

@@ -155,11 +155,22 @@ def test_a_host_that_fails_ends_the_others_and_fewer_go_on(hosts, fault, host):
         assert run.process.returncode == 143
 
 
-def test_a_slow_line_is_waited_for(hosts):
+def test_a_line_that_is_too_slow_for_mindspore_is_refused(hosts):
+    two = hosts(2, delay=DELAY, loss=LOSS)
+    two.network.slow_down()
+    two.start(ENDLESS)
+    for run in two.runs:
+        table("too slow", f"{run.end():.1f} s", run.process.returncode, run.last_line())
+        assert run.process.returncode == 2
+        assert "too far for MindSpore" in run.last_line()
+
+
+def test_a_line_that_becomes_slow_is_waited_for(hosts):
     """200 ms from host to host, and 2 % of all packets lost twice on their way."""
     two = hosts(2, delay=DELAY, loss=LOSS)
     two.start(ENDLESS)
     two.runs[0].wait_until_it_trains()
+    two.network.slow_down()
     step, start = two.runs[0].step(), time.monotonic()
     while time.monotonic() - start < LONGEST or two.runs[0].step() == step:
         assert [run.process.poll() for run in two.runs] == [None, None]

@@ -12,9 +12,11 @@ import itertools
 import os
 import random
 import select
+import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -43,8 +45,9 @@ class Network:
 
     Args:
         count: number of hosts.
-        delay: seconds that a packet takes between a host and the switch, in each direction.
-        loss: share of packets that are lost there.
+        delay: seconds that a packet takes between a host and the switch, in each direction, once
+            the lines are slow.
+        loss: share of packets that are lost there then.
     """
 
     def __init__(self, count: int, delay: float = 0.0, loss: float = 0.0):
@@ -83,6 +86,10 @@ class Network:
     def plug_in(self, host: int) -> None:
         ip("-n", self._names[0], "link", "set", self._names[1 + host], "up")
 
+    def slow_down(self) -> None:
+        for carrier in self._carriers:
+            carrier.send_signal(signal.SIGUSR1)
+
     def close(self) -> None:
         for carrier in self._carriers:
             carrier.kill()
@@ -109,19 +116,21 @@ def _tap(namespace: str, device: str) -> int:
 
 
 def carry(switch: str, host: str, delay: float, loss: float) -> None:
-    """Carry packets until killed, and lose some: single ones, where real lines lose bursts."""
+    """Carry packets until killed; from SIGUSR1 on late, and not all: single ones are lost."""
     ends = [_tap(switch, host), _tap(host, "eth0")]
+    rng, order, waiting, is_slow = random.Random(0), itertools.count(), [], threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: is_slow.set())
     print("ready", flush=True)
-    rng, order, waiting = random.Random(0), itertools.count(), []
     while True:
         timeout = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
         for end in select.select(ends, [], [], timeout)[0]:
             with contextlib.suppress(BlockingIOError):
                 packet = os.read(end, 65536)
-                if rng.random() >= loss:
+                if not is_slow.is_set() or rng.random() >= loss:
+                    seconds = delay if is_slow.is_set() else 0.0
                     other = ends[1 - ends.index(end)]
                     heapq.heappush(waiting,
-                                   (time.monotonic() + delay, next(order), other, packet))
+                                   (time.monotonic() + seconds, next(order), other, packet))
         while waiting and waiting[0][0] <= time.monotonic():
             *_, end, packet = heapq.heappop(waiting)
             with contextlib.suppress(OSError):  # a device that is down takes nothing
