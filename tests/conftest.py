@@ -125,8 +125,12 @@ def torch():
 @pytest.fixture(scope="session")
 def graph_mode() -> None:
     """MindSpore as the commands set it up. Modules that run no cell do without its import."""
+    from mindspore.common import api
+
     from src import device
     device.set_device("CPU")
+    # without a program's file, as in the processes of pytest-xdist, MindSpore keeps no graphs
+    api.entry_script_path = str(ROOT / "src" / "__init__.py")
 
 
 @pytest.fixture(scope="session")
