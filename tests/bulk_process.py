@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, heed_signals
 
 from deepspeech2.bulk.work import Result
 from deepspeech2.errors import RunError
@@ -30,7 +30,8 @@ def start(script: Path, *arguments) -> subprocess.Popen:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen([sys.executable, script, "bulk", *map(str, arguments)], text=True,
                             cwd=ROOT, env=os.environ | {"PYTHONPATH": path},
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            preexec_fn=heed_signals)
 
 
 def run(script: Path, *arguments) -> tuple[int, str]:

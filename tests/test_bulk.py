@@ -112,14 +112,19 @@ def test_after_kills_of_workers_and_driver_the_results_are_equal(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_one_line_and_no_process(recordings, script, tmp_path, number):
-    process = start(script, recordings, "--output", tmp_path, "--workers", "2")
+def test_a_signal_ends_it_with_one_line_and_no_process(demo_corpus, script, tmp_path, number):
+    """Long before all is recognised."""
+    (tmp_path / "many").mkdir()
+    for path in demo_corpus.rglob("*.wav"):
+        for copy in range(30):
+            os.link(path, tmp_path / "many" / f"{path.parent.parent.name}-{copy}-{path.name}")
+    process = start(script, tmp_path / "many", "--output", tmp_path / "out", "--workers", "2")
     while not (workers := children(process.pid)):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, output
     assert "Traceback" not in output and "its process ended" not in output, output
     assert output.splitlines()[-1] in ("stopped by SIGTERM", "interrupted")
     while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
