@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MEETING_SECONDS = 600.0  # from the first host to the last
 HELLO_SECONDS = 10.0  # for a connection to say which host it is
+LEAVING_SECONDS = 3.0  # for the other hosts to notice
 BEAT_SECONDS = 3.0
 SILENT_SECONDS = 30.0  # then a host counts as lost
 MAX_LINE = 10_000  # bytes
@@ -86,6 +87,11 @@ class _Link:
             return messages
         self.is_open = False
         return []
+
+    def finish(self) -> None:
+        """Send no more; the other side learns it when it has read all."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self._connection.close()
@@ -177,6 +183,14 @@ class Hosts:
     def close(self) -> None:
         """Leave the others; the end of this launcher is no failure for them."""
         self._tell(left=True)
+        for link in self._links:
+            link.finish()
+        # to close a connection before all is read would take back what was sent last
+        deadline = time.monotonic() + LEAVING_SECONDS
+        while any(link.is_open for link in self._links) and time.monotonic() < deadline:
+            for link in self._links:
+                link.receive()
+            time.sleep(0.02)
         for link in self._links:
             link.close()
         self._links.clear()

@@ -176,7 +176,3 @@ def test_a_line_that_becomes_slow_is_waited_for(hosts):
         assert [run.process.poll() for run in two.runs] == [None, None]
         time.sleep(1)
     table("slow line", f"{two.runs[0].step() - step} steps in {time.monotonic() - start:.0f} s")
-    two.runs[1].process.terminate()
-    for run in two.runs:
-        run.end()
-        assert run.process.returncode == 143
