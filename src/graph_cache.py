@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,20 @@ GRAPH = "graph.mindir"  # in an archive
 PROCESS = "process-"  # begins the name of a process's own folder
 SECONDS_A_DAY = 86_400
 OFF = "DS2_GRAPH_CACHE"  # an environment variable; 0: compile everything anew
+
+
+def cached(cell: nn.Cell, settings: dict[str, Any]) -> Callable:
+    """Calls a cell; the first call compiles it as `compile_cell` does."""
+    is_compiled = False
+
+    def call(*inputs):
+        nonlocal is_compiled
+        if not is_compiled:
+            compile_cell(cell, inputs, settings)
+            is_compiled = True
+        return cell(*inputs)
+
+    return call
 
 
 def compile_cell(cell: nn.Cell, inputs: tuple, settings: dict[str, Any]) -> None:
@@ -59,6 +74,7 @@ def _code() -> list[str]:
     return [ms.__version__, sys.version, own_code()]
 
 
+@cache
 def own_code() -> str:
     """The SHA-256 of the modules of `src`."""
     result = hashlib.sha256()

@@ -10,6 +10,7 @@ import contextlib
 import json
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +104,10 @@ class Hosts:
     Args:
         job: where the processes are.
         port: the bound socket of MASTER_PORT on host 0; None elsewhere.
-        say: what to call with lines for the user.
     """
 
-    def __init__(self, job: "Job", port: socket.socket | None, say=print):
-        self._job, self._port, self._say = job, port, say
+    def __init__(self, job: "Job", port: socket.socket | None):
+        self._job, self._port = job, port
         self._own = {"host": job.host, "hosts": job.hosts, "size": job.size,
                      "name": f"host {job.host} ({socket.gethostname()})"}
         self._links: list[_Link] = []
@@ -203,7 +203,7 @@ class Hosts:
         """Connect to host 0 and wait for its word."""
         where = f"host 0 at {self._job.address}:{self._job.port}"
         link: _Link | None = None
-        waiting = _Waiting(self._say, lambda: "other hosts" if link else where)
+        waiting = _Waiting(lambda: "other hosts" if link else where)
         while True:
             if link is None:
                 with contextlib.suppress(OSError):
@@ -249,7 +249,7 @@ class Hosts:
             return ", ".join(f"host {host}" for host in range(1, self._job.hosts)
                              if host not in guests)
 
-        waiting = _Waiting(self._say, missing)
+        waiting = _Waiting(missing)
         while missing():
             with contextlib.suppress(OSError):
                 arrivals.append(_Link(port.accept()[0]))
@@ -307,8 +307,8 @@ class Hosts:
 class _Waiting:
     """Says after a while who is waited for, and ends what lasts too long."""
 
-    def __init__(self, say, missing):
-        self._say, self._missing = say, missing
+    def __init__(self, missing: Callable[[], str]):
+        self._missing = missing
         self._start, self._said = time.monotonic(), False
 
     def go_on(self) -> None:
@@ -323,5 +323,5 @@ class _Waiting:
             raise RunError(f"{self._missing()} did not come within {MEETING_SECONDS / 60:.0f} "
                            "minutes")
         if seconds > HELLO_SECONDS and not self._said:
-            self._say(f"== waiting for {self._missing()}")
+            print(f"== waiting for {self._missing()}", flush=True)
             self._said = True

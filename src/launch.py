@@ -356,9 +356,8 @@ class Launcher:
         code = self._exit_code()
         self._say(f"== exit code {code}, log file: {Path(self._log.name).absolute()}")
         for message in reversed(list(dict.fromkeys(words.values()))):
-            order = [*self.workers, self.scheduler]
-            processes = [process for process in words if words[process] == message]
-            processes.sort(key=lambda process: order.index(process) if process in order else -1)
+            known = dict.fromkeys((*self.workers, self.scheduler, *words))
+            processes = [process for process in known if words.get(process) == message]
             if message:
                 self._say(f"{', '.join(process.name for process in processes)}: {message}")
             else:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from src.DeepSpeech import DeepSpeech
 
 
-def load_model(
-    path: str | Path, config: Config | None = None, device: str = "CPU"
-) -> Model:
+def load_model(path: str | Path, config: Config | None = None, device: str = "CPU") -> Model:
     """Load a model.
 
     Args:
@@ -109,18 +107,13 @@ def cell_model(cell: "nn.Cell", settings: dict | None = None) -> AcousticModel:
     """
     from mindspore import Tensor
 
-    from src.graph_cache import compile_cell
+    from src.graph_cache import cached
 
-    is_compiled = settings is None
+    call = cell if settings is None else cached(cell, settings)
 
     def predict(inputs: np.ndarray, input_length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal is_compiled
         cell.set_train(False)
-        given = Tensor(inputs), Tensor(input_length)
-        if not is_compiled:
-            compile_cell(cell, given, settings)
-            is_compiled = True
-        probs, lengths = cell(*given)
+        probs, lengths = call(Tensor(inputs), Tensor(input_length))
         return probs.asnumpy(), lengths.asnumpy()
 
     return predict

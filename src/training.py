@@ -35,7 +35,7 @@ from src.dataset import Batch, training_batches, usable_workers
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 from src.distributed import Group
 from src.evaluation import evaluate
-from src.graph_cache import compile_cell, own_code
+from src.graph_cache import cached, own_code
 from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
 from src.optimizer import TrainStep, create_optimizer
@@ -194,7 +194,7 @@ class _Run:
             Tensor(shape=[], dtype=ms.float32),
             Tensor(shape=[None], dtype=ms.int32) if training.dropout else None,
         )
-        self.is_compiled = False
+        self.call_step = cached(self.step_cell, self._graph_settings())
         self.model = network_model(self.network, config, labels)
         self.model.acoustic = self._stoppable(self.model.acoustic)
         self.stop: StopRequests | None = None
@@ -420,7 +420,7 @@ class _Run:
         seeds = None
         if self.config.TrainingConfig.dropout:
             seeds = Tensor(self.data.dropout_seeds(progress.epoch, batch.rows))
-        given = (
+        outputs = self.call_step(
             Tensor(batch.inputs),
             Tensor(batch.input_length),
             Tensor(batch.targets),
@@ -429,10 +429,6 @@ class _Run:
             Tensor(rate, ms.float32),
             seeds,
         )
-        if not self.is_compiled:
-            compile_cell(self.step_cell, given, self._graph_settings())
-            self.is_compiled = True
-        outputs = self.step_cell(*given)
         loss, norm, updated = (output.asnumpy().item() for output in outputs)
         self.unsaved = True
         progress.batch += 1
