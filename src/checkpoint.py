@@ -39,7 +39,7 @@ class Checkpoint:
 
     Attributes:
         path: the file that it was read from.
-        parameters: arrays of the network and the optimizer by name, read-only.
+        parameters: arrays of the network and the optimizer by name.
         info: settings and labels; None if another program wrote the file.
         progress: state of the training run; empty if another program wrote the file.
     """
@@ -257,11 +257,11 @@ def load_parameters(
     source: Path,
     strict: bool = True,
 ) -> None:
-    """Copy arrays into the parameters of the same names.
+    """Give parameters the values of the arrays of the same names.
 
     Args:
-        own: parameters to copy into.
-        parameters: values by name.
+        own: parameters of a network or an optimizer.
+        parameters: values by name; their memory becomes that of the parameters, which saves a copy.
         source: the file of the values, for messages.
         strict: as for `check_fit`.
 
@@ -273,7 +273,7 @@ def load_parameters(
     own = {p.name: p for p in own}
     check_fit({name: tuple(p.shape) for name, p in own.items()}, parameters, source, strict)
     for name in own.keys() & parameters.keys():
-        own[name].set_data(Tensor(parameters[name]))
+        own[name].set_data(Tensor.from_numpy(np.asarray(parameters[name], order="C")))
 
 
 def check_fit(

@@ -27,6 +27,7 @@ DTYPES = {
 }
 TYPE_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 STRING = "str"  # stored as UTF-32
+CHUNK = 2**18  # bytes that are read at a time, which a processor's cache holds
 LARGEST_RECORD = 2**29  # bytes; a message must stay below 2 GB
 
 
@@ -36,7 +37,7 @@ class _Damaged(ValueError):
 
 @dataclass
 class Content:
-    """What a checkpoint file holds, by name: arrays (read-only) and strings."""
+    """What a checkpoint file holds, by name: arrays and strings."""
 
     arrays: dict[str, np.ndarray]
     strings: dict[str, str]
@@ -109,28 +110,37 @@ def _varint(value: int) -> bytes:
 
 
 def _parse(data: mmap.mmap) -> Content:
+    """All that a file holds. The checksum is computed where the content is copied: in one pass."""
     end = len(data)
     checked = data[end - CHECKSUM_SIZE : end - 10] == CHECKSUM
     if checked:
         end -= CHECKSUM_SIZE
-        with memoryview(data) as view, view[:end] as content:
-            if zlib.crc32(content) != int.from_bytes(data[end + len(CHECKSUM) :], "big"):
-                raise _Damaged("its checksum is wrong")
-    parts: dict[str, list[bytes]] = {}
+    parts: dict[str, list[np.ndarray]] = {}
     kinds: dict[str, tuple[tuple[int, ...], str]] = {}
+    checksum = position = 0
     for name, shape, type_name, start, stop in _walk(data, end):
         if kinds.setdefault(name, (shape, type_name)) != (shape, type_name):
             raise _Damaged(f"{name} occurs twice")
-        parts.setdefault(name, []).append(data[start:stop])
+        checksum = zlib.crc32(data[position:start], checksum)
+        part = np.empty(stop - start, np.uint8)
+        for i in range(0, len(part), CHUNK):
+            chunk = part[i : i + CHUNK]
+            chunk[:] = np.frombuffer(data, np.uint8, len(chunk), start + i)
+            checksum = zlib.crc32(chunk, checksum)
+        parts.setdefault(name, []).append(part)
+        position = stop
+    if checked and checksum != int.from_bytes(data[end + len(CHECKSUM) :], "big"):
+        raise _Damaged("its checksum is wrong")
     content = Content({}, {})
     for name, (shape, type_name) in kinds.items():
-        value = b"".join(parts[name])
+        first, *others = parts[name]
+        value = np.concatenate([first, *others]) if others else first
         if type_name == STRING:
-            content.strings[name] = _string(value)
+            content.strings[name] = _string(value.tobytes())
         else:
             content.arrays[name] = _array(name, value, shape, type_name)
-    first = next(iter(kinds), "")
-    if first in content.strings and not checked:
+    first_name = next(iter(kinds), "")
+    if first_name in content.strings and not checked:
         raise _Damaged("its end is missing")
     return content
 
@@ -150,10 +160,15 @@ def _string(content: bytes) -> str:
     return content.decode("utf-32-le")
 
 
-def _array(name: str, content: bytes, shape: tuple[int, ...], type_name: str) -> np.ndarray:
+def _array(
+    name: str, content: np.ndarray, shape: tuple[int, ...], type_name: str
+) -> np.ndarray:
+    """The array of a shape and type with (bytes,) uint8 `content`, whose memory it shares."""
     if type_name not in DTYPES:
         raise _Damaged(f"{name} has the type {type_name!r}")
-    array = np.frombuffer(content, DTYPES[type_name])
+    if len(content) % np.dtype(DTYPES[type_name]).itemsize:
+        raise _Damaged(f"{name} ends inside a value")
+    array = content.view(DTYPES[type_name])
     shape = () if shape == (0,) and array.size == 1 else shape  # MindSpore writes scalars so
     if array.size != math.prod(shape):
         raise _Damaged(f"{name} has {array.size} values for the shape {shape}")

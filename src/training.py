@@ -1,6 +1,7 @@
 """A training run: epochs, evaluations, checkpoints, resume and stop."""
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from src.evaluation import evaluate
 from src.graph_cache import cached, own_code
 from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
+from src.memory import ensure_enough
 from src.optimizer import TrainStep, create_optimizer
 from src.run_folder import Lineage, RunFolder, can_link, ensure_own_metrics, locked
 from src.stored_models import network_model
@@ -316,6 +318,8 @@ class _Run:
             if not can_link(self.folder.folder):
                 message = "%s: has no hard links: -last and -best are copies there"
                 logger.warning(message, self.folder.folder)
+        if not self._finished():
+            self._ensure_memory()
         self.monitor.begin(progress.step, run_id)
         with StopRequests(_announce, may_end=lambda: not self.unsaved) as self.stop:
             try:
@@ -330,6 +334,18 @@ class _Run:
             finally:
                 self.monitor.close()
         return self.monitor
+
+    def _ensure_memory(self) -> None:
+        """Raises InputError when the largest batch needs more memory than this machine has."""
+        if ms.get_context("device_target") != "CPU":
+            return
+        ranks, seconds = self.group.size, self.train_set.seconds
+        batches = self.data.batches(self.progress.epoch, self.data.plan(ranks))
+        shares = [rank_share(batch, 0, ranks) for batch in batches]  # the first is never smaller
+        largest = max(shares, key=lambda share: len(share) * seconds[share].max())
+        size = sum(p.size for p in self.network.get_parameters())
+        local = ranks // int(os.environ.get("NODE_COUNT", "1"))
+        ensure_enough(self.config, size, len(largest), seconds[largest].max(), local)
 
     def _say_what_is_done(self) -> None:
         """Say why there is nothing left to do at the start of a run."""

@@ -12,7 +12,7 @@ from conftest import tiny_recipe
 
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.metrics import ErrorCounts
-from src import training
+from src import memory, training
 from src.checkpoint import STATE_PREFIX, load_checkpoint, save_checkpoint
 from src.config import load_config
 from src.evaluation import Evaluation, ScoredUtterance
@@ -249,6 +249,14 @@ def test_out_of_memory_names_the_batch_and_a_way_on(recipe, tmp_path, labels, de
     with_changed_batches(monkeypatch, lambda _, batch: rows.append(len(batch.rows)))
     train(load_config(None, [*recipe, limit]), resume="auto")
     assert rows[0] == 4 and sum(rows[1:]) == 20  # the rest of the epoch, then another epoch
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 0)
+    monkeypatch.setattr(memory, "resident_memory", lambda: 2**29)
+    with pytest.raises(InputError, match="8 utterances of up to .* 0.0 free: make batches smaller"):
+        train(load_config(None, recipe))
+    assert os.listdir(tmp_path / "ckpt") == [".run.lock"]
 
 
 @pytest.mark.parametrize(("change", "message"), [

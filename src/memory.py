@@ -1,0 +1,132 @@
+"""How much memory a training step takes on the CPU, before it takes it, and how much there is."""
+
+import logging
+from pathlib import Path
+
+from deepspeech2.errors import InputError
+from deepspeech2.features import num_frames
+from src.config import Config, ModelConfig, strided_size
+
+logger = logging.getLogger(__name__)
+
+MIB, GIB = 2**20, 2**30
+# Bytes per value, fitted to the peaks of 15 networks of 0.3 to 87 M parameters with batches of 2 to
+# 192 s, which they meet within 10 % (docs/scale.md). Per parameter: value, gradient, two moments,
+# and the copies of MindSpore and oneDNN. Per output value: all that is kept for the backward pass.
+PROCESS = 717 * MIB
+PARAMETER = 31
+LSTM_UNIT = 100  # of each frame and direction
+CONV1_VALUE, CONV2_VALUE = 72, 68
+SURE = 0.9  # what this share of an estimate does not fit into is too little
+UNLIMITED = 2**60  # a limit of version 1 is a number that no machine reaches
+CGROUPS = (  # limit, use and what of the use can be given back; of version 2 and 1
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+     "total_inactive_file"),
+)
+
+
+def ensure_enough(
+    config: Config, parameters: int, utterances: int, seconds: float, processes: int = 1
+) -> None:
+    """Say how much memory the largest step of a run needs, and refuse what this machine has not.
+
+    Args:
+        config: all settings of the run.
+        parameters: of the network.
+        utterances: a process's share of the largest batch.
+        seconds: length of its longest utterance.
+        processes: that train on this machine.
+
+    Raises:
+        InputError: naming the settings that need less.
+    """
+    need = processes * _peak(config, parameters, utterances, seconds)
+    free = available_memory()
+    there = "" if free is None else f"; {free / GIB:.1f} GiB are free"
+    batch = f"{utterances} utterances of up to {seconds:.1f} s"
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    logger.info("memory: about %.1f GiB for %s%s%s", need / GIB, batch, each, there)
+    if free is None or SURE * need <= free + processes * resident_memory():
+        return
+    whole = range(int(seconds), 0, -1)
+    limit = (free + processes * resident_memory()) / processes
+    fitting = next((s for s in whole if _peak(config, parameters, utterances, s) <= limit), 0)
+    ways = [f"leave out what is longer (DataConfig.max_seconds={fitting})"] if fitting else []
+    if utterances > 1:
+        ways.append("make batches smaller (DataConfig.batch_size, DataConfig.batch_seconds)")
+    ways.append("train a smaller network (ModelConfig)")
+    raise InputError(
+        f"a step with {batch} needs about {need / GIB:.1f} GiB of memory{each}, and this machine "
+        f"has {free / GIB:.1f} free: {', or '.join(ways)}"
+    )
+
+
+def _peak(config: Config, parameters: int, utterances: int, seconds: float) -> int:
+    """As `training_peak`, with the slowest tempo of the augmentation."""
+    augmentation, spect = config.DataConfig.AugmentationConfig, config.DataConfig.SpectConfig
+    slowest = augmentation.tempo[0] if augmentation.speed_volume_perturb else 1.0
+    samples = round(seconds / slowest * spect.sample_rate)
+    frames = num_frames(samples, spect.sample_rate, spect)
+    return training_peak(config.ModelConfig, spect.num_bins, parameters, utterances, frames)
+
+
+def training_peak(
+    model: ModelConfig, num_bins: int, parameters: int, utterances: int, frames: int
+) -> int:
+    """About how many bytes a process needs for its largest training step.
+
+    Args:
+        model: sizes of the network.
+        num_bins: frequency bins of the spectrograms.
+        parameters: the network's parameters.
+        utterances: of the batch.
+        frames: spectrogram frames of its longest utterance.
+    """
+    first, second = (utterances * strided_size(frames, stride) for stride in model.time_strides)
+    bins1, bins2 = model.conv_bins(num_bins)
+    lstms = model.hidden_layers * (1 + model.bidirectional)
+    return (
+        PROCESS
+        + PARAMETER * parameters
+        + LSTM_UNIT * second * model.hidden_size * lstms
+        + CONV1_VALUE * first * model.conv_channels * bins1
+        + CONV2_VALUE * second * model.conv_channels * bins2
+    )
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """The bytes that this process can have on top of what it has; None where Linux does not say.
+
+    Args:
+        root: of the file systems `proc` and `sys`.
+    """
+    kib = []
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith(("MemAvailable:", "SwapFree:")):
+            kib.append(int(line.split()[1]))
+    found = [sum(kib) * 1024] if kib else []
+    for limit, used, stat, given_back in CGROUPS:
+        folder = root / "sys/fs/cgroup"
+        values = [_read(folder / name).strip() for name in (limit, used)]
+        if not all(map(str.isdecimal, values)) or int(values[0]) > UNLIMITED:
+            continue
+        cached = [int(line.split()[1]) for line in _read(folder / stat).splitlines()
+                  if line.startswith(f"{given_back} ")]
+        found.append(max(0, int(values[0]) - int(values[1]) + sum(cached)))
+    return min(found, default=None)
+
+
+def resident_memory(root: Path = Path("/")) -> int:
+    """The bytes that this process has; 0 where Linux does not say."""
+    for line in _read(root / "proc/self/status").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
