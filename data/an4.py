@@ -282,7 +282,7 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
     for split, utterances in splits.items():
         folder = target / "an4_dataset" / split
         outcomes = parallel(
-            partial(write_utterance, folder, labels), utterances, jobs, f"an4 {split}"
+            partial(write_utterance, folder, labels), utterances, jobs, f"an4 {split}", folder
         )
         rows, metadata = [], []
         for utterance, outcome in zip(utterances, outcomes, strict=True):

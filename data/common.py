@@ -4,14 +4,18 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
+import hashlib
 import io
 import json
 import logging
 import multiprocessing
 import os
 import signal
+import socket
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +23,10 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+import data
+import deepspeech2
+import src
+from deepspeech2.bulk.engines import Cluster, WorkerDied
 from deepspeech2.errors import RunError
 from deepspeech2.files import atomic_path, parse_json, write_bytes
 from deepspeech2.labels import Labels
@@ -29,6 +37,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_RATE = 16000  # Hz, of every prepared file
 # the default labels_path of the configuration, from any working directory
 LABELS_PATH = Path(__file__).resolve().parents[1] / "labels.json"
+PART = 32  # items that a worker of a cluster gets at once
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 Item = TypeVar("Item")
@@ -78,23 +87,43 @@ def add_jobs_argument(parser: argparse.ArgumentParser, workers: str) -> None:
     )
 
 
+def add_scheduler_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--scheduler`, whose value takes the place of that of `--jobs`."""
+    parser.add_argument(
+        "--scheduler",
+        dest="jobs",
+        default=argparse.SUPPRESS,
+        metavar="ADDRESS",
+        help="of a dask scheduler whose workers do the work, e.g. tcp://head:8786; they see source "
+        "and target under the same paths",
+    )
+
+
 def parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    jobs: int | str,
+    description: str,
+    folder: Path,
 ) -> list[Result]:
     """Apply a function to items in parallel, with a progress bar.
 
     Args:
         function: the function; an error that it raises ends the work, and is raised here.
         items: its arguments.
-        jobs: number of processes.
+        jobs: number of processes, or the address of a dask scheduler.
         description: title of the progress bar.
+        folder: that the function writes to.
 
     Returns:
         The results in the order of the items.
 
     Raises:
-        RunError: when a process was killed.
+        InputError: when there is no scheduler.
+        RunError: when a process was killed, or no worker of the cluster can be used.
     """
+    if isinstance(jobs, str):
+        return _collect(_on_cluster(function, items, jobs, folder), len(items), description)
     if jobs <= 1 or len(items) <= 1:
         return _collect(map(function, items), len(items), description)
     # fork, because spawned workers would import all modules again
@@ -110,6 +139,53 @@ def parallel(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _on_cluster(
+    function: Callable[[Item], Result], items: Sequence[Item], address: str, folder: Path
+) -> Iterator[Result]:
+    """As `parallel`, by the workers of a cluster."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [items[i : i + PART] for i in range(0, len(items), PART)]
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as marker:
+        engine = Cluster(address, (verify_worker, program(), Path(marker.name).resolve()))
+        threads = ThreadPoolExecutor(engine.capacity)
+        try:
+            for results in threads.map(partial(engine.run, apply_to_all, function), parts):
+                yield from results
+        except WorkerDied:
+            raise RunError(
+                "workers of the cluster were killed again and again (out of memory?)"
+            ) from None
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            engine.close()
+
+
+def apply_to_all(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What a function returns for each item."""
+    return [function(item) for item in items]
+
+
+def program() -> str:
+    """The SHA-256 of the source of all that prepares corpora."""
+    digest = hashlib.sha256()
+    for package in (data, deepspeech2, src):
+        root = Path(package.__file__).parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def verify_worker(its_program: str, marker: Path) -> None:
+    """Raises RunError where this process has another program, or does not see a file."""
+    if program() != its_program:
+        raise RunError(f"{socket.gethostname()} has another version of the program")
+    if not marker.exists():
+        raise RunError(
+            f"{socket.gethostname()} does not see {marker.parent}: it must be a folder that all "
+            "share"
+        )
 
 
 def _start_worker() -> None:

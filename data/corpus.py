@@ -37,6 +37,7 @@ from data.common import (
     LABELS_PATH,
     SAMPLE_RATE,
     add_common_arguments,
+    add_scheduler_argument,
     exclusive_lock,
     parallel,
     read_record,
@@ -310,7 +311,7 @@ class Prepared:
 
 
 def prepare_audio(
-    clips: Sequence[Clip], folder: Path, limits: tuple[float, float], jobs: int, name: str
+    clips: Sequence[Clip], folder: Path, limits: tuple[float, float], jobs: int | str, name: str
 ) -> list[Audio | str | None]:
     """As `prepare_recording`, for clips of many recordings. Nothing is done twice.
 
@@ -329,7 +330,7 @@ def prepare_audio(
     for start in range(0, len(groups), _PART):
         part = groups[start : start + _PART]
         work = [[clips[i] for i in group] for group in part]
-        results = parallel(partial(prepare_recording, folder), work, jobs, name)
+        results = parallel(partial(prepare_recording, folder), work, jobs, name, folder)
         for group, found in zip(part, results, strict=True):
             for i, outcome in zip(group, found, strict=True):
                 outcomes[i] = outcome
@@ -536,6 +537,7 @@ def parser() -> argparse.ArgumentParser:
         help="JSON list of the characters (default: the project's labels.json)",
     )
     add_common_arguments(result)
+    add_scheduler_argument(result)
     return result
 
 
@@ -569,4 +571,6 @@ def corpus(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from data import corpus  # what workers of a cluster get must not be in `__main__`
+
+    sys.exit(corpus.main())

@@ -184,7 +184,8 @@ def prepare(target: Path, counts: dict[str, int], seed: int, jobs: int) -> dict[
     for split, utterances in plan.items():
         folder = target / "demo_dataset" / split
         clear(folder)
-        sizes = parallel(partial(write_utterance, folder), utterances, jobs, f"demo {split}")
+        name = f"demo {split}"
+        sizes = parallel(partial(write_utterance, folder), utterances, jobs, name, folder)
         rows = [utterance_paths(folder, utterance.name) for utterance in utterances]
         metadata = [
             utterance_info(n, u.speech.text, labels) for n, u in zip(sizes, utterances, strict=True)

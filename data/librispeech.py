@@ -35,6 +35,7 @@ from data.common import (
     LABELS_PATH,
     SAMPLE_RATE,
     add_common_arguments,
+    add_scheduler_argument,
     exclusive_lock,
     parallel,
     save_manifest,
@@ -133,7 +134,7 @@ class Corpus:
 
     Args:
         target: the folder.
-        jobs: number of processes.
+        jobs: number of processes, or the address of a dask scheduler.
         train_seconds: shortest and longest training utterance.
 
     Attributes:
@@ -141,7 +142,12 @@ class Corpus:
         manifests: manifests that this run has written, by split.
     """
 
-    def __init__(self, target: Path, jobs: int, train_seconds: tuple[float, float] = TRAIN_SECONDS):
+    def __init__(
+        self,
+        target: Path,
+        jobs: int | str,
+        train_seconds: tuple[float, float] = TRAIN_SECONDS,
+    ):
         self.target, self.jobs, self.train_seconds = target, jobs, train_seconds
         self.folder = target / "LibriSpeech_dataset"
         self.labels = Labels.load(LABELS_PATH)
@@ -292,6 +298,7 @@ class Corpus:
             utterances,
             self.jobs,
             subset,
+            self.folder,
         )
         return Record(
             source=mark,
@@ -312,7 +319,7 @@ def prepare(
     sources: Sequence[Path],
     subsets: Sequence[str],
     target: Path,
-    jobs: int,
+    jobs: int | str,
     train_seconds: tuple[float, float] = TRAIN_SECONDS,
 ) -> Corpus:
     """Prepare subsets.
@@ -321,7 +328,7 @@ def prepare(
         sources: folders or archives; empty to download the official archives.
         subsets: names of the subsets to prepare; empty for all.
         target: folder to write to.
-        jobs: number of processes.
+        jobs: number of processes, or the address of a dask scheduler.
         train_seconds: shortest and longest training utterance.
 
     Raises:
@@ -391,6 +398,7 @@ def parser() -> argparse.ArgumentParser:
             help="limit for training utterances (default: %(default)s)",
         )
     add_common_arguments(result)
+    add_scheduler_argument(result)
     return result
 
 
@@ -404,7 +412,10 @@ def librispeech(args: argparse.Namespace) -> int:
     limits = (args.min_seconds, args.max_seconds)
     if limits[0] > limits[1]:
         raise InputError(f"--min_seconds {limits[0]} is more than --max_seconds {limits[1]}")
-    corpus = prepare(args.source, args.subsets, args.target, args.jobs, limits)
+    sources, target = args.source, args.target
+    if isinstance(args.jobs, str):  # workers of a cluster have another working directory
+        sources, target = [source.absolute() for source in sources], target.absolute()
+    corpus = prepare(sources, args.subsets, target, args.jobs, limits)
     for split, manifest in corpus.manifests.items():
         records = corpus.of_split(split)
         print(
@@ -417,4 +428,6 @@ def librispeech(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from data import librispeech  # what workers of a cluster get must not be in `__main__`
+
+    sys.exit(librispeech.main())
