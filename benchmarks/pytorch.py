@@ -9,6 +9,7 @@ kept, because that is what is measured. Tensors have the original's names, which
 Axes: N batch, T frame, T' output frame, F bin, C channel or class, H hidden unit, U label.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -135,7 +136,10 @@ class Side(FrameworkSide):
         return logits.transpose(0, 1).softmax(-1).numpy(), lengths.numpy()
 
     def save_checkpoint(self, path: str) -> None:
-        torch.save([self.network.state_dict(), self.optimizer.state_dict()], path)
+        with open(path, "wb") as file:
+            torch.save([self.network.state_dict(), self.optimizer.state_dict()], file)
+            file.flush()
+            os.fsync(file)  # as ours
 
     def load_checkpoint(self, path: str) -> None:
         weights, state = torch.load(path)
