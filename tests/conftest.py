@@ -39,7 +39,7 @@ def model_that_says(text: str, labels: Labels) -> Model:
 def voice(count: int, rate: int = 16000) -> np.ndarray:
     """(count,) samples with what speech has: a voice of 120 Hz that changes its vowel every 50 ms.
 
-    From 0.13 s on this is speech, whatever is around; see deepspeech2/speech.py.
+    From a quarter of a second on this is speech for the detector of deepspeech2/speech.py.
     """
     time = np.arange(rate // 5) / rate  # 24 periods of the voice, then the same again
     tones = np.arange(1, 60)[:, None] * 120.0  # (harmonics, 1) Hz

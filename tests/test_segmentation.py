@@ -79,8 +79,8 @@ def test_the_longest_pause_is_cut_and_short_ones_are_not():
 @pytest.mark.parametrize("block", [7, 160, 16000, 250001])
 def test_blocks_do_not_matter(block):
     samples = talk(3, 2.5, 4) if block < 100 else talk(20, 0.5, 40, 5, 2, 70, 2.5)
-    expected = [(p.start, p.length, p.before, p.after, p.joined, p.score) for p in pieces(samples)]
-    found = [(p.start, p.length, p.before, p.after, p.joined, p.score)
+    expected = [(p.start, p.length, p.before, p.after, p.joined, p.speech) for p in pieces(samples)]
+    found = [(p.start, p.length, p.before, p.after, p.joined, p.speech)
              for p in pieces(samples, block)]
     assert found == expected
 
@@ -112,14 +112,14 @@ def test_digital_silence_around_a_recording_is_cut_off_exactly(silence):
     whole = pieces(recording)[0]
     (piece,) = pieces(np.concatenate([nothing, recording, nothing]))
     assert piece.start == len(nothing) and np.array_equal(piece.samples, recording)
-    assert piece.score == pytest.approx(whole.score)
+    assert piece.speech == pytest.approx(whole.speech)
 
 
 @pytest.mark.parametrize("silence", [0.5, 1.98, 2.0, 2.02, 2.5, 30, 32, 34, 34.5, 68, 70])
 def test_silence_of_any_length_alone(silence):
     samples = np.zeros(round(silence * RATE), np.float32)
     found = pieces(samples) + pieces(samples + room(silence)[: len(samples)])
-    assert len(found) <= 2 and all(piece.score < -1 for piece in found)
+    assert len(found) <= 2 and all(piece.speech == 0 for piece in found)
 
 
 def test_memory_does_not_grow():

@@ -227,7 +227,7 @@ class Recogniser:
     def probe(self) -> Future:
         """Let the network recognise a moment of silence."""
         silence = np.zeros(self.model.spect.sample_rate // 2, np.float32)
-        piece = Piece(silence, 0, len(silence), 0, 0, joined=False, score=0.0)
+        piece = Piece(silence, 0, len(silence), 0, 0, joined=False, speech=0.0)
         item = Item(Decoder(self.model), piece, spectrogram(silence, self.model.spect))
         return self._submit(object(), item)
 
