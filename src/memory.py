@@ -53,7 +53,7 @@ def ensure_enough(
     limit = (free + processes * resident_memory()) / processes
     fitting = next((s for s in whole if _peak(config, parameters, utterances, s) <= limit), 0)
     ways = [f"leave out what is longer (DataConfig.max_seconds={fitting})"] if fitting else []
-    if utterances > 1:
+    if utterances > 1 and _peak(config, parameters, 1, seconds) <= limit:
         ways.append("make batches smaller (DataConfig.batch_size, DataConfig.batch_seconds)")
     ways.append("train a smaller network (ModelConfig)")
     raise InputError(

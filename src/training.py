@@ -1,6 +1,7 @@
 """A training run: epochs, evaluations, checkpoints, resume and stop."""
 
 import logging
+import math
 import os
 import time
 import uuid
@@ -29,6 +30,7 @@ from src.checkpoint import (
     average_checkpoints,
     load_checkpoint,
     load_parameters,
+    network_shapes,
     save_checkpoint,
 )
 from src.config import Config
@@ -173,6 +175,7 @@ class _Run:
         self.train_set, self.val_set = self._read_manifests()
         self.data = TrainingData(self.train_set, labels, config)
         self.data.ensure_enough_for(group.size)
+        self._ensure_memory()
         if self.val_set:
             self.progress.val_set = self.val_set.fingerprint()
         training = config.TrainingConfig
@@ -318,8 +321,6 @@ class _Run:
             if not can_link(self.folder.folder):
                 message = "%s: has no hard links: -last and -best are copies there"
                 logger.warning(message, self.folder.folder)
-        if not self._finished():
-            self._ensure_memory()
         self.monitor.begin(progress.step, run_id)
         with StopRequests(_announce, may_end=lambda: not self.unsaved) as self.stop:
             try:
@@ -340,10 +341,10 @@ class _Run:
         if ms.get_context("device_target") != "CPU":
             return
         ranks, seconds = self.group.size, self.train_set.seconds
-        batches = self.data.batches(self.progress.epoch, self.data.plan(ranks))
+        batches = self.data.batches(0, self.data.plan(ranks))  # the longest are together
         shares = [rank_share(batch, 0, ranks) for batch in batches]  # the first is never smaller
         largest = max(shares, key=lambda share: len(share) * seconds[share].max())
-        size = sum(p.size for p in self.network.get_parameters())
+        size = sum(math.prod(shape) for _, shape in network_shapes(self.config, len(self.labels)))
         local = ranks // int(os.environ.get("NODE_COUNT", "1"))
         ensure_enough(self.config, size, len(largest), seconds[largest].max(), local)
 

@@ -254,7 +254,7 @@ def test_out_of_memory_names_the_batch_and_a_way_on(recipe, tmp_path, labels, de
 def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 0)
     monkeypatch.setattr(memory, "resident_memory", lambda: 2**29)
-    with pytest.raises(InputError, match="8 utterances of up to .* 0.0 free: make batches smaller"):
+    with pytest.raises(InputError, match="8 utterances of up to .* 0.0 free: train a smaller"):
         train(load_config(None, recipe))
     assert os.listdir(tmp_path / "ckpt") == [".run.lock"]
 
