@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
-import hashlib
 import io
 import json
 import logging
@@ -28,7 +27,7 @@ import deepspeech2
 import src
 from deepspeech2.bulk.engines import Cluster, WorkerDied
 from deepspeech2.errors import RunError
-from deepspeech2.files import atomic_path, parse_json, write_bytes
+from deepspeech2.files import atomic_path, parse_json, sha256_of_sources, write_bytes
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo, count_repeats, write_manifest
 
@@ -169,12 +168,8 @@ def apply_to_all(function: Callable[[Item], Result], items: Sequence[Item]) -> l
 
 def program() -> str:
     """The SHA-256 of the source of all that prepares corpora."""
-    digest = hashlib.sha256()
-    for package in (data, deepspeech2, src):
-        root = Path(package.__file__).parent
-        for path in sorted(root.rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return digest.hexdigest()
+    packages = (data, deepspeech2, src)
+    return sha256_of_sources(*(Path(package.__file__).parent for package in packages))
 
 
 def verify_worker(its_program: str, marker: Path) -> None:

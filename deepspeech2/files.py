@@ -37,6 +37,15 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_sources(*folders: Path) -> str:
+    """The SHA-256 of the names and contents of all Python modules below folders."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{path.relative_to(folder)} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def is_path(text: str) -> bool:
     """Whether the system takes a text as a path."""
     try:

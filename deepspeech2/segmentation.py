@@ -92,7 +92,7 @@ def cut_recording(
             before = min(context, start) if joined else 0
             after = min(context, sound.end - end) if cut is _Cut.FORCED else 0
             samples = sound.between(start - before, end + after)
-            speech = speech_seconds(sound.between(start, end), sample_rate)
+            speech = speech_seconds(samples[before : before + end - start], sample_rate)
             yield Piece(samples, start, end - start, before, after, joined, speech)
         start, joined = end, cut is _Cut.FORCED
 

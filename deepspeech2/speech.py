@@ -104,12 +104,12 @@ def speech_seconds(samples: np.ndarray, sample_rate: int) -> float:
         Seconds; once `SPEECH_SECONDS` are found, what comes later is not looked at.
     """
     samples = _from_first_sound(resample(samples, sample_rate, _RATE))
+    samples = np.pad(samples, (0, -len(samples) % _CHUNK))
     detector = _detector()
     detector.reset()
     found = 0.0
     for start in range(0, len(samples), _CHUNK):
         chunk = samples[start : start + _CHUNK]
-        chunk = np.pad(chunk, (0, _CHUNK - len(chunk)))
         found += (detector.process_samples(chunk.tolist()) > _LIKELY) * _CHUNK / _RATE
         if found >= SPEECH_SECONDS:
             break

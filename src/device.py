@@ -57,8 +57,9 @@ def _return_freed_memory() -> None:
     By default it keeps blocks of up to 32 MiB for itself, where those of other sizes do not fit
     into the gaps: with batches of ever other lengths, memory grows for hours.
     """
-    if hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, RETURNED_AT_ONCE)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, RETURNED_AT_ONCE)
 
 
 def set_device_for(model: str, target: str | None, default: str) -> str:

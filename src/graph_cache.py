@@ -23,7 +23,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn
 
-from deepspeech2.files import atomic_path
+from deepspeech2.files import atomic_path, sha256_of_sources
 
 KEPT = 40  # graphs; those that were not used for longest go
 GRAPH = "graph.mindir"  # in an archive
@@ -77,10 +77,7 @@ def _code() -> list[str]:
 @cache
 def own_code() -> str:
     """The SHA-256 of the modules of `src`."""
-    result = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        result.update(path.read_bytes())
-    return result.hexdigest()
+    return sha256_of_sources(Path(__file__).parent)
 
 
 @cache

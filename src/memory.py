@@ -45,19 +45,21 @@ def ensure_enough(
     free = available_memory()
     there = "" if free is None else f"; {free / GIB:.1f} GiB are free"
     batch = f"{utterances} utterances of up to {seconds:.1f} s"
-    each = f" in each of {processes} processes" if processes > 1 else ""
-    logger.info("memory: about %.1f GiB for %s%s%s", need / GIB, batch, each, there)
-    if free is None or SURE * need <= free + processes * resident_memory():
+    batch += f" in each of {processes} processes" if processes > 1 else ""
+    logger.info("memory: about %.1f GiB for %s%s", need / GIB, batch, there)
+    if free is None:
+        return
+    limit = free / processes + resident_memory()  # of each process
+    if SURE * need <= limit * processes:
         return
     whole = range(int(seconds), 0, -1)
-    limit = (free + processes * resident_memory()) / processes
     fitting = next((s for s in whole if _peak(config, parameters, utterances, s) <= limit), 0)
     ways = [f"leave out what is longer (DataConfig.max_seconds={fitting})"] if fitting else []
     if utterances > 1 and _peak(config, parameters, 1, seconds) <= limit:
         ways.append("make batches smaller (DataConfig.batch_size, DataConfig.batch_seconds)")
     ways.append("train a smaller network (ModelConfig)")
     raise InputError(
-        f"a step with {batch} needs about {need / GIB:.1f} GiB of memory{each}, and this machine "
+        f"a step with {batch} needs about {need / GIB:.1f} GiB of memory, and this machine "
         f"has {free / GIB:.1f} free: {', or '.join(ways)}"
     )
 

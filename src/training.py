@@ -342,11 +342,11 @@ class _Run:
             return
         ranks, seconds = self.group.size, self.train_set.seconds
         batches = self.data.batches(0, self.data.plan(ranks))  # the longest are together
-        shares = [rank_share(batch, 0, ranks) for batch in batches]  # the first is never smaller
-        largest = max(shares, key=lambda share: len(share) * seconds[share].max())
+        shares = [(-(-len(batch) // ranks), seconds[batch].max()) for batch in batches]
+        utterances, longest = max(shares, key=math.prod)
         size = sum(math.prod(shape) for _, shape in network_shapes(self.config, len(self.labels)))
         local = ranks // int(os.environ.get("NODE_COUNT", "1"))
-        ensure_enough(self.config, size, len(largest), seconds[largest].max(), local)
+        ensure_enough(self.config, size, utterances, longest, local)
 
     def _say_what_is_done(self) -> None:
         """Say why there is nothing left to do at the start of a run."""

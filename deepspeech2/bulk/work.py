@@ -15,7 +15,7 @@ import deepspeech2
 from deepspeech2.bulk.shards import Shard
 from deepspeech2.decoding.decoders import PATH_FIELDS, LMConfig
 from deepspeech2.errors import InputError, RunError
-from deepspeech2.files import sha256_of
+from deepspeech2.files import sha256_of, sha256_of_sources
 from deepspeech2.model import Model, load_model, model_path
 from deepspeech2.result import Transcript
 from deepspeech2.writers import word_content
@@ -80,11 +80,7 @@ def _contents(model: str, decoder: LMConfig) -> Iterable[tuple[str, str]]:
 @functools.cache
 def _program() -> str:
     """The SHA-256 of the package's source: versions between releases have one number."""
-    folder = Path(deepspeech2.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+    return sha256_of_sources(Path(deepspeech2.__file__).parent)
 
 
 def fingerprint(task: Task, shards: Iterable[Shard], sizes: Iterable[int]) -> str:
