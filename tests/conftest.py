@@ -156,6 +156,15 @@ def browser(launch_browser):
         yield started
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """Two processes of dask on this machine; tests may kill them."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
+                                  dashboard_address=None, host="127.0.0.1") as result:
+        yield result
+
+
 @pytest.fixture(scope="session")
 def labels() -> Labels:
     """The alphabet of the project."""

@@ -19,13 +19,6 @@ distributed = pytest.importorskip("distributed")
 RATE = 16000
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
-                                  dashboard_address=None, host="127.0.0.1") as result:
-        yield result
-
-
 def write_speech(path: Path, number: int, **options) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.random.default_rng(number).uniform(-0.1, 0.1, RATE + 160 * number)

@@ -9,7 +9,8 @@ from src.device import set_device
 
 M_MMAP_THRESHOLD = -3
 libc = ctypes.CDLL(None)
-libc.mallopt(M_MMAP_THRESHOLD, 30 << 20)  # where glibc's own rule goes, unless MALLOC_… variables stop it
+# where glibc's own rule goes, unless MALLOC_… variables stop it
+libc.mallopt(M_MMAP_THRESHOLD, 30 << 20)
 if sys.argv[1:]:
     set_device(sys.argv[1])
 libc.malloc.restype = ctypes.c_void_p
