@@ -3,15 +3,15 @@
 Axes: N utterances, F frequency bins, T spectrogram frames, T' output frames, C classes, U symbols.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepspeech2 import shipped
 from deepspeech2.audio import Audio, checked_rate
+from deepspeech2.confidence import mean_probability
 from deepspeech2.decoding.alignment import symbol_log_probs, word_slices
 from deepspeech2.decoding.decoders import (
     SETTINGS_SUFFIXES,
@@ -51,6 +51,8 @@ class Model:
         labels: the classes in their order.
         spect: settings of the spectrograms that the acoustic model reads.
         hop_samples: samples between two output frames, at `spect.sample_rate`.
+        confidence: makes the probability that a word is right of the one that the network gives its
+            letters; None to leave it as it is.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Model:
         self.decoder = decoder or GreedyDecoder(info.labels)
         self.spect = info.spect()
         self.hop_samples = info.time_stride * self.spect.hop_length
+        self.confidence = info.confidence.get(self.decoder.decoding)
 
     def transcribe(self, audio: Audio, channel: int | None = None) -> Transcript:
         """The transcript of a recording of any length.
@@ -155,7 +158,9 @@ class Model:
             )
         rate = checked_rate(sample_rate or self.spect.sample_rate)
         decoder = stream_decoder(self.decoder, self.labels)
-        return Session(self.streaming, self.spect, self.labels, decoder, rate)
+        return Session(
+            self.streaming, self.spect, self.labels, decoder, rate, self.word_probability
+        )
 
     def emissions(self, inputs: np.ndarray, input_length: np.ndarray) -> list[np.ndarray]:
         """The class probabilities of each utterance of a batch, without padding.
@@ -203,15 +208,20 @@ class Model:
         for part in word_slices(symbols, self.labels.space_index):
             first, last = self._seconds(spans[part], start, num_samples)
             text = self.labels.decode(symbols[part])
-            words.append(Word(first, last, text, _probability(log_probs[part])))
+            words.append(Word(first, last, text, self.word_probability(log_probs[part])))
             spoken += log_probs[part].tolist()
         if not words:
             return None, alternatives
         text = " ".join(word.word for word in words)
         segment = Segment(
-            words[0].start, words[-1].end, text, tuple(words), _probability(spoken)
+            words[0].start, words[-1].end, text, tuple(words), mean_probability(spoken)
         )
         return segment, alternatives
+
+    def word_probability(self, log_probs: Sequence[float]) -> float:
+        """How probable it is that a word is right, of the log probabilities of its letters."""
+        probability = mean_probability(log_probs)
+        return self.confidence(probability) if self.confidence else probability
 
     def _seconds(self, spans: np.ndarray, start: int, num_samples: int) -> tuple[float, float]:
         """When a word begins and ends, in seconds from the beginning of the recording.
@@ -229,26 +239,21 @@ class Model:
         return (start + first) / self.spect.sample_rate, (start + last) / self.spect.sample_rate
 
 
-def _probability(log_probs: Sequence[float]) -> float:
-    """The geometric mean of the probabilities of symbols."""
-    return math.exp(np.mean(log_probs))
-
-
 def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Model:
     """Load a model.
 
     Args:
-        name: `an4` or another model that comes with the package, or the path of an ONNX model.
-        lm: a language model's ARPA file, with which a beam search decodes; or all settings of the
-            decoder, also as a .json or .yaml file that `tools.tune_lm` wrote. None: greedy
-            decoding.
+        name: `english`, `an4`, or the path of an ONNX model.
+        lm: the language model with which a beam search decodes: `english`, or an ARPA file; or all
+            settings of the decoder, also as a .json or .yaml file that `tools.tune_lm` wrote. None:
+            greedy decoding.
 
     Raises:
         InputError: for an unknown name, for a file that is missing, damaged, or needs MindSpore,
             and as `read_settings` and `make_decoder`.
     """
-    config = _decoder_settings(lm)
-    path = model_path(name)
+    config = decoder_settings(lm)
+    path = shipped.model_path(name)
     if path.suffix in NEEDS_MINDSPORE:
         if not path.is_file():
             raise InputError(f"{path}: no such model")
@@ -258,7 +263,7 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
             "--pre_trained_model_path CKPT"
         )
     if path.suffix != ".onnx":
-        names = ", ".join(sorted(shipped_models()))
+        names = ", ".join(sorted(shipped.models()))
         names = names or "none (the package is not whole: install it again)"
         raise InputError(
             f"{name}: not a model: name an .onnx file, or a model of the package: {names}"
@@ -271,23 +276,13 @@ def load_model(name: str | Path, lm: str | Path | LMConfig | None = None) -> Mod
     return Model(acoustic, info, decoder, streaming)
 
 
-def _decoder_settings(lm: str | Path | LMConfig | None) -> LMConfig:
+def decoder_settings(lm: str | Path | LMConfig | None) -> LMConfig:
     """What `lm` stands for; see `load_model`."""
     if isinstance(lm, LMConfig):
         return lm
     if not lm:
         return LMConfig()
-    if Path(lm).suffix.lower() in SETTINGS_SUFFIXES:
-        return read_settings(lm)
+    path = shipped.language_models().get(str(lm), Path(lm))
+    if path.suffix.lower() in SETTINGS_SUFFIXES:
+        return read_settings(path)
     return LMConfig(decoder_type="beam", lm_path=str(lm))
-
-
-def model_path(name: str | Path) -> Path:
-    """Where the model lies that `load_model` calls `name`."""
-    return shipped_models().get(str(name), Path(name))
-
-
-def shipped_models() -> dict[str, Path]:
-    """The models that come with the package, by name."""
-    folder = Path(str(resources.files("deepspeech2") / "assets"))
-    return {path.stem: path for path in folder.glob("*.onnx")}

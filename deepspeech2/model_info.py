@@ -3,11 +3,13 @@
 A checkpoint contains them as a string; an exported model has a JSON file beside it.
 """
 
+import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepspeech2.confidence import Confidence
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig
 from deepspeech2.files import parse_json, sha256_of
@@ -30,6 +32,8 @@ class ModelInfo:
         time_stride: spectrogram frames per output frame; 0 if an earlier version did not store it.
         batch_size: utterances in each batch of an exported model; 0 for any.
         first_frames: spectrogram frames that a streaming model needs at first; 0 for other models.
+        confidence: the probability that a word is right, for each of `confidence.DECODINGS` for
+            which `tools.calibrate` has found it.
     """
 
     settings: dict[str, Any]
@@ -37,6 +41,7 @@ class ModelInfo:
     time_stride: int = 0
     batch_size: int = 0
     first_frames: int = 0
+    confidence: dict[str, Confidence] = field(default_factory=dict)
 
     def spect(self) -> SpectConfig:
         """The settings of the spectrogram. Raises ConfigError for a value out of its range."""
@@ -57,6 +62,8 @@ class ModelInfo:
             "batch_size": self.batch_size,
             "first_frames": self.first_frames,
         }
+        if self.confidence:
+            content["confidence"] = {k: dataclasses.asdict(v) for k, v in self.confidence.items()}
         if model:
             content["sha256"] = sha256_of(model)
         return json.dumps(content, indent=2) + "\n"
@@ -76,15 +83,19 @@ class ModelInfo:
             numbers = [int(content.get(key, 0)) for key in keys]
             if min(numbers) < 0:
                 raise ValueError(f"{', '.join(keys)} ({numbers}) must be 0 or more")
+            confidence = {
+                decoding: Confidence(**{name: float(value) for name, value in values.items()})
+                for decoding, values in content.get("confidence", {}).items()
+            }
         # OverflowError: a stride of infinity
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(f"{source}: the model's settings cannot be read: {error}") from None
         for key, value in _RETIRED.items():
             if settings.pop(key, value) != value:
                 raise InputError(
                     f"{source}: `{key}` is no longer supported with another value than {value!r}"
                 )
-        return cls(settings, labels, *numbers)
+        return cls(settings, labels, *numbers, confidence)
 
 
 def read_info(model: Path) -> ModelInfo:

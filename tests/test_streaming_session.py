@@ -7,6 +7,7 @@ from conftest import random_weights
 import deepspeech2
 import export
 from deepspeech2.audio import resample
+from deepspeech2.confidence import Confidence
 from deepspeech2.decoding.decoders import LMConfig, make_decoder
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig, spectrogram
@@ -42,7 +43,9 @@ def model(request, tmp_path_factory):
     assert export.main(["--pre_trained_model_path", checkpoint, "--device_target", "CPU",
                         "--file_format", "ONNX", "--streaming", "True", "--quantize", request.param,
                         "--file_name", str(folder / "stream")]) == 0
-    return deepspeech2.load_model(folder / "stream.onnx")
+    result = deepspeech2.load_model(folder / "stream.onnx")
+    result.confidence = Confidence(-0.5, 0.7)
+    return result
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import deepspeech2
+from deepspeech2 import shipped
 from deepspeech2.bulk.shards import Shard
 from deepspeech2.decoding.decoders import PATH_FIELDS, LMConfig
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import sha256_of, sha256_of_sources
-from deepspeech2.model import Model, load_model, model_path
+from deepspeech2.model import Model, load_model
 from deepspeech2.result import Transcript
 from deepspeech2.writers import word_content
 
@@ -67,7 +68,7 @@ def make_task(model: str, decoder: LMConfig, channel: int | None, batch_size: in
 def _contents(model: str, decoder: LMConfig) -> Iterable[tuple[str, str]]:
     """Name and SHA-256 of all that a result depends on: program, model, files of the decoder."""
     yield "deepspeech2", _program()
-    path = model_path(model)
+    path = shipped.model_path(model)
     files = [path, path.with_suffix(".json")]
     files += [Path(getattr(decoder, name)) for name in PATH_FIELDS if getattr(decoder, name)]
     for file in files:

@@ -136,7 +136,13 @@ class Path(NamedTuple):
 
 
 class Decoder(Protocol):
-    """What a `Model` decodes with."""
+    """What a `Model` decodes with.
+
+    Attributes:
+        decoding: what chooses the words, one of `confidence.DECODINGS`.
+    """
+
+    decoding: str
 
     def texts(self, batch: Sequence[np.ndarray]) -> list[list[str]]:
         """(T', C) class probabilities of each utterance -> its texts, best first, at least one.
@@ -150,6 +156,8 @@ class Decoder(Protocol):
 
 class GreedyDecoder:
     """Takes the likeliest class of every frame."""
+
+    decoding = "network"
 
     def __init__(self, labels: Labels):
         self._labels = labels
@@ -168,6 +176,7 @@ class BeamDecoder:
     """Searches for the texts with the highest scores.
 
     Attributes:
+        decoding: see `Decoder`.
         search: the `beam.BeamSearch`.
     """
 
@@ -177,6 +186,7 @@ class BeamDecoder:
         from deepspeech2.decoding.lexicon import read_lexicon
 
         language_model = LanguageModel.read(config.lm_path) if config.lm_path else None
+        self.decoding = "language_model" if language_model else "network"
         if language_model:
             logger.info(
                 "%s: the labels can spell %.1f %% of the words",

@@ -6,13 +6,14 @@ of the same length. Words that were given out never change.
 Axes: n samples, F frequency bins, T spectrogram frames, T' output frames, C classes.
 """
 
-import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from deepspeech2.audio.mixing import as_floats
 from deepspeech2.audio.resampling import Resampler
+from deepspeech2.confidence import mean_probability
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig, SpectrogramStream
 from deepspeech2.labels import Labels
@@ -55,6 +56,7 @@ class Session:
         labels: its classes.
         decoder: makes words of what the network says.
         sample_rate: rate of the samples that come, in Hz.
+        word_probability: makes a word's probability of the log probabilities of its letters.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class Session:
         labels: Labels,
         decoder: StreamDecoder,
         sample_rate: int,
+        word_probability: Callable[[Sequence[float]], float] = mean_probability,
     ):
         self._acoustic, self._spect, self._labels = acoustic, spect, labels
         self._hop = acoustic.step * spect.hop_length  # samples between two output frames
         self._resampler = Resampler(sample_rate, spect.sample_rate)
-        self._decoder = decoder
+        self._decoder, self._word_probability = decoder, word_probability
         self._silent = 0  # output frames since the last letter
         self._samples = np.zeros(0, np.float32)  # those that may be needed again, and new ones
         self._kept = 0  # where they begin in the stream
@@ -246,7 +249,7 @@ class Session:
             end = min(self._kept + len(self._samples), one.last + self._hop - half)
             self._last_end = max(start, end)
             text = self._labels.decode(np.array(one.symbols, int))
-            probability = math.exp(np.mean(one.log_probs))
+            probability = self._word_probability(one.log_probs)
             words.append(Word(start / rate, self._last_end / rate, text, probability))
             self._log_probs += one.log_probs
         self._words += words
@@ -258,7 +261,7 @@ class Session:
             return []
         words = tuple(self._words)
         text = " ".join(word.word for word in words)
-        probability = math.exp(np.mean(self._log_probs))
+        probability = mean_probability(self._log_probs)
         return [Segment(words[0].start, words[-1].end, text, words, probability)]
 
     def _end_segment(self) -> bool:
