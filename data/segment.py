@@ -519,7 +519,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--model",
-        default="an4",
+        default="english",
         help="an .onnx, .ckpt or .mindir model of the language, or one of the package "
         "(default: %(default)s)",
     )

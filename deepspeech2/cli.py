@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from deepspeech2 import commands
+from deepspeech2 import commands, shipped
 from deepspeech2.audio import STANDARD_INPUT
 from deepspeech2.decoding.decoders import LMConfig, read_settings
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.known_text import read_text
-from deepspeech2.model import BATCH_SIZE, Model, load_model
+from deepspeech2.model import BATCH_SIZE, Model, decoder_settings, load_model
 from deepspeech2.output import Failures, Progress, make_output
 from deepspeech2.recordings import Recording, find_recordings
 from deepspeech2.writers import WRITERS, Layout
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 FIELDS = {field.name: field for field in dataclasses.fields(LMConfig)}
 DECODING_OPTIONS = {  # option: field of LMConfig, metavar, help
-    "lm": ("lm_path", "LM.arpa", "language model of words, an ARPA file, also .gz and .xz"),
+    "lm": ("lm_path", "LM", "language model of words: english, or an ARPA file, also .gz and .xz"),
     "letter_lm": ("letter_lm_path", "LM.arpa", "letter model of words that --lm lacks, ARPA"),
     "lexicon": ("lexicon_path", "FILE", "the only words that are allowed, one a line"),
     "hotwords": ("hotwords", "WORDS", "words to prefer, separated by commas"),
@@ -179,12 +179,20 @@ def decoding_settings(args: argparse.Namespace) -> LMConfig:
     """The settings of the decoder that the options ask for.
 
     Raises:
-        InputError: as `read_settings`.
+        InputError: as `read_settings`, and for two options that bring weights.
         ConfigError: naming the setting, for a wrong value.
     """
-    config = read_settings(args.decoder_config) if args.decoder_config else LMConfig()
-    kind = args.decoder or ("beam" if args.written else config.decoder_type)
-    return dataclasses.replace(config, decoder_type=kind, **args.written).checked()
+    written, config = dict(args.written), LMConfig()
+    if written.get("lm_path") in shipped.language_models():
+        if args.decoder_config:
+            raise InputError(
+                f"--lm {written['lm_path']} brings its own weights: leave --decoder_config out"
+            )
+        config = decoder_settings(written.pop("lm_path"))
+    elif args.decoder_config:
+        config = read_settings(args.decoder_config)
+    kind = args.decoder or ("beam" if written else config.decoder_type)
+    return dataclasses.replace(config, decoder_type=kind, **written).checked()
 
 
 def transcribe(args: argparse.Namespace, load: Callable[[], Model]) -> int:
@@ -427,7 +435,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
-        default="an4",
+        default="english",
         help="an .onnx model that export.py wrote, or one that comes with the package "
         "(default: %(default)s)",
     )

@@ -58,7 +58,7 @@ def test_every_recording_has_its_line_in_order(recordings, single):
 
 
 def test_texts_and_times_are_those_of_the_model(recordings, single):
-    model, by_path = load_model("an4"), {record["audio"]: record for record in read(single)}
+    model, by_path = load_model("english"), {record["audio"]: record for record in read(single)}
     shard = [json.loads(line) for line in
              (single / "shards" / "000001.jsonl").read_text().splitlines()[:-1]]
     good = [record["audio"] for record in shard if "text" in record]
@@ -230,14 +230,6 @@ def test_recordings_that_end_the_process_only_together_fail(monkeypatch):
 
 
 # a cluster of dask
-
-@pytest.fixture(scope="module")
-def cluster():
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
-                                  dashboard_address=None, host="127.0.0.1") as result:
-        yield result
-
 
 def test_a_cluster_whose_worker_is_killed_makes_the_same(
         recordings, script, single, tmp_path, cluster):

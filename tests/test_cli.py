@@ -1,16 +1,17 @@
 """Options that commands share, the choice of the device, and the command `deepspeech2`."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import model_that_hears_tones, model_that_says, say_in_tones, voice
+from conftest import ROOT, model_that_hears_tones, model_that_says, say_in_tones, voice
 
 import deepspeech2.cli
-from deepspeech2.decoding.decoders import LMConfig
+from deepspeech2.decoding.decoders import LMConfig, read_settings
 from deepspeech2.errors import InputError
 from src import cli, device
 
@@ -171,7 +172,7 @@ def test_one_recording_in_any_format_goes_to_standard_output(speech, says_go, ca
 def test_transcribe_uses_the_shipped_model_where_no_other_is_named(tmp_path, write_wav, capsys):
     write_wav(tmp_path / "a.wav")
     assert deepspeech2.cli.main(["transcribe", f"{tmp_path}/a.wav"]) == 0
-    text = deepspeech2.load_model("an4").transcribe(tmp_path / "a.wav").text
+    text = deepspeech2.load_model("english").transcribe(tmp_path / "a.wav").text
     assert capsys.readouterr().out == f"{text}\n"
 
 
@@ -212,8 +213,22 @@ def test_options_come_on_top_of_a_file(tmp_path):
         settings("--decoder", "greedy")
 
 
+def test_a_shipped_language_model_brings_its_weights():
+    def settings(*options):
+        args = deepspeech2.cli.parser().parse_args(["transcribe", "--lm", "english", *options])
+        return deepspeech2.cli.decoding_settings(args)
+
+    shipped = read_settings(ROOT / "deepspeech2" / "assets" / "lm" / "english.json")
+    assert settings() == shipped != LMConfig("beam", lm_path=shipped.lm_path)
+    assert settings("--beam_width", "7", "--hotwords", "A") == dataclasses.replace(
+        shipped, beam_width=7, hotwords="A")
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--decoder_config", "none.json", "a.wav"], "none.json: cannot read the settings"),
+    (["--decoder_config", "a.json", "--lm", "english", "a.wav"], "error: --lm english brings its"),
+    (["--decoder", "greedy", "--lm", "english", "a.wav"], "needs the beam search"),
+    (["--lm", "englsh", "a.wav"], "error: englsh: cannot read the language model"),
     (["--decoder", "greedy", "--lm", "a.arpa", "a.wav"], "`LMConfig.lm_path` (='a.arpa') needs"),
     (["--lm", "none.arpa", "a.wav"], "error: none.arpa: cannot read the language model"),
     (["--alpha", "nan", "a.wav"], "error: `LMConfig.alpha` (=nan) must be a finite number"),

@@ -196,7 +196,7 @@ def test_an4_chapters_give_back_their_utterances(shared, labels, tmp_path):
                                 for part in (load_audio(files[name], RATE), 0.5)))
     (tmp_path / "a.txt").write_text("\n".join(text for text, _ in said))
     assert segment.main([str(tmp_path / "a.wav"), str(tmp_path / "a.txt"), "--min_seconds", "0.3",
-                         "--target", str(tmp_path / "out")]) == 0
+                         "--model", "an4", "--target", str(tmp_path / "out")]) == 0
     paths = sorted((tmp_path / "out/segmented_dataset/txt").glob("*.txt"))
     texts = [path.read_text().strip() for path in paths]
     originals = [text for text, _ in said]

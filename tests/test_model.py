@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import soundfile
 from conftest import ROOT, voice
 
 from deepspeech2 import Model, Segment, Transcript, Word, load_model
-from deepspeech2.decoding.decoders import LMConfig, make_decoder
+from deepspeech2.decoding.decoders import LMConfig, make_decoder, read_settings
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
 from deepspeech2.model_info import ModelInfo
@@ -123,6 +124,15 @@ def test_a_shipped_model_with_a_language_model_or_all_settings(tmp_path):
             load_model("an4", lm=name)
 
 
+def test_the_english_language_model_with_a_shipped_model():
+    """Whose weights are those of the file beside it."""
+    settings = read_settings(ASSETS / "lm" / "english.json")
+    assert Path(settings.lm_path).parent == ASSETS / "lm"
+    audio = (samples(40), RATE)
+    assert (load_model("english", "english").transcribe(audio)
+            == load_model("english", settings).transcribe(audio))
+
+
 def test_the_shipped_model_understands_a_recording(shared):
     found = load_model("an4").transcribe(
         shared / "data" / "an4" / "wav" / "an4_clstk" / "fash" / "an251-fash-b.flac")
@@ -158,6 +168,6 @@ def test_a_model_that_cannot_be_loaded(tmp_path, monkeypatch, name, words):
 
 
 def test_a_path_that_is_called_like_a_shipped_model(tmp_path):
-    for path in ASSETS.iterdir():
+    for path in ASSETS.glob("an4.*"):
         shutil.copy(path, tmp_path)
     assert load_model(tmp_path / "an4.onnx").labels == load_model("an4").labels

@@ -230,9 +230,9 @@ def test_rows_that_could_not_be_read_are_left_out(case, capsys, caplog):
 def test_weights_at_the_edge_are_named():
     """But no alpha of 0, which is the least that is allowed."""
     assert tune_lm.edges(tune_lm.Weights(0.0, 1.0, 5.0)) == []
-    assert [text.split()[0] for text in tune_lm.edges(tune_lm.Weights(1.3, 2.0, 12.0))] == [
+    assert [text.split()[0] for text in tune_lm.edges(tune_lm.Weights(1.3, 2.0, 16.0))] == [
         "alpha", "unknown_cost"]
-    assert tune_lm.edges(tune_lm.Weights(0.4, -0.5, 5.0)) == ["beta -0.5 (0 to 6 were tried)"]
+    assert tune_lm.edges(tune_lm.Weights(0.4, -2.5, 5.0)) == ["beta -2.5 (-2 to 6 were tried)"]
 
 
 def test_all_commands_take_the_file(demo_corpus, tmp_path, monkeypatch, capsys):
@@ -263,6 +263,6 @@ def test_all_commands_take_the_file(demo_corpus, tmp_path, monkeypatch, capsys):
     errors = sum((count_errors(*pair) for pair in zip(texts, heard, strict=True)),
                  start=count_errors("", ""))
     assert errors.wer_percent == pytest.approx(wer, abs=0.006)
-    assert deepspeech2.cli.main(["transcribe", "--decoder_config", "moved/decoder.yaml",
-                                 *(audio for audio, _ in lines)]) == 0
+    assert deepspeech2.cli.main(["transcribe", "--model", "an4", "--decoder_config",
+                                 "moved/decoder.yaml", *(audio for audio, _ in lines)]) == 0
     assert capsys.readouterr().out.splitlines() == heard

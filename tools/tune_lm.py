@@ -56,7 +56,8 @@ class Weights(NamedTuple):
 Axes = tuple[Sequence[float], Sequence[float], Sequence[float]]  # the values of each weight
 
 COARSE: Axes = (
-    (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0), (2.0, 5.0, 8.0, 12.0)
+    (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2), (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+    (2.0, 5.0, 8.0, 12.0, 16.0),
 )
 FINE_STEPS = Weights(0.1, 0.5, 0.0)  # to either side of the best coarse weights
 FINE = 8  # decodings around them
