@@ -83,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.report:
         from tools import report
 
-        decoder = config.LMConfig.decoder_type
+        decoder = config.LMConfig.described()
         report.write_report(args.report, report.Task(
             result, rates, manifest, speakers, model, args.pretrain_ckpt, decoder))
         logger.info("report in %s", Path(args.report, report.PAGE))

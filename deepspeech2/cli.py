@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from deepspeech2 import commands, shipped
+from deepspeech2 import commands
 from deepspeech2.audio import STANDARD_INPUT
 from deepspeech2.decoding.decoders import LMConfig, read_settings
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.known_text import read_text
-from deepspeech2.model import BATCH_SIZE, Model, decoder_settings, load_model
+from deepspeech2.model import BATCH_SIZE, Model, brings_weights, decoder_settings, load_model
 from deepspeech2.output import Failures, Progress, make_output
 from deepspeech2.recordings import Recording, find_recordings
 from deepspeech2.writers import WRITERS, Layout
@@ -183,7 +183,7 @@ def decoding_settings(args: argparse.Namespace) -> LMConfig:
         ConfigError: naming the setting, for a wrong value.
     """
     written, config = dict(args.written), LMConfig()
-    if written.get("lm_path") in shipped.language_models():
+    if brings_weights(written.get("lm_path", "")):
         if args.decoder_config:
             raise InputError(
                 f"--lm {written['lm_path']} brings its own weights: leave --decoder_config out"

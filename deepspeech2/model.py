@@ -282,7 +282,11 @@ def decoder_settings(lm: str | Path | LMConfig | None) -> LMConfig:
         return lm
     if not lm:
         return LMConfig()
-    path = shipped.language_models().get(str(lm), Path(lm))
-    if path.suffix.lower() in SETTINGS_SUFFIXES:
-        return read_settings(path)
+    if brings_weights(lm):
+        return read_settings(shipped.language_models().get(str(lm), lm))
     return LMConfig(decoder_type="beam", lm_path=str(lm))
+
+
+def brings_weights(lm: str | Path) -> bool:
+    """Whether `lm` is a language model of the package, or a file with settings."""
+    return str(lm) in shipped.language_models() or Path(lm).suffix.lower() in SETTINGS_SUFFIXES

@@ -209,6 +209,8 @@ def test_options_come_on_top_of_a_file(tmp_path):
     assert settings("--alpha", "0.4", "--lm", "a.arpa") == LMConfig(
         "beam", lm_path="a.arpa", alpha=0.4, beta=3.5)
     assert settings("--lm", "a.arpa") == LMConfig("beam", lm_path="a.arpa", alpha=0.9, beta=3.5)
+    args = deepspeech2.cli.parser().parse_args(["transcribe", "--lm", str(path), "--beta", "1"])
+    assert deepspeech2.cli.decoding_settings(args) == LMConfig("beam", alpha=0.9, beta=1.0)
     with pytest.raises(InputError, match="alpha` .=0.9. needs the beam search"):
         settings("--decoder", "greedy")
 

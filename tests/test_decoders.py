@@ -37,6 +37,13 @@ def test_beam_and_greedy_agree_where_one_path_stands_out(path):
     assert np.array_equal(found, expected)
 
 
+def test_a_decoder_in_words():
+    """Of a report: what differs from the defaults, without folders."""
+    assert LMConfig().described() == "greedy"
+    config = LMConfig("beam", lm_path="/a/b/lm.arpa.gz", alpha=0.7, hotwords="A,B", beam_width=100)
+    assert config.described() == "beam, lm_path lm.arpa.gz, hotwords A,B, alpha 0.7"
+
+
 def test_other_texts_are_alternatives():
     probs = np.array([[0.5, 0.3, 0, 0.2]], np.float32)
     decoder = make_decoder(LMConfig("beam", top_paths=2), LABELS)

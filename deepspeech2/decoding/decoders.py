@@ -66,6 +66,19 @@ class LMConfig:
                         f"{GROUP}.decoder_type=beam (--decoder beam)"
                     )
 
+    def described(self) -> str:
+        """The decoder in words: its type, and the settings that are not the defaults."""
+        values = [
+            (field.name, getattr(self, field.name))
+            for field in dataclasses.fields(self)[1:]
+            if getattr(self, field.name) != field.default
+        ]
+        names = [
+            f"{name} {pathlib.Path(value).name if name in PATH_FIELDS else value}"
+            for name, value in values
+        ]
+        return ", ".join([self.decoder_type, *names])
+
     def beside(self, path: str | pathlib.Path) -> "LMConfig":
         """The settings that stand in a file: their relative paths begin at its folder."""
         folder = pathlib.Path(path).parent
