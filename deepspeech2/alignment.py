@@ -7,7 +7,6 @@ Axes: T' output frames, C classes, N words of the text, U letters of a word.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import numpy as np
 
 from deepspeech2.audio import Audio
 from deepspeech2.audio.source import name_of
+from deepspeech2.confidence import mean_probability
 from deepspeech2.decoding.alignment import log_probabilities, symbol_log_probs
 from deepspeech2.decoding.text_alignment import align_words
 from deepspeech2.errors import InputError
@@ -210,7 +210,7 @@ def _alignment(
 
 def _probability(log_probs: np.ndarray) -> float:
     """The geometric mean of the probabilities of letters; 0 for none."""
-    return math.exp(log_probs.mean()) if len(log_probs) else 0.0
+    return mean_probability(log_probs) if len(log_probs) else 0.0
 
 
 def _segments(

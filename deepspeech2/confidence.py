@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 LIMIT = 1e-4  # probabilities of letters nearer to 0 or 1 say nothing more
 
 # what chooses the words, and so how often they are right: the network, or a language model too
-DECODINGS = ("network", "language_model")
+Decoding = Literal["network", "language_model"]
 
 
 def mean_probability(log_probs: Sequence[float]) -> float:

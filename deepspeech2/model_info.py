@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepspeech2.confidence import Confidence
+from deepspeech2.confidence import Confidence, Decoding
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig
 from deepspeech2.files import parse_json, sha256_of
@@ -32,8 +32,8 @@ class ModelInfo:
         time_stride: spectrogram frames per output frame; 0 if an earlier version did not store it.
         batch_size: utterances in each batch of an exported model; 0 for any.
         first_frames: spectrogram frames that a streaming model needs at first; 0 for other models.
-        confidence: the probability that a word is right, for each of `confidence.DECODINGS` for
-            which `tools.calibrate` has found it.
+        confidence: the probability that a word is right, for each `Decoding` for which
+            `tools.calibrate` has found it.
     """
 
     settings: dict[str, Any]
@@ -41,7 +41,7 @@ class ModelInfo:
     time_stride: int = 0
     batch_size: int = 0
     first_frames: int = 0
-    confidence: dict[str, Confidence] = field(default_factory=dict)
+    confidence: dict[Decoding, Confidence] = field(default_factory=dict)
 
     def spect(self) -> SpectConfig:
         """The settings of the spectrogram. Raises ConfigError for a value out of its range."""

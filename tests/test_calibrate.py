@@ -88,6 +88,13 @@ def test_insertions_are_wrong_and_deletions_are_no_words():
     assert found.speakers.tolist() == ["s", "s", "s", "s", "t"]
 
 
+def test_words_that_are_not_those_of_the_text_do_not_count():
+    """Where a label is a tab, the model's word is two in the text."""
+    texts = ("A B", "A\tB")
+    one = ScoredUtterance(0, "", *texts, count_errors(*texts), 1.0, None, confidences=(0.9,))
+    assert len(calibrate.find_words([one], ["s"]).right) == 0
+
+
 # in a model
 
 def test_confidence_is_the_formula_and_ranks_as_before():

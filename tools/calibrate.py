@@ -23,7 +23,7 @@ from src import cli
 from src.config import load_config
 from src.evaluation import ScoredUtterance, evaluate, find_speakers
 from src.manifest import read_manifest
-from tools.report.figures import edits
+from tools.report.figures import bins_of, judged
 
 STEPS = 50  # of Newton's method; ten are enough for most data
 
@@ -65,11 +65,9 @@ class Words:
 def find_words(utterances: Sequence[ScoredUtterance], speakers: Sequence[str]) -> Words:
     """The words of utterances that were scored with `keep_confidences`."""
     rows = [
-        (probability, edit == "", speakers[utterance.row])
+        (probability, right, speakers[utterance.row])
         for utterance in utterances
-        for probability, edit in zip(
-            utterance.confidences, [edit for _, word, edit in edits(utterance) if word], strict=True
-        )
+        for probability, right in judged(utterance)
     ]
     columns = zip(*rows, strict=True) if rows else ((), (), ())
     return Words(*(np.array(column) for column in columns))
@@ -117,11 +115,10 @@ def crossed(words: Words) -> np.ndarray:
 
 def measures(probabilities: np.ndarray, right: np.ndarray) -> tuple[float, float, float]:
     """Mean probability; calibration error: the mean distance of probability and share of right
-    words in ten bins; and log loss, in natural units a word."""
-    bins = np.minimum((probabilities * 10).astype(int), 9)
-    error = sum(
-        abs((probabilities[bins == place] - right[bins == place]).sum()) for place in range(10)
-    )
+    words in bins; and log loss, in natural units a word."""
+    bins = bins_of(probabilities)
+    above = probabilities - right
+    error = sum(abs(above[bins == place].sum()) for place in np.unique(bins))
     sure = np.where(right, probabilities, 1 - probabilities)
     loss = -np.log(np.maximum(sure, 1e-4)).mean()
     return float(probabilities.mean()), float(error / len(right)), float(loss)

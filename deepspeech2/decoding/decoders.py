@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from deepspeech2.confidence import Decoding
 from deepspeech2.decoding.alignment import ctc_align_texts, log_probabilities
 from deepspeech2.decoding.greedy import greedy_path
 from deepspeech2.errors import InputError
@@ -68,16 +69,13 @@ class LMConfig:
 
     def described(self) -> str:
         """The decoder in words: its type, and the settings that are not the defaults."""
-        values = [
-            (field.name, getattr(self, field.name))
-            for field in dataclasses.fields(self)[1:]
-            if getattr(self, field.name) != field.default
-        ]
-        names = [
-            f"{name} {pathlib.Path(value).name if name in PATH_FIELDS else value}"
-            for name, value in values
-        ]
-        return ", ".join([self.decoder_type, *names])
+        parts = [self.decoder_type]
+        for field in dataclasses.fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                value = pathlib.Path(value).name if field.name in PATH_FIELDS else value
+                parts.append(f"{field.name} {value}")
+        return ", ".join(parts)
 
     def beside(self, path: str | pathlib.Path) -> "LMConfig":
         """The settings that stand in a file: their relative paths begin at its folder."""
@@ -152,10 +150,10 @@ class Decoder(Protocol):
     """What a `Model` decodes with.
 
     Attributes:
-        decoding: what chooses the words, one of `confidence.DECODINGS`.
+        decoding: what chooses the words.
     """
 
-    decoding: str
+    decoding: Decoding
 
     def texts(self, batch: Sequence[np.ndarray]) -> list[list[str]]:
         """(T', C) class probabilities of each utterance -> its texts, best first, at least one.
@@ -170,7 +168,7 @@ class Decoder(Protocol):
 class GreedyDecoder:
     """Takes the likeliest class of every frame."""
 
-    decoding = "network"
+    decoding: Decoding = "network"
 
     def __init__(self, labels: Labels):
         self._labels = labels
@@ -199,7 +197,7 @@ class BeamDecoder:
         from deepspeech2.decoding.lexicon import read_lexicon
 
         language_model = LanguageModel.read(config.lm_path) if config.lm_path else None
-        self.decoding = "language_model" if language_model else "network"
+        self.decoding: Decoding = "language_model" if language_model else "network"
         if language_model:
             logger.info(
                 "%s: the labels can spell %.1f %% of the words",

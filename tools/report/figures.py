@@ -184,6 +184,21 @@ def _edit(x: str | None, y: str | None) -> str:
     return "insertion" if x is None else "deletion" if y is None else "substitution"
 
 
+def judged(utterance: ScoredUtterance) -> list[tuple[float, bool]]:
+    """The probability of each recognised word, and whether the word is right.
+
+    Empty where a label is white space, so that the words of the text are not those of the model.
+    """
+    right = [edit == "" for _, word, edit in edits(utterance) if word]
+    sure = utterance.confidences
+    return list(zip(sure, right, strict=True)) if len(right) == len(sure) else []
+
+
+def bins_of(probabilities: np.ndarray) -> np.ndarray:
+    """(W,) the bin of each of (W,) probabilities, of `CONFIDENCE_BINS`."""
+    return np.minimum((probabilities * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+
+
 def calibration(utterances: Iterable[ScoredUtterance]) -> dict | None:
     """How far the probabilities of words can be trusted; None where words carry none.
 
@@ -192,19 +207,15 @@ def calibration(utterances: Iterable[ScoredUtterance]) -> dict | None:
             if all words are right, or wrong. bins: low, high, words, share of right ones, and mean
             probability.
     """
-    right: list[bool] = []
-    sure: list[float] = []
+    words: list[tuple[float, bool]] = []
     for utterance in utterances:
         if utterance.confidences is None:
             return None
-        own = [edit == "" for _, y, edit in edits(utterance) if y]
-        if len(own) == len(utterance.confidences):  # not so where a label is white space
-            right += own
-            sure += utterance.confidences
-    if not sure:
+        words += judged(utterance)
+    if not words:
         return None
-    hits, values = np.array(right), np.array(sure)
-    places = np.minimum((values * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    values, hits = (np.array(column) for column in zip(*words, strict=True))
+    places = bins_of(values)
     bins = [{"low": place / CONFIDENCE_BINS, "high": (place + 1) / CONFIDENCE_BINS,
              "words": int((places == place).sum()),
              "right": float(hits[places == place].mean()),
