@@ -31,6 +31,7 @@ _KINDS = {
     "evals_since_best": int, "history": list, "sums": dict, "order": dict,
 }
 PROJECTION = "fc.weight"  # the only parameter with a row for each label
+LOOKAHEAD = "lookahead.conv.weight"
 
 
 @dataclass(frozen=True)
@@ -53,35 +54,55 @@ class Checkpoint:
         """The parameters without the optimizer's state."""
         return {name: a for name, a in self.parameters.items() if not name.startswith(STATE_PREFIX)}
 
-    def settle(self, config: Config, new_labels: bool = False) -> tuple[Config, Labels]:
+    def settle(self, config: Config, fine_tuning: bool = False) -> tuple[Config, Labels]:
         """`config` with the model settings of the checkpoint, and the labels.
 
         A checkpoint without settings leaves `config` unchanged; the labels then come from
         `labels_path`.
 
         Args:
-            new_labels: whether labels that somebody asked for replace those of the checkpoint.
+            fine_tuning: whether explicit labels and settings of `config` come first, see
+                `Config.with_model`.
 
         Raises:
             InputError: as `Config.with_model`, and as `check_sizes`.
         """
         if not self.info:
             return config, Labels.load(config.DataConfig.labels_path)
-        asked = config.explicit_labels() if new_labels else None
-        config = config.with_model(self.info, str(self.path), new_labels)
-        check_sizes(config, self.parameters, self.path)
+        asked = config.explicit_labels() if fine_tuning else None
+        config = config.with_model(self.info, str(self.path), fine_tuning)
+        check_sizes(Config().with_model(self.info, str(self.path)), self.parameters, self.path)
         return config, asked or self.info.labels
 
-    def with_labels(self, labels: Labels, initial: "Parameter") -> dict[str, np.ndarray]:
-        """The network's parameters for other labels than those of the checkpoint.
+    def fine_tuned(self, labels: Labels, own: "Iterable[Parameter]") -> dict[str, np.ndarray]:
+        """The network's parameters for a network that fine-tuning may have changed.
 
-        The rows of the projection of labels that both have are kept; the others begin with
-        `initial`, the (C, H) projection of a new network.
+        The rows of the projection of labels that both have are kept; the others begin as in the new
+        network. A lookahead begins with the frames that the checkpoint knows, and without any with
+        the present frame alone.
+
+        Args:
+            labels: of the new network.
+            own: the parameters of the new network.
         """
-        parameters = self.network_parameters()
-        if not self.info or self.info.labels == labels or PROJECTION not in parameters:
+        parameters, own = self.network_parameters(), {p.name: p for p in own}
+        if not self.info:
             return parameters
-        stored, weight = parameters[PROJECTION], initial.asnumpy().copy()
+        if self.info.labels != labels and PROJECTION in parameters:
+            parameters[PROJECTION] = self._projection(labels, own[PROJECTION].asnumpy())
+        if LOOKAHEAD in own:
+            weight = np.zeros(own[LOOKAHEAD].shape, np.float32)  # (H, 1, 1, context)
+            known = parameters.get(LOOKAHEAD, np.ones_like(weight[..., :1]))[..., : weight.shape[3]]
+            weight[..., : known.shape[3]] = known
+            parameters[LOOKAHEAD] = weight
+        backward = {name for name in parameters if ".backward_lstm." in name} - own.keys()
+        if backward:
+            logger.info("%s: the backward LSTMs are left out", self.path)
+        return {name: array for name, array in parameters.items() if name not in backward}
+
+    def _projection(self, labels: Labels, initial: np.ndarray) -> np.ndarray:
+        """The (C, H) projection for other labels than those of the checkpoint."""
+        stored, weight = self.parameters[PROJECTION], initial.copy()
         known = self.info.labels.characters
         for row, character in enumerate(labels.characters):
             if character in known:
@@ -95,7 +116,7 @@ class Checkpoint:
             len(new),
             " ".join(map(repr, new)) or "none",
         )
-        return parameters | {PROJECTION: weight}
+        return weight
 
 
 def arrays_of(parameters: "Iterable[Parameter]") -> dict[str, np.ndarray]:
@@ -241,7 +262,7 @@ def network_shapes(config: Config, num_classes: int) -> Iterator[tuple[str, tupl
             yield from _batch_norm(f"norms.{layer - 1}.cell", hidden)
         width = hidden
     if not model.bidirectional:
-        yield "lookahead.conv.weight", (hidden, 1, 1, model.lookahead_context)
+        yield LOOKAHEAD, (hidden, 1, 1, model.lookahead_context)
     yield from _batch_norm("fc_norm.cell", hidden)
     yield PROJECTION, (num_classes, hidden)
 

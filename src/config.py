@@ -24,6 +24,11 @@ from deepspeech2.settings import ConfigError, check, convert, setting
 
 OF_A_HOST = re.compile(r"_(manifest|path|dir)$|[.]num_workers$")  # settings
 LABELS_KEY = "DataConfig.labels_path"
+# what fine-tuning may change, beside the labels: the way from recordings to streams
+FINE_TUNED_KEYS = {
+    "ModelConfig.bidirectional", "ModelConfig.lookahead_context", f"{SPECT_GROUP}.normalization",
+    f"{SPECT_GROUP}.prior_frames", f"{SPECT_GROUP}.prior_mean", f"{SPECT_GROUP}.prior_deviation",
+}
 
 _MOST_VALUES = 10_000  # in a YAML file; a recipe has a hundred
 
@@ -241,24 +246,28 @@ class Config:
         """The labels that somebody asked for, None for those of a model or the default."""
         return Labels.load(self.DataConfig.labels_path) if LABELS_KEY in self.explicit else None
 
-    def with_model(self, info: ModelInfo, source: str, new_labels: bool = False) -> "Config":
+    def with_model(self, info: ModelInfo, source: str, fine_tuning: bool = False) -> "Config":
         """A copy with the settings of a stored model.
 
         Args:
             info: settings and labels of the model.
             source: the model's file, for messages.
-            new_labels: whether other labels than the model's may be asked for.
+            fine_tuning: whether explicit labels and `FINE_TUNED_KEYS` replace those of the model.
 
         Raises:
             InputError: naming both values, when an explicit setting contradicts the model.
         """
+        kept = self.explicit & FINE_TUNED_KEYS if fine_tuning else frozenset()
+        # a setting that is younger than the model had its default then
+        stored = Config().model_info(info.labels).settings | info.settings
+        settings = {key: value for key, value in stored.items() if key not in kept}
         conflicts = [
             f"`{key}` is {value!r} in the model but {_lookup(self, key)!r} was asked for"
-            for key, value in info.settings.items()
+            for key, value in settings.items()
             if key in self.explicit and _lookup(self, key) != value
         ]
         asked = self.explicit_labels()
-        if asked and asked != info.labels and not new_labels:
+        if asked and asked != info.labels and not fine_tuning:
             conflicts.append(
                 f"the labels are {str(info.labels)!r} in the model but {str(asked)!r} in "
                 f"{self.DataConfig.labels_path}"
@@ -266,7 +275,7 @@ class Config:
         if conflicts:
             raise InputError(f"{source}: " + "; ".join(conflicts))
         try:
-            config = self.with_settings(info.settings, explicit=False)
+            config = self.with_settings(settings, explicit=False)
             config.DataConfig.SpectConfig.check_together()
             return config
         except ConfigError as error:

@@ -141,15 +141,15 @@ def train(
             logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
         start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
         if start:
-            config, labels = start.settle(config, new_labels=not checkpoint)
+            config, labels = start.settle(config, fine_tuning=not checkpoint)
         else:
             labels = Labels.load(config.DataConfig.labels_path)
         run = _Run(config, labels, folder, group, run_id)
         if checkpoint:
             run.restore(checkpoint, run_id)
         elif start:
-            parameters = start.with_labels(labels, run.network.fc.weight)
-            load_parameters(run.network.get_parameters(), parameters, start.path, strict=False)
+            own = list(run.network.get_parameters())
+            load_parameters(own, start.fine_tuned(labels, own), start.path, strict=False)
         group.broadcast(run.step_cell.stored_parameters())
         return run.run()
 

@@ -132,15 +132,28 @@ def test_other_labels_keep_the_rows_of_those_that_both_have(tmp_path, caplog):
     stored = {"fc.weight": projection} | arrays(fill=5)
     save_checkpoint(tmp_path / "a.ckpt", stored, INFO)  # labels: A B space _
     checkpoint = load_checkpoint(tmp_path / "a.ckpt")
-    initial = Parameter(Tensor(np.full((5, 2), -1, np.float32)), "fc.weight")
+    own = [Parameter(Tensor(np.full((5, 2), -1, np.float32)), "fc.weight")]
     with caplog.at_level("INFO"):
-        found = checkpoint.with_labels(Labels("BÄ _C"), initial)
+        found = checkpoint.fine_tuned(Labels("BÄ _C"), own)
     expected = [projection[1], [-1, -1], projection[2], projection[3], [-1, -1]]
     np.testing.assert_array_equal(found["fc.weight"], expected)
     assert (found["first"] == 5).all()
     assert "3 of 5 labels are taken over, 2 begin anew: 'Ä' 'C'" in caplog.text
     np.testing.assert_array_equal(
-        checkpoint.with_labels(INFO.labels, initial)["fc.weight"], projection)
+        checkpoint.fine_tuned(INFO.labels, own)["fc.weight"], projection)
+
+
+@pytest.mark.parametrize("stored, context, expected", [
+    (None, 3, [1, 0, 0]), ([5, 6, 7], 2, [5, 6]), ([5, 6], 3, [5, 6, 0]),
+])
+def test_another_lookahead_begins_with_what_is_known(tmp_path, stored, context, expected):
+    name, known = "lookahead.conv.weight", arrays(fill=5)
+    if stored:
+        known[name] = np.array([stored, stored], np.float32).reshape(2, 1, 1, -1)
+    save_checkpoint(tmp_path / "a.ckpt", known, INFO)
+    own = [Parameter(Tensor(np.full((2, 1, 1, context), -1, np.float32)), name)]
+    found = load_checkpoint(tmp_path / "a.ckpt").fine_tuned(INFO.labels, own)[name]
+    np.testing.assert_array_equal(found[:, 0, 0], [expected, expected])
 
 
 SMALL = load_config(None, ["ModelConfig.hidden_size=4", "ModelConfig.hidden_layers=2",
@@ -180,7 +193,20 @@ def test_only_a_new_run_may_ask_for_other_labels(tmp_path):
     (tmp_path / "own.json").write_text('["C", " ", "_"]')
     config = load_config(None, [f"DataConfig.labels_path={tmp_path}/own.json"])
     checkpoint = load_checkpoint(tmp_path / "a.ckpt")
-    assert checkpoint.settle(config, new_labels=True)[1] == Labels("C _")
-    assert checkpoint.settle(load_config(), new_labels=True)[1] == INFO.labels
+    assert checkpoint.settle(config, fine_tuning=True)[1] == Labels("C _")
+    assert checkpoint.settle(load_config(), fine_tuning=True)[1] == INFO.labels
     with pytest.raises(InputError, match=r"the labels are 'AB _' in the model but 'C _' in"):
         checkpoint.settle(config)
+
+
+def test_only_a_new_run_may_ask_for_other_directions(tmp_path):
+    save_checkpoint(tmp_path / "a.ckpt", small_network(), SMALL.model_info(INFO.labels))
+    asked = load_config(None, ["ModelConfig.bidirectional=False", "ModelConfig.lookahead_context=3",
+                               "DataConfig.SpectConfig.normalization=running"])
+    checkpoint = load_checkpoint(tmp_path / "a.ckpt")
+    found = checkpoint.settle(asked, fine_tuning=True)[0]
+    assert not found.ModelConfig.bidirectional and found.ModelConfig.hidden_size == 4
+    assert found.ModelConfig.lookahead_context == 3
+    assert found.DataConfig.SpectConfig.normalization == "running"
+    with pytest.raises(InputError, match="`ModelConfig.bidirectional` is True in the model but F"):
+        checkpoint.settle(asked)

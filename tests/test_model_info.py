@@ -107,6 +107,16 @@ def test_what_somebody_wrote_may_not_contradict_even_with_the_default(info):
     assert message == "a.ckpt: `ModelConfig.hidden_size` is 64 in the model but 1024 was asked for"
 
 
+def test_a_setting_that_the_model_does_not_name_had_its_default(info):
+    """The model was trained before there was this setting."""
+    key = "DataConfig.SpectConfig.normalization"
+    older = {name: value for name, value in info.settings.items() if name != key}
+    asked = load_config(None, [*OTHER, f"{key}=running"])
+    assert refusal(asked.with_model, ModelInfo(older, info.labels), "a.ckpt") == (
+        f"a.ckpt: `{key}` is 'utterance' in the model but 'running' "
+        "was asked for")
+
+
 def test_all_contradictions_are_named_at_once_also_those_of_a_file(info, tmp_path):
     (tmp_path / "recipe.yaml").write_text("DataConfig: {SpectConfig: {window: hamming}}")
     asked = load_config(tmp_path / "recipe.yaml", [
