@@ -109,6 +109,9 @@ class _GraphCache:
         rank = os.environ.get("RANK_ID", "0")
         self._place = Path(self._temporary.name) / f"rank_{rank}" / "graph_cache"
         os.environ["MS_DEV_FORCE_USE_COMPILE_CACHE"] = "1"  # without comparing
+        # MindSpore would look up all modules of the program to compare them. That loads `sys` once
+        # more, which takes back whatever was set in it: our `sys.stderr`, for example.
+        ms.common.api._get_compile_cache_dep_files = list
 
     def compile(self, cell: nn.Cell, inputs: tuple, key: str) -> None:
         """Compile a cell, or read its graph.

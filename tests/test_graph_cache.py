@@ -1,7 +1,9 @@
 """Graphs that are read from the disk are those of the same cell and settings."""
 
+import io
 import os
 import shutil
+import sys
 import zipfile
 
 import mindspore as ms
@@ -79,6 +81,17 @@ def test_a_folder_that_cannot_be_written_is_no_hindrance(folder, monkeypatch):
     assert result(2.0) == [2.0, 2.0, 2.0]
     monkeypatch.setattr(graph_cache._here(), "_folder", folder)
     assert result(3.0) == [3.0, 3.0, 3.0]
+
+
+def test_what_stands_for_stderr_stays(folder, monkeypatch, tmp_path):
+    """MindSpore looks up the modules of the program, and made `sys` anew on the way."""
+    script = tmp_path / "train.py"
+    script.write_text("import sys")
+    monkeypatch.setattr(ms.common.api, "entry_script_path", str(script))
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert result(7.0) == [7.0, 7.0, 7.0] and len(list(folder.glob("*.zip"))) == 1
+    assert sys.stderr is stream
 
 
 class Failing(nn.Cell):
