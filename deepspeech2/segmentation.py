@@ -25,7 +25,7 @@ from deepspeech2.speech import (
 
 # seconds
 LONGEST = 30.0  # a piece, without context
-SHORTEST = 5.0  # a piece of a recording that must be cut
+PREFERRED = 3.0, 15.0  # a piece of a recording that must be cut; as long as what networks learn from
 PAUSE = 0.3  # of these the longest is cut
 SILENCE = 2.0  # is always cut
 MARGIN = 0.5  # what a piece keeps of a silence
@@ -227,15 +227,20 @@ def _leave_digital_silence(sound: _Sound, speech: int, margin: int) -> int:
 def _choose_cut(
     above: np.ndarray, pauses: np.ndarray, start: int, sound: _Sound, hop_samples: int
 ) -> tuple[_Cut, int]:
-    """The middle of the longest pause, or the quietest moment of the last third."""
+    """The middle of the longest pause up to the end of a preferred piece, else of the longest
+    piece, or the quietest moment of the last third."""
     hop = frame_length(sound.rate)
-    longest, shortest = (round(s * FRAMES_PER_SECOND) for s in (LONGEST, SHORTEST))
+    shortest, preferred, longest = (
+        round(seconds * FRAMES_PER_SECOND) for seconds in (*PREFERRED, LONGEST)
+    )
     if sound.ended:  # leave something for the last piece
         longest = min(longest, len(above) - shortest)
     middles = pauses.sum(axis=1) // 2
-    lengths = (pauses[:, 1] - pauses[:, 0]) * (middles >= shortest) * (middles <= longest)
-    if len(lengths) and lengths.max() >= PAUSE * FRAMES_PER_SECOND:
-        return _Cut.PAUSE, start + int(middles[lengths.argmax()]) * hop
+    lengths = pauses[:, 1] - pauses[:, 0]
+    for end in (min(preferred, longest), longest):
+        usable = lengths * (middles >= shortest) * (middles <= end)
+        if usable.max(initial=0) >= PAUSE * FRAMES_PER_SECOND:
+            return _Cut.PAUSE, start + int(middles[usable.argmax()]) * hop
     width = round(_QUIETEST * FRAMES_PER_SECOND)
     third = longest * 2 // 3
     smooth = np.convolve(above[third : longest + 1], np.ones(width), "valid")

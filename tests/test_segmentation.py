@@ -69,11 +69,19 @@ def test_every_length_around_a_border(more, pause):
         assert 12 * RATE < found[1].start < 12.5 * RATE
 
 
-def test_the_longest_pause_is_cut_and_short_ones_are_not():
-    samples = talk(8, 0.4, 8, 0.8, 8, 0.4, 8, 0.2, 8)
-    first, second = pieces(samples)
-    assert abs(second.start / RATE - 16.8) < 0.05 and not second.joined
-    check(samples, [first, second])
+@pytest.mark.parametrize("seconds, cuts", [
+    ((5, 0.4, 5, 0.8, 25), [10.8]),  # the longer one
+    ((14, 0.4, 8, 0.8, 12), [14.2]),  # the one that makes a piece of at most 15 s
+    ((18, 0.4, 8, 0.8, 12), [26.8]),  # of longer pieces again that of the longest pause
+    ((2, 0.8, 20, 0.2, 5, 0.4, 8), [28.2]),  # no piece of less than 3 s, nor a pause of 0.2 s
+    ((10, 0.4, 10, 0.4, 25), [10.2, 20.6]),
+])
+def test_where_a_long_recording_is_cut(seconds, cuts):
+    samples = talk(*seconds)
+    found = pieces(samples)
+    np.testing.assert_allclose([piece.start / RATE for piece in found], [0, *cuts], atol=0.05)
+    assert not any(piece.joined for piece in found)
+    check(samples, found)
 
 
 @pytest.mark.parametrize("block", [7, 160, 16000, 250001])
