@@ -25,7 +25,7 @@ from deepspeech2.speech import (
 
 # seconds
 LONGEST = 30.0  # a piece, without context
-PREFERRED = 3.0, 15.0  # a piece of a recording that must be cut; as long as what networks learn from
+PREFERRED = 3.0, 15.0  # a piece of what must be cut; networks learn from such lengths
 PAUSE = 0.3  # of these the longest is cut
 SILENCE = 2.0  # is always cut
 MARGIN = 0.5  # what a piece keeps of a silence
