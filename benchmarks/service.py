@@ -37,15 +37,15 @@ _FORM = "--x\r\nContent-Disposition: form-data; name="
 
 
 @contextlib.contextmanager
-def served(model: str) -> Iterator[str]:
-    """The host and port of a service in a process of its own."""
+def served(model: str) -> Iterator[tuple[str, int]]:
+    """The host and port of a service in a process of its own, and its process number."""
     command = [sys.executable, "-m", "deepspeech2", "serve", model, "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
         if not line:
             raise RunError("the service did not start")
-        yield line.split("//")[-1].strip()
+        yield line.split("//")[-1].strip(), process.pid
     finally:
         process.terminate()
         process.wait()
@@ -120,7 +120,7 @@ def measure(folder: Path, model: str, count: int) -> int:
     if not paths:
         raise InputError(f"{folder}: there are no .wav or .flac files")
     paths = paths[:: max(1, len(paths) // count)][:count]
-    with tempfile.TemporaryDirectory() as name, served(model) as address:
+    with tempfile.TemporaryDirectory() as name, served(model) as (address, _):
         short, long = Path(name, "short.wav"), Path(name, "long.wav")
         soundfile.write(short, joined(paths, SHORT), RATE)
         soundfile.write(long, joined(paths, LONG), RATE)
