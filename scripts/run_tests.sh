@@ -6,8 +6,8 @@ Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and t
 import-linter, and runs the tests with pytest, in two processes (--numprocesses=0: in one). With
 --all it installs PyTorch too, and Chromium and nginx where apt-get can and the user is root, because
 some tests need them; a test that would be skipped then fails. With --faults it runs tests/faults
-instead, the random moments in two processes, the others one after the other: about half an hour on
-two idle cores (DS2_TRIALS=50: all trials of docs/reliability.md, more than an hour)."
+instead, the random moments in two processes, the others one after the other: three quarters of an
+hour on two cores (DS2_TRIALS=50: all trials of docs/reliability.md, more than an hour)."
 . "$(dirname "$0")/common.sh"
 
 # install_programs: for the tests that look at pages and proxies, which say what is missing when this
