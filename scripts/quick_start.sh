@@ -111,13 +111,14 @@ fi
 say "what to do next, in $ROOT:"
 RUN_PYTHON=${PYTHON#"$ROOT/"}
 cat <<END
-The model above knows synthetic voices only. The AN4 model learned from people: it knows spelled
-names, numbers and a few commands in American English. Try it on your own recordings:
-    $RUN_PYTHON -m deepspeech2 transcribe --model an4 a.wav b.flac
+The model above knows synthetic voices only. The English model learned from people who read books.
+Try it on your own recordings, with the language model that makes words of what it hears:
+    $RUN_PYTHON -m pip install '.[lm]'
+    $RUN_PYTHON -m deepspeech2 transcribe --lm english a.wav b.flac
 Train on your own recordings (docs/data.md, docs/training.md): check a manifest of them, then
-fine-tune the AN4 model:
+fine-tune the English model:
     $RUN_PYTHON -m data.verify_manifest mine/train.csv mine/val.csv
-    $RUN_PYTHON train.py --device_target CPU --pre_trained_model_path pretrained/an4.ckpt \\
+    $RUN_PYTHON train.py --device_target CPU --pre_trained_model_path pretrained/librispeech_10h.ckpt \\
         DataConfig.train_manifest=mine/train.csv DataConfig.val_manifest=mine/val.csv
 Train on AN4, recorded from people: a download, then one to two hours on two cores:
     bash scripts/train_an4.sh

@@ -517,9 +517,11 @@ def test_quick_start(project):
     advice = output.partition(f"== what to do next, in {project}:\n")[2]
     commands = [line.strip() for line in advice.splitlines() if line.startswith("    ")]
     assert [command.replace("pretend ", "python ", 1) for command in commands] == [
-        "python -m deepspeech2 transcribe --model an4 a.wav b.flac",
+        "python -m pip install '.[lm]'",
+        "python -m deepspeech2 transcribe --lm english a.wav b.flac",
         "python -m data.verify_manifest mine/train.csv mine/val.csv",
-        "python train.py --device_target CPU --pre_trained_model_path pretrained/an4.ckpt \\",
+        "python train.py --device_target CPU --pre_trained_model_path "
+        "pretrained/librispeech_10h.ckpt \\",
         "DataConfig.train_manifest=mine/train.csv DataConfig.val_manifest=mine/val.csv",
         "bash scripts/train_an4.sh",
         "python -m data.librispeech --subsets train-clean-100 dev-clean test-clean",
