@@ -49,7 +49,7 @@ from deepspeech2.known_text import read_text
 from deepspeech2.labels import SPACE
 from deepspeech2.model import NEEDS_MINDSPORE, Model, load_model
 from deepspeech2.runs import true_runs
-from deepspeech2.speech import AUDIBLE, find_frames, frame_length
+from deepspeech2.speech import AUDIBLE, above, find_levels, frame_length, noise_floor
 from src import cli
 from src.manifest import Manifest
 
@@ -129,8 +129,8 @@ def quiet_frames(samples: np.ndarray, rate: int) -> np.ndarray:
     quiet = []
     for start in range(0, len(samples), step):
         block = samples[start : start + step + hop].astype(np.float32) / 32768
-        frames = find_frames(np.concatenate([block, np.zeros(hop, np.float32)]), rate)
-        quiet.append((frames.above(frames.noise_floor()) <= AUDIBLE)[: step // hop])
+        levels = find_levels(np.concatenate([block, np.zeros(hop, np.float32)]), rate)
+        quiet.append((above(levels, noise_floor(levels)) <= AUDIBLE)[: step // hop])
     return np.concatenate(quiet) if quiet else np.zeros(0, bool)
 
 

@@ -4,7 +4,7 @@ A recording is cut at its pauses. Where it has none, it is cut at its quietest m
 then reach over the cut, and the output frames beyond the cut are dropped, so that a word on the cut
 stays whole.
 
-Axes: n samples, T frames of `speech.find_frames`.
+Axes: n samples, T frames of `speech.find_levels`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,9 +17,10 @@ from deepspeech2.runs import true_runs
 from deepspeech2.speech import (
     AUDIBLE,
     FRAMES_PER_SECOND,
-    Frames,
-    find_frames,
+    above,
+    find_levels,
     frame_length,
+    noise_floor,
     speech_seconds,
 )
 
@@ -116,7 +117,7 @@ class _Sound:
         self._blocks = iter(blocks)
         self._hop = frame_length(rate)
         self._waiting = self.samples  # read, but not asked for yet
-        self._frames = find_frames(self.samples, rate)
+        self._levels = find_levels(self.samples, rate)  # (T, B) dB
         self._first = 0  # number of the first of these frames
 
     def load(self, start: int, length: int) -> bool:
@@ -139,27 +140,26 @@ class _Sound:
 
     def _keep(self, start: int, parts: list[np.ndarray]) -> None:
         """Append samples and their frames, and forget what lies too far behind."""
-        analysed = (self._first + len(self._frames)) * self._hop - self.origin
+        analysed = (self._first + len(self._levels)) * self._hop - self.origin
         self.samples = np.concatenate([self.samples, *parts])
         self.end = self.origin + len(self.samples)
         tail = self.samples[analysed:]
         if self.ended:  # the last frame is part silence
             tail = np.concatenate([tail, np.zeros(self._hop, np.float32)])
-        self._frames += find_frames(tail, self.rate)
+        self._levels = np.concatenate([self._levels, find_levels(tail, self.rate)])
         past = max(0, start - round(CONTEXT * self.rate)) // self._hop * self._hop
         self.samples = self.samples[max(0, past - self.origin) :]
         self.origin = max(self.origin, past)
         old = max(0, start // self._hop - round(_MEMORY * FRAMES_PER_SECOND) - self._first)
-        self._frames, self._first = self._frames[old:], self._first + old
+        self._levels, self._first = self._levels[old:], self._first + old
 
-    def frames(self, start: int, end: int) -> Frames:
-        """The frames that begin from one sample of the recording on, and before another."""
-        first, last = (-(-position // self._hop) - self._first for position in (start, end))
-        return self._frames[max(0, first) : max(0, last)]
+    def loudness(self, start: int) -> np.ndarray:
+        """(T,) dB above the noise of the frames that begin from a sample of the recording on.
 
-    def noise_floor(self) -> np.ndarray:
-        """(B,) level of the noise in dB, of `_MEMORY` seconds before and of all that is loaded."""
-        return self._frames.noise_floor()
+        The noise is that of `_MEMORY` seconds before and of all that is loaded.
+        """
+        first = -(-start // self._hop) - self._first
+        return above(self._levels[max(0, first) :], noise_floor(self._levels))
 
     def between(self, start: int, end: int) -> np.ndarray:
         """The samples from one sample of the recording to another."""
@@ -177,14 +177,14 @@ def _next_cut(
         longest_silence: seconds of silence that the piece may begin with.
         hop_samples: see `cut_recording`.
     """
-    above = sound.frames(start, sound.end).above(sound.noise_floor())  # (T,) dB
-    pauses = _pauses(above > AUDIBLE, sound.ended)
+    loudness = sound.loudness(start)
+    pauses = _pauses(loudness > AUDIBLE, sound.ended)
     hop = frame_length(sound.rate)
     margin, silence = (round(seconds * FRAMES_PER_SECOND) for seconds in (MARGIN, SILENCE))
     longest = round(LONGEST * FRAMES_PER_SECOND)
     lead = pauses[0, 1] if len(pauses) and pauses[0, 0] == 0 else 0
     if lead > longest_silence * FRAMES_PER_SECOND:
-        if sound.ended and lead == len(above):
+        if sound.ended and lead == len(loudness):
             return _Cut.SILENT, sound.end
         return _Cut.SILENT, _leave_digital_silence(sound, start + (lead + 1) * hop, -margin * hop)
     for first, last in pauses:
@@ -192,7 +192,7 @@ def _next_cut(
             return _Cut.PAUSE, _leave_digital_silence(sound, start + first * hop, margin * hop)
     if sound.ended and sound.end - start <= LONGEST * sound.rate:
         return _Cut.PAUSE, sound.end
-    return _choose_cut(above, pauses, start, sound, hop_samples)
+    return _choose_cut(loudness, pauses, start, sound, hop_samples)
 
 
 def _pauses(audible: np.ndarray, ended: bool) -> np.ndarray:
@@ -225,7 +225,7 @@ def _leave_digital_silence(sound: _Sound, speech: int, margin: int) -> int:
 
 
 def _choose_cut(
-    above: np.ndarray, pauses: np.ndarray, start: int, sound: _Sound, hop_samples: int
+    loudness: np.ndarray, pauses: np.ndarray, start: int, sound: _Sound, hop_samples: int
 ) -> tuple[_Cut, int]:
     """The middle of the longest pause up to the end of a preferred piece, else of the longest
     piece, or the quietest moment of the last third."""
@@ -234,7 +234,7 @@ def _choose_cut(
         round(seconds * FRAMES_PER_SECOND) for seconds in (*PREFERRED, LONGEST)
     )
     if sound.ended:  # leave something for the last piece
-        longest = min(longest, len(above) - shortest)
+        longest = min(longest, len(loudness) - shortest)
     middles = pauses.sum(axis=1) // 2
     lengths = pauses[:, 1] - pauses[:, 0]
     for end in (min(preferred, longest), longest):
@@ -243,7 +243,7 @@ def _choose_cut(
             return _Cut.PAUSE, start + int(middles[usable.argmax()]) * hop
     width = round(_QUIETEST * FRAMES_PER_SECOND)
     third = longest * 2 // 3
-    smooth = np.convolve(above[third : longest + 1], np.ones(width), "valid")
+    smooth = np.convolve(loudness[third : longest + 1], np.ones(width), "valid")
     quietest = third + int(smooth.argmin()) + (width + 1) // 2
     return _Cut.FORCED, start + max(1, quietest * hop // hop_samples) * hop_samples
 

