@@ -19,6 +19,7 @@ from benchmarks.report import table
 from benchmarks.sections import ROOT
 from benchmarks.service import RATE, joined
 from deepspeech2 import commands
+from deepspeech2.audio import AUDIO_SUFFIXES
 from deepspeech2.errors import InputError, RunError
 
 MINUTES = (1.0, 10.0, 30.0, 60.0, 180.0)
@@ -58,9 +59,9 @@ def transcribed(model: str, recording: Path) -> tuple[float, float]:
 
 def measure(args: argparse.Namespace) -> int:
     """Measure, print and draw."""
-    paths = sorted(p for p in args.recordings.rglob("*") if p.suffix in (".wav", ".flac"))
+    paths = sorted(p for p in args.recordings.rglob("*") if p.suffix in AUDIO_SUFFIXES)
     if not paths:
-        raise InputError(f"{args.recordings}: there are no .wav or .flac files")
+        raise InputError(f"{args.recordings}: no file ends in {', '.join(AUDIO_SUFFIXES)}")
     part = joined(paths, min(600.0, 60 * max(args.minutes)))
     found = {model: [] for model in args.models}
     with tempfile.TemporaryDirectory() as folder:

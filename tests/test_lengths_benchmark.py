@@ -37,4 +37,4 @@ def test_table_and_picture(demo_corpus, tmp_path, capsys):
     assert [row.split("|")[2].strip() for row in rows] == ["0.05 min", "0.1 min"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert lengths.main([str(tmp_path / "nothing"), "an4"]) == 2
-    assert "there are no .wav or .flac files" in capsys.readouterr().err
+    assert "no file ends in .flac, .mp3" in capsys.readouterr().err
