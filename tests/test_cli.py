@@ -230,7 +230,8 @@ def test_a_shipped_language_model_brings_its_weights():
     (["--decoder_config", "none.json", "a.wav"], "none.json: cannot read the settings"),
     (["--decoder_config", "a.json", "--lm", "english", "a.wav"], "error: --lm english brings its"),
     (["--decoder", "greedy", "--lm", "english", "a.wav"], "needs the beam search"),
-    (["--lm", "englsh", "a.wav"], "error: englsh: cannot read the language model"),
+    (["--lm", "englsh", "a.wav"], "error: englsh: cannot read the language model: No such file or "
+                                  "directory; by name there are: english"),
     (["--decoder", "greedy", "--lm", "a.arpa", "a.wav"], "`LMConfig.lm_path` (='a.arpa') needs"),
     (["--lm", "none.arpa", "a.wav"], "error: none.arpa: cannot read the language model"),
     (["--alpha", "nan", "a.wav"], "error: `LMConfig.alpha` (=nan) must be a finite number"),

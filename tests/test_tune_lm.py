@@ -131,6 +131,15 @@ def test_the_weights_are_the_best_of_all_that_were_tried(case, capsys):
     assert case.written() == ["decoder.json", "surface.png"]
 
 
+def test_the_language_model_of_the_settings_of_another_run(case):
+    """As that of `english`, which also has a name."""
+    (case.folder / "other.json").write_text(
+        '{"LMConfig": {"decoder_type": "beam", "lm_path": "lm.arpa", "alpha": 9}}')
+    assert case.run(lm="other.json") == 0
+    written = read_settings(case.folder / "decoder.json")
+    assert written.lm_path == str(case.folder / "lm.arpa") and written.alpha < 9
+
+
 def test_selection_figures_are_marked(case, capsys):
     assert case.run() == 0
     lines = capsys.readouterr().out.splitlines()

@@ -37,6 +37,7 @@ from deepspeech2.errors import InputError
 from deepspeech2.files import atomic_path, ensure_writable, is_special
 from deepspeech2.labels import Labels, listed
 from deepspeech2.metrics import count_errors, percent
+from deepspeech2.model import decoder_settings
 from src import cli
 from src.config import Config, load_config
 from src.evaluation import find_speakers
@@ -472,7 +473,8 @@ def tune_lm(args: argparse.Namespace) -> int:
     check(args)
     config = load_config(args.config, args.overrides)
     labels = Labels.load(config.DataConfig.labels_path)
-    base = dataclasses.replace(config.LMConfig, decoder_type="beam", lm_path=args.lm,
+    base = dataclasses.replace(config.LMConfig, decoder_type="beam",
+                               lm_path=decoder_settings(args.lm).lm_path,
                                letter_lm_path=args.letter_lm, lexicon_path=args.lexicon)
     data = read_data(args.manifest, args.outputs, config, labels)
     trials = Trials(data, labels, base)

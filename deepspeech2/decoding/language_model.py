@@ -21,6 +21,7 @@ from deepspeech2.decoding.arpa import BEGIN, END, LOG10, UNKNOWN, Section, read_
 from deepspeech2.errors import InputError
 from deepspeech2.files import atomic_path
 from deepspeech2.labels import BLANK, SPACE, Labels, describe, listed
+from deepspeech2.shipped import language_models
 
 CACHED_FROM = 100_000  # n-grams: smaller files are read at once anyway
 
@@ -126,7 +127,10 @@ class LanguageModel:
         try:
             status = path.stat()
         except OSError as error:
-            raise InputError(f"{path}: cannot read the language model: {error.strerror}") from None
+            names = "" if path.suffix else f"; by name there are: {', '.join(language_models())}"
+            raise InputError(
+                f"{path}: cannot read the language model: {error.strerror}{names}"
+            ) from None
         stamp = np.array([_VERSION, status.st_size, status.st_mtime_ns], np.int64)
         for place in _cache_places(path):
             if (arrays := _load_cache(place, stamp)) is not None:
