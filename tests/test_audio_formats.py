@@ -224,9 +224,15 @@ def test_codecs_that_cannot_seek(tmp_path, monkeypatch, form, subtype):
 
 # other formats
 
-def encoded_by_ffmpeg(path: Path, codec: str, form: str, rate: int = 16000) -> Path:
+def encoded_by_ffmpeg(path: Path, codec: str, form: str, rate: int = 16000, **options) -> Path:
+    encoded_into(str(path), codec, form, rate, **options)
+    return path
+
+
+def encoded_into(file, codec: str, form: str, rate: int, options=None, metadata=None) -> None:
     samples = speech(2, rate)
-    with av.open(str(path), "w", format=form) as container:
+    with av.open(file, "w", format=form, options=options) as container:
+        container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=rate, layout="mono")
         stream.bit_rate = 64000
         frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
@@ -236,7 +242,6 @@ def encoded_by_ffmpeg(path: Path, codec: str, form: str, rate: int = 16000) -> P
         for part in [*resampler.resample(frame), *resampler.resample(None)]:
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
-    return path
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> float:
@@ -291,3 +296,22 @@ def test_damage_in_other_formats_raises_nothing_else(tmp_path, codec, form, rate
         except AudioError as error:
             assert str(error).startswith(f"{path}: ")
 
+
+# containers, tags, and what a format does not tell by its first bytes
+
+@pytest.mark.parametrize(("layout", "channels"), [("7.1", 8), ("hexadecagonal", 16)])
+def test_many_channels_in_planes_of_their_own(tmp_path, layout, channels):
+    """PyAV's arrays of them read memory that is not theirs, and end the program."""
+    samples = np.stack([speech(seed=i) for i in range(channels)], axis=1) * 0.3
+    path = tmp_path / "a.wv"
+    with av.open(str(path), "w", format="wv") as container:
+        stream = container.add_stream("wavpack", rate=16000, layout=layout)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
+        frame.sample_rate = 16000
+        resampler = av.AudioResampler(stream.codec_context.format, layout, 16000)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    for channel in (1, channels):
+        found = load_audio(path, 16000, channel)
+        np.testing.assert_allclose(found, samples[:, channel - 1], atol=0.01)  # 8 bits

@@ -16,6 +16,7 @@ from deepspeech2.audio.source import AudioError, Part, Recording
 
 _BLOCK = 1 << 20  # samples of all channels in a block
 _MISSING = 0.5  # seconds that the header may count more: edit lists, and packets without samples
+_PLANES = 8  # channels from which on PyAV counts more planes than there are, and reads any memory
 
 
 def decode(recording: Recording, form: Format) -> Iterator[Part]:
@@ -88,6 +89,7 @@ class _Stretch:
         self._first, self._frames = first, frames
         self.rate = first.sample_rate
         self.samples, self.next_frame = 0, None
+        self._packer = None
 
     def blocks(self, refusals: contextlib.AbstractContextManager) -> Iterator[np.ndarray]:
         """(n, channels) float32 samples; what goes wrong meanwhile is left to `refusals`."""
@@ -97,14 +99,25 @@ class _Stretch:
                 if _form(frame) != form:
                     self.next_frame = frame
                     break
-                kept.append(_samples(frame))
-                count += kept[-1].size
-                self.samples += len(kept[-1])
+                for piece in self._safe(frame):
+                    kept.append(_samples(piece))
+                    count += kept[-1].size
+                    self.samples += len(kept[-1])
                 if count >= _BLOCK:
                     yield np.concatenate(kept)
                     kept, count = [], 0
         if kept:
             yield np.concatenate(kept)
+
+    def _safe(self, frame) -> list:
+        """Frames with the samples of `frame` that PyAV can make an array of."""
+        if not frame.format.is_planar or frame.layout.nb_channels < _PLANES:
+            return [frame]
+        if self._packer is None:
+            import av
+
+            self._packer = av.AudioResampler(frame.format.packed)
+        return self._packer.resample(frame)
 
 
 def _form(frame) -> tuple[int, int]:
