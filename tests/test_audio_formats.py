@@ -315,3 +315,23 @@ def test_many_channels_in_planes_of_their_own(tmp_path, layout, channels):
     for channel in (1, channels):
         found = load_audio(path, 16000, channel)
         np.testing.assert_allclose(found, samples[:, channel - 1], atol=0.01)  # 8 bits
+
+
+def test_names_in_a_file_that_are_no_utf_8(tmp_path):
+    path = encoded_by_ffmpeg(tmp_path / "a", "aac", "ipod", metadata={"title": "Cafe Concert"})
+    expected = read_audio(path)[0]
+    content = path.read_bytes()
+    assert content.count(b"Cafe Concert") == 1
+    path.write_bytes(content.replace(b"Cafe Concert", b"Caf\xe9 Concert"))
+    np.testing.assert_array_equal(read_audio(path)[0], expected)
+
+
+@pytest.mark.parametrize("junk", [
+    "the quick brown fox jumps over it".encode("utf-16le"), b"\xff" * 64, bytes(64),
+])
+def test_a_size_that_leads_out_of_the_file_prints_nothing(tmp_path, capfd, junk):
+    content = encoded_by_ffmpeg(tmp_path / "a", "wmav2", "asf").read_bytes()
+    header = int.from_bytes(content[16:24], "little")
+    path = write(tmp_path / "b", content[:header] + junk[1:] + content[header:])
+    assert "a damaged or unknown kind of Windows Media" in refusal(path)
+    assert capfd.readouterr().err == ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepspeech2.audio.formats import Format, ways_out
 from deepspeech2.audio.mixing import as_floats
-from deepspeech2.audio.source import AudioError, Part, Recording
+from deepspeech2.audio.source import AudioError, Part, Recording, Section
 
 _BLOCK = 1 << 20  # samples of all channels in a block
 _MISSING = 0.5  # seconds that the header may count more: edit lists, and packets without samples
@@ -32,12 +32,14 @@ def decode(recording: Recording, form: Format) -> Iterator[Part]:
         raise AudioError(
             f"{recording.name}: cannot read the audio: it is {form.name}; {ways_out(recording)}"
         ) from None
-    with _refusals(recording, form):
-        recording.file.seek(0)
-        with av.open(recording.file, format=form.demuxer) as container:
-            if not container.streams.audio:
-                raise AudioError(f"{recording.name}: there is no audio in it, it is {form.name}")
-            yield from _parts(recording, container, form)
+    file = Section(recording.file, 0, recording.size)
+    with (
+        _refusals(recording, form),
+        av.open(file, format=form.demuxer, metadata_errors="replace") as container,
+    ):
+        if not container.streams.audio:
+            raise AudioError(f"{recording.name}: there is no audio in it, it is {form.name}")
+        yield from _parts(recording, container, form)
 
 
 @contextlib.contextmanager

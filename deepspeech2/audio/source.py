@@ -94,6 +94,8 @@ class Section(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         count = max(0, min(len(buffer), self._size - self._position))
+        if not count:
+            return 0
         self._file.seek(self._start + self._position)
         content = bytearray(self._file.read(count))
         for at, change in self._changes.items():
