@@ -16,6 +16,7 @@ from deepspeech2.audio import AudioError, libsndfile, load_audio, open_audio, re
 
 ID3V2 = b"ID3\3\0\0" + bytes([0, 0, 8, 0]) + b"\xff\xfb\x90\x64" * 256  # looks like frames
 ID3V1 = b"TAG" + bytes(125)
+APE_BEHIND = bytes(68) + b"APETAGEX" + struct.pack("<IIII", 2000, 100, 0, 0) + bytes(8)
 APE = b"APETAGEX" + struct.pack("<IIII", 2000, 32, 0, 0) + bytes(8)
 
 
@@ -299,6 +300,131 @@ def test_damage_in_other_formats_raises_nothing_else(tmp_path, codec, form, rate
 
 # containers, tags, and what a format does not tell by its first bytes
 
+@pytest.mark.parametrize(("codec", "form"), [("wavpack", "wv"), ("tta", "tta")])
+@pytest.mark.parametrize("after", [ID3V1, APE_BEHIND, APE_BEHIND + ID3V1])
+def test_tags_behind_other_formats(tmp_path, codec, form, after):
+    path = encoded_by_ffmpeg(tmp_path / "a", codec, form)
+    expected = read_audio(path)[0]
+    tagged = write(tmp_path / "b", path.read_bytes() + after)
+    np.testing.assert_array_equal(read_audio(tagged)[0], expected)
+
+
+@pytest.mark.parametrize(("codec", "form"), [
+    ("wavpack", "wv"), ("tta", "tta"), ("aac", "adts"), ("aac", "ipod"), ("flac", "flac"),
+    ("pcm_s16le", "wav"), ("libopus", "ogg"),
+])
+def test_a_tag_in_front_of_other_formats(tmp_path, codec, form):
+    path = encoded_by_ffmpeg(tmp_path / "a", codec, form)
+    expected = read_audio(path)[0]
+    plain_tag = b"ID3\3\0\0" + bytes([0, 0, 8, 0]) + bytes(1024)
+    tagged = write(tmp_path / "b", plain_tag + path.read_bytes())
+    np.testing.assert_array_equal(read_audio(tagged)[0], expected)
+
+
+@pytest.mark.parametrize("content", [ID3V2[:300], ID3V2, ID3V2 + b"text", ID3V1 + b"text"])
+def test_a_tag_and_nothing_else(tmp_path, capfd, content):
+    assert "none after the tag" in refusal(write(tmp_path / "a.mp3", content))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tag_behind_a_streamed_flac(tmp_path):
+    content = encoded(speech(), 16000, "FLAC")
+    tagged = write(tmp_path / "a.flac", without_count(content) + APE_BEHIND + ID3V1)
+    np.testing.assert_array_equal(
+        read_audio(tagged)[0], read_audio(write(tmp_path / "b.flac", content))[0])
+
+
+@pytest.mark.parametrize("lost", [1, 5000, 15_000])
+def test_flac_that_is_cut(tmp_path, lost):
+    content = encoded(speech(), 16000, "FLAC")
+    assert "whole FLAC frame" in refusal(write(tmp_path / "a.flac", content[:-lost]))
+
+
+def crc(content: bytes, polynomial: int, bits: int) -> bytes:
+    value = 0
+    for byte in content:
+        value ^= byte << (bits - 8)
+        for _ in range(8):
+            value = value << 1 ^ (polynomial if value >> (bits - 1) else 0)
+            value &= (1 << bits) - 1
+    return value.to_bytes(bits // 8, "big")
+
+
+def flac_of_32_bits(samples: np.ndarray, rate: int) -> bytes:
+    """One block of at most 65536 mono samples, as they are. Source: RFC 9639."""
+    size = struct.pack(">HH", len(samples), len(samples))
+    counts = (rate << 44 | 31 << 36 | len(samples)).to_bytes(8, "big")
+    frame = b"\xff\xf8\x70\x0e\0" + struct.pack(">H", len(samples) - 1)
+    frame += crc(frame, 0x07, 8) + b"\x02" + (samples * 2.0 ** 31).astype(">i4").tobytes()
+    frame += crc(frame, 0x8005, 16)
+    return b"fLaC\x80\0\0\x22" + size + bytes(6) + counts + bytes(16) + frame
+
+
+def test_flac_of_32_bits_is_read_with_the_extra(tmp_path, monkeypatch):
+    """libsndfile does not."""
+    path = write(tmp_path / "a.flac", flac_of_32_bits(speech(), 16000))
+    np.testing.assert_allclose(read_audio(path)[0], speech(), atol=1e-6)
+    assert "whole FLAC frame" in refusal(write(tmp_path / "b.flac", path.read_bytes()[:-1]))
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert "it is FLAC; pip install" in refusal(path)
+
+
+def dsdiff(samples: np.ndarray, rate: int) -> bytes:
+    """Mono samples as bits, made by a sigma-delta modulator of the first order."""
+    total, bits = 0.0, np.empty(len(samples), np.uint8)
+    for i, sample in enumerate(samples):
+        bits[i] = total >= 0
+        total += sample - (1 if bits[i] else -1)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return name + struct.pack(">Q", len(content)) + content
+
+    properties = b"SND " + chunk(b"FS  ", struct.pack(">I", rate))
+    properties += chunk(b"CHNL", b"\0\1C   ") + chunk(b"CMPR", b"DSD \x00\x00")
+    return chunk(b"FRM8", b"DSD " + chunk(b"FVER", b"\1\5\0\0") + chunk(b"PROP", properties)
+                 + chunk(b"DSD ", np.packbits(bits).tobytes()))
+
+
+def test_dsdiff(tmp_path):
+    rate = 2_822_400
+    tone = 0.4 * np.sin(2 * np.pi * 1000 * np.arange(rate // 20) / rate)
+    content = dsdiff(tone, rate)
+    found = load_audio(write(tmp_path / "a.dff", content), 16000)
+    assert len(found) == 800
+    assert likeness(found, 0.4 * np.sin(2 * np.pi * 1000 * np.arange(800) / 16000)) > 0.99
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"ajkg\2" + bytes(90), "Shorten"), (b"\0\0\1\xb3\x14\0\xc8\x11" + bytes(90), "MPEG video"),
+])
+def test_more_formats_are_named_without_the_extra(tmp_path, monkeypatch, content, words):
+    path = write(tmp_path / "a", content)
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert f"it is {words}; pip install" in refusal(path)
+
+
+@pytest.mark.parametrize("junk", [b"", b"ICY 200 OK\r\nicy-name:a\r\n\r\n"])
+def test_aac_from_the_middle_of_a_stream(tmp_path, junk):
+    """What a radio station sends begins within a frame."""
+    whole = encoded_by_ffmpeg(tmp_path / "a", "aac", "adts")
+    expected = read_audio(whole)[0]
+    path = write(tmp_path / "b", junk + whole.read_bytes()[5000:])
+    found = read_audio(path)[0]
+    assert 16000 < len(found) < len(expected)
+    np.testing.assert_allclose(found[4096:], expected[4096 - len(found):], atol=1e-3)
+
+
+@pytest.mark.parametrize(("codec", "form", "rate"), [
+    ("libmp3lame", "mp4", 44100), ("libmp3lame", "matroska", 44100), ("mp2", "mpeg", 32000),
+])
+def test_mpeg_audio_in_containers_is_read_by_its_container(tmp_path, capfd, codec, form, rate):
+    """Frames of MPEG audio are found in them, with other bytes between."""
+    path = encoded_by_ffmpeg(tmp_path / "a", codec, form, rate)
+    found, expected = read_audio(path)[0], with_ffmpeg(path).mean(axis=1)
+    assert len(found) == len(expected) and np.corrcoef(found, expected)[0, 1] > 0.9999
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("layout", "channels"), [("7.1", 8), ("hexadecagonal", 16)])
 def test_many_channels_in_planes_of_their_own(tmp_path, layout, channels):
     """PyAV's arrays of them read memory that is not theirs, and end the program."""
@@ -335,3 +461,9 @@ def test_a_size_that_leads_out_of_the_file_prints_nothing(tmp_path, capfd, junk)
     path = write(tmp_path / "b", content[:header] + junk[1:] + content[header:])
     assert "a damaged or unknown kind of Windows Media" in refusal(path)
     assert capfd.readouterr().err == ""
+
+
+def test_wav_with_the_samples_before_what_they_are(tmp_path):
+    content = encoded(speech(0.1), 16000, "WAV", subtype="PCM_16")
+    path = write(tmp_path / "a.wav", content[:12] + content[36:] + content[12:36])
+    assert "'data' chunk before its 'fmt ' chunk" in refusal(path)

@@ -10,12 +10,14 @@ from itertools import chain
 
 import numpy as np
 
+from deepspeech2.audio import tags
 from deepspeech2.audio.formats import Format, ways_out
 from deepspeech2.audio.mixing import as_floats
 from deepspeech2.audio.source import AudioError, Part, Recording, Section
 
 _BLOCK = 1 << 20  # samples of all channels in a block
 _MISSING = 0.5  # seconds that the header may count more: edit lists, and packets without samples
+_TAGGED = ("ape", "mpc", "mpc8", "tak", "tta", "wv")  # demuxers that fail at some last tags
 _PLANES = 8  # channels from which on PyAV counts more planes than there are, and reads any memory
 
 
@@ -32,6 +34,8 @@ def decode(recording: Recording, form: Format) -> Iterator[Part]:
         raise AudioError(
             f"{recording.name}: cannot read the audio: it is {form.name}; {ways_out(recording)}"
         ) from None
+    if form.demuxer in _TAGGED:
+        recording = tags.stretch(recording, 0, tags.start_of_last_tags(recording))
     file = Section(recording.file, 0, recording.size)
     with (
         _refusals(recording, form),
