@@ -300,6 +300,46 @@ def test_damage_in_other_formats_raises_nothing_else(tmp_path, codec, form, rate
 
 # containers, tags, and what a format does not tell by its first bytes
 
+def written_to_a_pipe(codec: str, form: str, rate: int) -> bytes:
+    """What FFmpeg writes where it cannot go back to fill in sizes and lengths."""
+
+    class Pipe:
+        def __init__(self):
+            self.content = b""
+
+        def write(self, content):
+            self.content += bytes(content)
+            return len(content)
+
+    pipe = Pipe()
+    encoded_into(pipe, codec, form, rate, {"movflags": "frag_keyframe+empty_moov"})
+    return pipe.content
+
+
+@pytest.mark.parametrize(("codec", "form", "rate"), [
+    ("aac", "mp4", 44100), ("aac", "ipod", 16000), ("alac", "mov", 16000), ("wavpack", "wv", 16000),
+    ("libopus", "webm", 48000), ("aac", "matroska", 16000), ("pcm_s16le", "avi", 16000),
+    ("wmav2", "asf", 44100), ("aac", "flv", 44100), ("libmp3lame", "mp4", 44100),
+])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_containers_that_are_cut(tmp_path, codec, form, rate, share):
+    """FFmpeg reads what is there, of some of them without an error."""
+    content = encoded_by_ffmpeg(tmp_path / "a", codec, form, rate).read_bytes()
+    assert "truncated" in refusal(write(tmp_path / "b", content[:int(len(content) * share)]))
+
+
+@pytest.mark.parametrize(("codec", "form", "rate"), [
+    ("libopus", "webm", 48000), ("aac", "matroska", 16000), ("mp2", "avi", 32000),
+    ("aac", "mp4", 44100), ("wmav2", "asf", 44100), ("aac", "flv", 44100),
+])
+def test_containers_whose_writer_did_not_fill_in_the_sizes(tmp_path, codec, form, rate):
+    expected = read_audio(encoded_by_ffmpeg(tmp_path / "a", codec, form, rate))[0]
+    path = write(tmp_path / "b", written_to_a_pipe(codec, form, rate))
+    found = read_audio(path)[0]
+    assert len(found) == len(with_ffmpeg(path)) and abs(len(found) - len(expected)) < 3000
+    assert likeness(found, expected) > 0.99
+
+
 @pytest.mark.parametrize(("codec", "form"), [("wavpack", "wv"), ("tta", "tta")])
 @pytest.mark.parametrize("after", [ID3V1, APE_BEHIND, APE_BEHIND + ID3V1])
 def test_tags_behind_other_formats(tmp_path, codec, form, after):
@@ -392,6 +432,7 @@ def test_dsdiff(tmp_path):
     found = load_audio(write(tmp_path / "a.dff", content), 16000)
     assert len(found) == 800
     assert likeness(found, 0.4 * np.sin(2 * np.pi * 1000 * np.arange(800) / 16000)) > 0.99
+    assert "truncated" in refusal(write(tmp_path / "b.dff", content[:-1]))
 
 
 @pytest.mark.parametrize(("content", "words"), [

@@ -10,7 +10,7 @@ from itertools import chain
 
 import numpy as np
 
-from deepspeech2.audio import tags
+from deepspeech2.audio import containers, tags
 from deepspeech2.audio.formats import Format, ways_out
 from deepspeech2.audio.mixing import as_floats
 from deepspeech2.audio.source import AudioError, Part, Recording, Section
@@ -18,6 +18,7 @@ from deepspeech2.audio.source import AudioError, Part, Recording, Section
 _BLOCK = 1 << 20  # samples of all channels in a block
 _MISSING = 0.5  # seconds that the header may count more: edit lists, and packets without samples
 _TAGGED = ("ape", "mpc", "mpc8", "tak", "tta", "wv")  # demuxers that fail at some last tags
+_TIMED = ("mov", *_TAGGED)  # demuxers with a duration from the header; others guess it
 _PLANES = 8  # channels from which on PyAV counts more planes than there are, and reads any memory
 
 
@@ -36,6 +37,7 @@ def decode(recording: Recording, form: Format) -> Iterator[Part]:
         ) from None
     if form.demuxer in _TAGGED:
         recording = tags.stretch(recording, 0, tags.start_of_last_tags(recording))
+    containers.check_whole(recording, form.demuxer)
     file = Section(recording.file, 0, recording.size)
     with (
         _refusals(recording, form),
@@ -72,8 +74,7 @@ def _parts(recording: Recording, container, form: Format) -> Iterator[Part]:
         yield Part(stretch.rate, stretch.blocks(_refusals(recording, form)))
         seconds += stretch.samples / stretch.rate
         frame = stretch.next_frame
-    # other demuxers guess the duration
-    if form.demuxer == "mov" and stream.duration and stream.time_base:
+    if form.demuxer in _TIMED and stream.duration and stream.time_base:
         expected = float(stream.duration * stream.time_base)
         if seconds < expected - _MISSING:
             raise AudioError(
