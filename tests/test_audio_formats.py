@@ -504,6 +504,23 @@ def test_a_size_that_leads_out_of_the_file_prints_nothing(tmp_path, capfd, junk)
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("kind", [b"drms", b"enca", b"aavd"])
+def test_encrypted_mp4_says_so(tmp_path, kind):
+    content = encoded_by_ffmpeg(tmp_path / "a", "aac", "ipod").read_bytes()
+    at = content.index(b"mp4a", content.index(b"stsd"))
+    message = refusal(write(tmp_path / "b", content[:at] + kind + content[at + 4:]))
+    assert "encrypted (DRM)" in message
+
+
+def test_encrypted_windows_media_says_so(tmp_path):
+    content = encoded_by_ffmpeg(tmp_path / "a", "wmav2", "asf").read_bytes()
+    encryption = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e") + struct.pack("<Q", 40)
+    size, objects = struct.unpack("<QI", content[16:28])
+    head = content[:16] + struct.pack("<QI", size + 40, objects + 1) + content[28:30]
+    path = write(tmp_path / "b", head + encryption + bytes(16) + content[30:])
+    assert "encrypted (DRM)" in refusal(path)
+
+
 def test_wav_with_the_samples_before_what_they_are(tmp_path):
     content = encoded(speech(0.1), 16000, "WAV", subtype="PCM_16")
     path = write(tmp_path / "a.wav", content[:12] + content[36:] + content[12:36])

@@ -20,6 +20,8 @@ _MISSING = 0.5  # seconds that the header may count more: edit lists, and packet
 _TAGGED = ("ape", "mpc", "mpc8", "tak", "tta", "wv")  # demuxers that fail at some last tags
 _TIMED = ("mov", *_TAGGED)  # demuxers with a duration from the header; others guess it
 _PLANES = 8  # channels from which on PyAV counts more planes than there are, and reads any memory
+_PROTECTED = ("aavd", "drmi", "drms", "enca")  # what MP4 calls encrypted audio
+_ASF_ENCRYPTION = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")  # an object in the header
 
 
 def decode(recording: Recording, form: Format) -> Iterator[Part]:
@@ -67,6 +69,8 @@ def _refusals(recording: Recording, form: Format) -> Iterator[None]:
 
 def _parts(recording: Recording, container, form: Format) -> Iterator[Part]:
     stream = container.streams.best("audio") or container.streams.audio[0]
+    if _is_protected(recording, stream, form):
+        raise AudioError(f"{recording.name}: the audio is encrypted (DRM), it is {form.name}")
     frames = container.decode(stream)
     seconds, frame = 0.0, next(frames, None)
     while frame:
@@ -81,6 +85,14 @@ def _parts(recording: Recording, container, form: Format) -> Iterator[Part]:
                 f"{recording.name}: the audio is truncated: {seconds:.2f} s where the header says "
                 f"{expected:.2f}"
             )
+
+
+def _is_protected(recording: Recording, stream, form: Format) -> bool:
+    if form.demuxer == "asf":
+        header = int.from_bytes(recording.read(16, 8), "little")
+        return _ASF_ENCRYPTION in recording.read(0, min(header, _BLOCK))
+    codec = stream.codec_context
+    return form.demuxer == "mov" and bool(codec) and codec.codec_tag in _PROTECTED
 
 
 class _Stretch:
