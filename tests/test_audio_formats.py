@@ -328,6 +328,37 @@ def test_containers_that_are_cut(tmp_path, codec, form, rate, share):
     assert "truncated" in refusal(write(tmp_path / "b", content[:int(len(content) * share)]))
 
 
+@pytest.mark.parametrize(("form", "subtype"), [
+    ("AIFF", "PCM_16"), ("AIFF", "FLOAT"), ("AU", "PCM_24"), ("AU", "ULAW"), ("CAF", "PCM_16"),
+    ("CAF", "ALAC_16"), ("W64", "PCM_16"), ("W64", "GSM610"), ("RF64", "PCM_16"), ("SVX", "PCM_16"),
+    ("VOC", "PCM_U8"), ("VOC", "ALAW"), ("WAV", "PCM_16"), ("NIST", "PCM_16"),
+])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_what_libsndfile_reads_is_refused_where_it_is_cut(tmp_path, form, subtype, share):
+    """libsndfile makes the length of most of these fit what is there."""
+    content = encoded(speech(2, 16000), 16000, form, subtype=subtype)
+    path = write(tmp_path / "a", content)
+    assert abs(len(load_audio(path, 16000)) - 32000) < 500
+    assert "truncated" in refusal(write(path, content[:int(len(content) * share)]))
+
+
+def test_a_last_chunk_of_odd_length_need_not_be_filled(tmp_path):
+    content = encoded(speech(0.1)[:1599], 16000, "AIFF", subtype="PCM_S8")
+    at = content.index(b"SSND") + 4
+    size = struct.pack(">I", 8 + 1599)
+    path = write(tmp_path / "a.aiff", content[:at] + size + content[at + 4:at + 4 + 8 + 1599])
+    assert len(read_audio(path)[0]) == 1599
+
+
+@pytest.mark.parametrize(("codec", "form"), [
+    ("pcm_s16be", "au"), ("pcm_s16be", "aiff"), ("pcm_s16le", "w64"), ("pcm_s16le", "caf"),
+    ("pcm_s16le", "wav"), ("pcm_s16le", "avi"), ("pcm_s16le", "mov"), ("wavpack", "wv"),
+])
+def test_pcm_whose_writer_did_not_fill_in_the_sizes(tmp_path, codec, form):
+    path = write(tmp_path / "a", written_to_a_pipe(codec, form, 16000))
+    np.testing.assert_allclose(read_audio(path)[0], speech(), atol=0.01)
+
+
 @pytest.mark.parametrize(("codec", "form", "rate"), [
     ("libopus", "webm", 48000), ("aac", "matroska", 16000), ("mp2", "avi", 32000),
     ("aac", "mp4", 44100), ("wmav2", "asf", 44100), ("aac", "flv", 44100),

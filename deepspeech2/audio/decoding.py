@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from deepspeech2.audio import flac, formats, libsndfile, media, mpeg, ogg, riff, tags
+from deepspeech2.audio import containers, flac, formats, libsndfile, media, mpeg, ogg, riff, tags
 from deepspeech2.audio.source import AudioError, Part, Recording, Section
 
 # what libsndfile knows best; anything else may be MPEG audio behind junk
@@ -26,6 +26,7 @@ def parts_of(recording: Recording) -> Iterator[Part]:
 
 def _parts(recording: Recording) -> Iterator[Part]:
     bare = tags.without_first_tags(recording)
+    containers.check_whole(bare)
     start, form = bare.read(0, 4), formats.identify(bare)
     if form and not form.common and start != b"OggS":  # libsndfile may know what is in an Ogg
         yield from media.decode(bare, form)
@@ -43,7 +44,8 @@ def _parts(recording: Recording) -> Iterator[Part]:
                     f"{recording.name}: cannot read the audio: there is none after the tag that "
                     "it begins with, or it is cut off there"
                 ) from None
-            if begun or form is None or form.common and not error.unknown:
+            known = form and form.common and not error.unknown and not form.streamed
+            if begun or form is None or known:
                 raise
             yield from media.decode(bare, form)
 

@@ -16,11 +16,13 @@ class Format:
         name: for messages.
         demuxer: FFmpeg's name of what takes it apart.
         common: whether libsndfile reads it too, with most codings.
+        streamed: whether libsndfile calls a file malformed whose writer did not fill in its size.
     """
 
     name: str
     demuxer: str
     common: bool = False
+    streamed: bool = False
 
 
 _MP4 = Format("MP4 or QuickTime (m4a, mp4, mov, 3gp)", "mov")
@@ -52,7 +54,7 @@ _MAGIC = (  # position, bytes, format
     (0, b"fLaC", Format("FLAC", "flac", common=True)),
     (8, b"WAVE", Format("WAV", "wav", common=True)),
     (0, b".snd", Format("AU", "au", common=True)),
-    (0, b"caff", Format("CAF", "caf", common=True)),
+    (0, b"caff", Format("CAF", "caf", common=True, streamed=True)),
     (0, b"FORM", Format("AIFF", "aiff", common=True)),
 )
 _TS_PACKET = 188  # bytes of a packet of an MPEG transport stream

@@ -11,11 +11,10 @@ import numpy as np
 import soundfile
 
 from deepspeech2.audio import flac
-from deepspeech2.audio.source import AudioError, Part, Recording
+from deepspeech2.audio.source import STREAMED, AudioError, Part, Recording
 
 # libsndfile reads a truncated WAV without an error and reports the cut only in its log
 _CLAMPED = re.compile(r"data : (\d+) \(should be (\d+)\)")
-STREAMED = 0x7FFFF000  # sizes from here on are placeholders that streaming programs write
 _BLOCK = 1 << 20  # samples of all channels that are decoded at once
 _PLAIN_SIZE = 1 << 22  # bytes of a WAV file that is read at once
 # what soundfile raises; TypeError: it asks for the rate of a .raw file
@@ -24,7 +23,6 @@ _UNKNOWN = (1, 4, 18)  # libsndfile's error codes for formats and codings that i
 _VAGUE = (  # what it says of damage
     "Unspecified internal error.",
     "Supported file format but file is malformed.",
-    "Internal psf_fseek() failed.",
     "Error : flac decoder lost sync.",
     "Error : unknown error in flac decoder.",
 )

@@ -10,7 +10,7 @@ from itertools import chain
 
 import numpy as np
 
-from deepspeech2.audio import containers, tags
+from deepspeech2.audio import tags
 from deepspeech2.audio.formats import Format, ways_out
 from deepspeech2.audio.mixing import as_floats
 from deepspeech2.audio.source import AudioError, Part, Recording, Section
@@ -39,7 +39,6 @@ def decode(recording: Recording, form: Format) -> Iterator[Part]:
         ) from None
     if form.demuxer in _TAGGED:
         recording = tags.stretch(recording, 0, tags.start_of_last_tags(recording))
-    containers.check_whole(recording, form.demuxer)
     file = Section(recording.file, 0, recording.size)
     with (
         _refusals(recording, form),

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from deepspeech2.audio.libsndfile import STREAMED
-from deepspeech2.audio.source import AudioError, Recording
+from deepspeech2.audio.source import STREAMED, AudioError, Recording
 
 _MPEG_TAGS = (0x50, 0x55)  # MPEG layer II, MP3
 _MOST_CHUNKS = 1000  # before the samples

@@ -16,6 +16,7 @@ import numpy as np
 from deepspeech2.errors import InputError
 
 RATES = (1000, 1_000_000)  # Hz
+STREAMED = 0x7FFFF000  # sizes from here on are placeholders that streaming programs write
 _IN_MEMORY = 1 << 25  # bytes of a pipe that are kept in memory; a longer recording goes to the disk
 _CHUNK = 1 << 20  # bytes
 
