@@ -2,6 +2,7 @@
 
 import re
 
+from deepspeech2.audio import tags
 from deepspeech2.audio.source import AudioError, Recording
 
 _TOTAL = 21  # position of the byte whose lower half begins the 36-bit count of samples
@@ -25,16 +26,27 @@ def mended_count(recording: Recording) -> dict[int, bytes]:
         return {}
     total = _count(recording, int.from_bytes(start[10:12], "big"))
     if not total:
-        raise AudioError(
-            f"{recording.name}: the audio is truncated: it does not end with a whole FLAC frame"
-        )
+        raise truncated(recording)
     high = start[_TOTAL] & 0xF0 | total >> 32
     return {_TOTAL: bytes([high]) + (total & 0xFFFFFFFF).to_bytes(4, "big")}
 
 
+def ends_whole(recording: Recording) -> bool:
+    """Whether a file ends with a whole frame, or with a tag after one."""
+    return bool(_count(recording, 1))
+
+
+def truncated(recording: Recording) -> AudioError:
+    """The refusal of a file that does not end with a whole frame."""
+    return AudioError(
+        f"{recording.name}: the audio is truncated: it does not end with a whole FLAC frame"
+    )
+
+
 def _count(recording: Recording, block_size: int) -> int:
     """Samples up to the end of the last frame; 0 if the file does not end with one."""
-    tail = recording.read(max(0, recording.size - _TAIL), _TAIL)
+    end_of_audio = tags.start_of_last_tags(recording)
+    tail = recording.read(max(0, end_of_audio - _TAIL), min(_TAIL, end_of_audio))
     checksum, end = _Checksum(0x8005, 16), len(tail)  # of what begins at `end`
     for match in reversed(list(_SYNC.finditer(tail))):
         checksum.prepend(tail[match.start() : end])

@@ -1,5 +1,6 @@
 """Tell by its first bytes what a file is that libsndfile does not read."""
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,18 @@ class Format:
         name: for messages.
         demuxer: FFmpeg's name of what takes it apart.
         common: whether libsndfile reads it too, with most codings.
+        streamed: whether libsndfile calls a file malformed whose writer did not fill in its size.
     """
 
     name: str
     demuxer: str
     common: bool = False
+    streamed: bool = False
 
 
 _MP4 = Format("MP4 or QuickTime (m4a, mp4, mov, 3gp)", "mov")
 _REAL = Format("RealMedia", "rm")
-_MUSEPACK = "Musepack"
+_MUSEPACK, _MPEG = "Musepack", "MPEG video"
 _MAGIC = (  # position, bytes, format
     (4, b"ftyp", _MP4),
     (4, b"moov", _MP4),
@@ -39,38 +42,52 @@ _MAGIC = (  # position, bytes, format
     (0, b"TTA1", Format("True Audio", "tta")),
     (0, b"tBaK", Format("TAK", "tak")),
     (0, b"DSD ", Format("DSD", "dsf")),
+    (0, b"FRM8", Format("DSD", "iff")),
+    (0, b"ajkg", Format("Shorten", "shn")),
     (0, b"MPCK", Format(_MUSEPACK, "mpc8")),
     (0, b"MP+", Format(_MUSEPACK, "mpc")),
     (0, b".RMF", _REAL),
     (0, b".ra\xfd", _REAL),
-    (0, b"\0\0\1\xba", Format("MPEG video", "mpeg")),
+    (0, b"\0\0\1\xba", Format(_MPEG, "mpeg")),
+    (0, b"\0\0\1\xb3", Format(_MPEG, "mpegvideo")),
     (0, b"\x0b\x77", Format("AC-3", "ac3")),
+    (0, b"fLaC", Format("FLAC", "flac", common=True)),
     (8, b"WAVE", Format("WAV", "wav", common=True)),
     (0, b".snd", Format("AU", "au", common=True)),
-    (0, b"caff", Format("CAF", "caf", common=True)),
+    (0, b"caff", Format("CAF", "caf", common=True, streamed=True)),
     (0, b"FORM", Format("AIFF", "aiff", common=True)),
 )
 _TS_PACKET = 188  # bytes of a packet of an MPEG transport stream
+_SEARCHED = 1 << 14  # bytes at the beginning
+_ADTS_SYNC = re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")
+_ADTS_HEADER = 7  # bytes
+_SURE = 3  # frames in a row that are no coincidence
 
 
 def identify(recording: Recording) -> Format | None:
-    """The format of a file; None for an unknown one."""
-    start = recording.read(0, 4096)
-    if start[:3] == b"ID3" and len(start) >= 10:
-        length = 0
-        for byte in start[6:10]:
-            length = length << 7 | byte & 0x7F
-        start = recording.read(10 + length, 4096)
+    """The format of a file without tags in front; None for an unknown one."""
+    start = recording.read(0, _SEARCHED)
     if start[:4] == b"OggS":
         return _ogg(start)
     if start[:1] == start[_TS_PACKET : _TS_PACKET + 1] == b"G":
         return Format("MPEG transport stream", "mpegts")
-    if len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0:
-        return Format("AAC", "aac")
     for position, magic, form in _MAGIC:
         if start[position : position + len(magic)] == magic:
             return form
-    return None
+    return Format("AAC", "aac") if _has_adts_frames(start) else None
+
+
+def _has_adts_frames(start: bytes) -> bool:
+    """Whether frames of AAC follow each other; what a station sends begins within a frame."""
+    for sync in _ADTS_SYNC.finditer(start):
+        position, frames = sync.start(), 0
+        while _ADTS_SYNC.match(start, position) and frames < _SURE:
+            size = int.from_bytes(start[position + 3 : position + 6], "big") >> 5 & 0x1FFF
+            position, frames = position + max(size, _ADTS_HEADER), frames + 1
+        at_end = position == len(start) and frames > 1
+        if frames == _SURE or at_end or not sync.start() and position >= len(start):
+            return True
+    return False
 
 
 def _ogg(start: bytes) -> Format:

@@ -10,16 +10,22 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from deepspeech2.audio.source import AudioError, Part, Recording
+from deepspeech2.audio import flac
+from deepspeech2.audio.source import STREAMED, AudioError, Part, Recording
 
 # libsndfile reads a truncated WAV without an error and reports the cut only in its log
 _CLAMPED = re.compile(r"data : (\d+) \(should be (\d+)\)")
-STREAMED = 0x7FFFF000  # sizes from here on are placeholders that streaming programs write
 _BLOCK = 1 << 20  # samples of all channels that are decoded at once
 _PLAIN_SIZE = 1 << 22  # bytes of a WAV file that is read at once
 # what soundfile raises; TypeError: it asks for the rate of a .raw file
 ERRORS = (OSError, RuntimeError, TypeError, ValueError)
-_UNKNOWN, _UNSUPPORTED = 1, 4  # libsndfile's error codes
+_UNKNOWN = (1, 4, 18)  # libsndfile's error codes for formats and codings that it does not have
+_VAGUE = (  # what it says of damage
+    "Unspecified internal error.",
+    "Supported file format but file is malformed.",
+    "Error : flac decoder lost sync.",
+    "Error : unknown error in flac decoder.",
+)
 
 
 class NotAudio(AudioError):
@@ -68,10 +74,11 @@ def decode(recording: Recording, file: BinaryIO | None = None) -> Iterator[Part]
         recording.file.seek(0)
         audio = soundfile.SoundFile(opened)
     except ERRORS as error:
+        _check_end_of_flac(recording)
         refusal = NotAudio(
             f"{recording.name}: cannot read the audio: {_reason(recording, opened, error)}"
         )
-        refusal.unknown = getattr(error, "code", None) in (_UNKNOWN, _UNSUPPORTED)
+        refusal.unknown = getattr(error, "code", None) in _UNKNOWN
         raise refusal from None
     with audio:
         floats = audio.subtype in ("FLOAT", "DOUBLE")
@@ -94,7 +101,9 @@ def read_blocks(recording: Recording, audio: soundfile.SoundFile) -> Iterator[np
         try:
             block = audio.read(count, dtype="float32", always_2d=True)
         except ERRORS as error:
-            raise AudioError(f"{recording.name}: cannot read the audio: {error}") from None
+            _check_end_of_flac(recording)
+            reason = _reason(recording, b"", error)
+            raise AudioError(f"{recording.name}: cannot read the audio: {reason}") from None
         yield block
         if len(block) < count:
             return
@@ -125,6 +134,12 @@ def _check_whole(
         )
 
 
+def _check_end_of_flac(recording: Recording) -> None:
+    """Raise AudioError for a FLAC file that is cut off; libFLAC says only that it is lost."""
+    if recording.read(0, 4) == b"fLaC" and not flac.ends_whole(recording):
+        raise flac.truncated(recording)
+
+
 def _reason(recording: Recording, opened: bytes | BinaryIO, error: Exception) -> str:
     """Why soundfile could not read a file; its own message can mislead or be missing."""
     with contextlib.suppress(OSError, ValueError):
@@ -134,7 +149,8 @@ def _reason(recording: Recording, opened: bytes | BinaryIO, error: Exception) ->
         return "samples without a header; convert it to WAV or FLAC"
     if "not a regular file" in str(error):  # libsndfile's words for an MP3 without a whole frame
         return "not audio, or cut off at its beginning"
-    return str(error).removeprefix(f"Error opening {opened!r}: ")
+    reason = str(error).removeprefix(f"Error opening {opened!r}: ")
+    return f"it is damaged (libsndfile: {reason})" if reason in _VAGUE else reason
 
 
 def _sphere_count(recording: Recording) -> int:

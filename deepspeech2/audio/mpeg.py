@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from deepspeech2.audio import libsndfile
+from deepspeech2.audio import libsndfile, tags
 from deepspeech2.audio.source import AudioError, Part, Recording
 
 _BITRATES = {  # kbit/s, by version 1 or not, and layer
@@ -143,7 +143,7 @@ class Frames:
 
     def _next_stream(self, position: int) -> int:
         """Where the next frames in a row begin; the size of the file if there are none."""
-        start = position = self._after_tags(position)
+        start = position = tags.end_of_tags(self._file, position)
         while window := self._read(position, _WINDOW):
             for match in _SYNC.finditer(window):
                 found = position + match.start()
@@ -155,23 +155,6 @@ class Frames:
                 break
             position += max(1, len(window) - 1)  # a sync word may be on the border
         return self._size
-
-    def _after_tags(self, position: int) -> int:
-        """Where the tags (ID3v2, ID3v1, APE) end that begin at a position."""
-        while True:
-            start = self._read(position, 32)
-            if start[:3] == b"ID3" and len(start) >= 10:
-                length = 0
-                for byte in start[6:10]:
-                    length = length << 7 | byte & 0x7F
-                position += 10 + length + (10 if start[5] & 0x10 else 0)
-            elif start[:3] == b"TAG":
-                position += 128
-            elif start[:8] == b"APETAGEX" and len(start) == 32:
-                has_footer_only = not start[23] & 0x20
-                position += 32 + (0 if has_footer_only else int.from_bytes(start[12:16], "little"))
-            else:
-                return position
 
     def _are_frames(self, position: int) -> bool:
         """Whether frames of one form are at a position: several, or all up to the end."""

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from deepspeech2.audio.libsndfile import STREAMED
-from deepspeech2.audio.source import AudioError, Recording
+from deepspeech2.audio.source import STREAMED, AudioError, Recording
 
 _MPEG_TAGS = (0x50, 0x55)  # MPEG layer II, MP3
 _MOST_CHUNKS = 1000  # before the samples
@@ -14,13 +13,13 @@ class Wave:
     """The parts of a WAV file: where the samples are, and how they are coded.
 
     Attributes:
-        tag: number of the coding.
+        tag: number of the coding; None where the samples stand before it.
         start: position of the samples.
         size: bytes of the samples, as the header has it.
         riff_size: bytes of the whole file after its first eight, as the header has it.
     """
 
-    tag: int
+    tag: int | None
     start: int
     size: int
     riff_size: int
@@ -62,7 +61,7 @@ def parse(recording: Recording) -> Wave | None:
     start = recording.read(0, 12)
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
         return None
-    tag, position = 0, 12
+    tag, position = None, 12
     for _ in range(_MOST_CHUNKS):
         header = recording.read(position, 34)
         if len(header) < 8:

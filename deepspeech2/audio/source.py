@@ -16,6 +16,7 @@ import numpy as np
 from deepspeech2.errors import InputError
 
 RATES = (1000, 1_000_000)  # Hz
+STREAMED = 0x7FFFF000  # sizes from here on are placeholders that streaming programs write
 _IN_MEMORY = 1 << 25  # bytes of a pipe that are kept in memory; a longer recording goes to the disk
 _CHUNK = 1 << 20  # bytes
 
@@ -94,6 +95,8 @@ class Section(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         count = max(0, min(len(buffer), self._size - self._position))
+        if not count:
+            return 0
         self._file.seek(self._start + self._position)
         content = bytearray(self._file.read(count))
         for at, change in self._changes.items():
