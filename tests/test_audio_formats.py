@@ -12,7 +12,8 @@ import pytest
 import soundfile
 from test_audio import refusal, speech
 
-from deepspeech2.audio import AudioError, libsndfile, load_audio, open_audio, read_audio
+from deepspeech2.audio import AudioError, containers, libsndfile, load_audio, open_audio, read_audio
+from deepspeech2.audio.source import Recording
 
 ID3V2 = b"ID3\3\0\0" + bytes([0, 0, 8, 0]) + b"\xff\xfb\x90\x64" * 256  # looks like frames
 ID3V1 = b"TAG" + bytes(125)
@@ -340,6 +341,18 @@ def test_what_libsndfile_reads_is_refused_where_it_is_cut(tmp_path, form, subtyp
     path = write(tmp_path / "a", content)
     assert abs(len(load_audio(path, 16000)) - 32000) < 500
     assert "truncated" in refusal(write(path, content[:int(len(content) * share)]))
+
+
+def test_no_more_chunks_are_looked_at_than_a_recording_has(tmp_path, monkeypatch):
+    """A hostile file can consist of millions of them."""
+    looked = []
+    read = Recording.read
+    monkeypatch.setattr(Recording, "read",
+                        lambda self, *place: looked.append(place) or read(self, *place))
+    monkeypatch.setattr(containers, "_MOST_CHUNKS", 100)
+    header = b"Creative Voice File\x1a\x1a\0\x0a\x01\x29\x11"
+    refusal(write(tmp_path / "a.voc", header + 10_000 * b"\3\0\0\0"))
+    assert 100 < len(looked) < 200
 
 
 def test_a_last_chunk_of_odd_length_need_not_be_filled(tmp_path):

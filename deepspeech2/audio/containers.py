@@ -11,6 +11,7 @@ from collections.abc import Callable
 from deepspeech2.audio.source import STREAMED, AudioError, Recording
 
 _SEEN = 32  # bytes at the beginning of a chunk
+_MOST_CHUNKS = 1_000_000  # that are looked at; a hostile file may have any number
 _UNFILLED = 1 << 48  # sizes of 64 bits from here on are placeholders
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
@@ -35,7 +36,9 @@ def _check_chunks(
 ) -> None:
     """Raise AudioError for a chunk that ends after the file."""
     position = 0
-    while position < recording.size:
+    for _ in range(_MOST_CHUNKS):
+        if position >= recording.size:
+            return
         start = recording.read(position, _SEEN)
         end = end_of_chunk(start, position)
         if start[:8] == b"data\xff\xff\xff\xff" and recording.read(0, 4) == b"RF64":
