@@ -42,4 +42,5 @@ if [ "${1:-}" = --faults ]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -c 'from importlinter import cli; cli.lint_imports_command()'
-exec "$PYTHON" -m pytest --numprocesses=2 --dist=loadfile "$@"
+# in the order of the names: the slow ones of tests/integration begin first
+exec "$PYTHON" -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

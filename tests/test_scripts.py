@@ -416,7 +416,8 @@ def test_given_python_is_used_as_it_is(project, fake):
 def test_run_tests(project, fake):
     checks = ["<-m><ruff><check><.>",
               "<-c><from importlinter import cli; cli.lint_imports_command()>"]
-    pytest = "<-m><pytest><--numprocesses=2><--dist=loadfile><-k><two words>"
+    pytest = ("<-m><pytest><--numprocesses=2><--dist=loadfile><--no-loadscope-reorder>"
+              "<-k><two words>")
     for options in ([], ["--all"]):
         code, output = run(project / "scripts" / "run_tests.sh", *options, "-k", "two words",
                            python=fake, FAKE_EXIT="0")

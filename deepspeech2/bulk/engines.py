@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_ANSWER = 10.0  # seconds in which a scheduler must answer
 _PATIENCE = 10.0  # seconds between looks whether the workers of a call are still there
 _NO_WORKERS = 600.0  # seconds without workers that end a job: a queue may take its time
 
@@ -167,7 +168,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._checked: dict[str, Exception | None] = {}  # why a worker is not used
         try:
-            self._client = distributed.Client(address, timeout=10, set_as_default=False)
+            self._client = distributed.Client(address, timeout=_ANSWER, set_as_default=False)
         except (OSError, self._timeout, ValueError) as error:
             raise InputError(
                 f"--scheduler {address}: no scheduler answers there: {error}"
