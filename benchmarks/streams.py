@@ -1,8 +1,8 @@
 """What a streaming model is like to speak to: `python -m benchmarks.streams MODEL MANIFEST`.
 
 MANIFEST lists utterances with their transcripts. Measured are how late words come in one stream,
-and, as `--only` asks for: what many streams of one service wait for (`clients`), and whether an
-hour of speech in one stream is recognised as well as its utterances (`long`).
+and, as `--only` asks for: what many streams of one service wait for (`clients`), and whether a
+long stream is recognised as well as its utterances (`long`).
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from benchmarks.service import served
+from benchmarks.service import RATE, served
 from deepspeech2 import Model, commands, load_model
 from deepspeech2.audio import load_audio
 from deepspeech2.errors import InputError
@@ -28,7 +28,6 @@ from deepspeech2.metrics import ErrorCounts, align, count_errors
 from deepspeech2.result import Transcript, Word
 from src.manifest import read_manifest, read_transcript
 
-RATE = 16000
 CHUNK = RATE // 10  # samples that come at once
 PAUSE = 2.0  # seconds between two utterances
 SECTIONS = ("delays", "clients", "long")
