@@ -333,6 +333,8 @@ def test_containers_that_are_cut(tmp_path, codec, form, rate, share):
     ("AIFF", "PCM_16"), ("AIFF", "FLOAT"), ("AU", "PCM_24"), ("AU", "ULAW"), ("CAF", "PCM_16"),
     ("CAF", "ALAC_16"), ("W64", "PCM_16"), ("W64", "GSM610"), ("RF64", "PCM_16"), ("SVX", "PCM_16"),
     ("VOC", "PCM_U8"), ("VOC", "ALAW"), ("WAV", "PCM_16"), ("NIST", "PCM_16"),
+    ("MAT4", "DOUBLE"), ("MAT4", "PCM_16"), ("AVR", "PCM_16"), ("AVR", "PCM_S8"),
+    ("MPC2K", "PCM_16"),
 ])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
 def test_what_libsndfile_reads_is_refused_where_it_is_cut(tmp_path, form, subtype, share):

@@ -3,19 +3,21 @@
 The libraries that decode such a file read what is there, often without an error.
 Sources: ISO 14496-12 (MP4), RFC 8794 and 9559 (Matroska), EBU 3306 (RF64), Apple's AIFF and CAF,
 Microsoft's ASF and RIFF, Sony's Wave64 and DSF, Philips's DSDIFF, Adobe's FLV, Sun's AU, Creative's
-VOC, the WavPack block format.
+VOC, the WavPack block format, MathWorks's MAT 4, Audio Visual Research's AVR, Akai's MPC 2000,
+Psion's WVE.
 """
 
 from collections.abc import Callable
 
 from deepspeech2.audio.source import STREAMED, AudioError, Recording
 
-_SEEN = 32  # bytes at the beginning of a chunk
+_SEEN = 36  # bytes at the beginning of a chunk
 _MOST_CHUNKS = 1_000_000  # that are looked at; a hostile file may have any number
 _UNFILLED = 1 << 48  # sizes of 64 bits from here on are placeholders
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _EBML_HEADER, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+_MAT4_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of a number, by the digit for its type
 _RF64_SIZE = 28  # position of the bytes of samples
 
 
@@ -143,6 +145,32 @@ def _wavpack(start: bytes, position: int) -> int | None:
     return position + 8 + int.from_bytes(start[4:8], "little") if start[:4] == b"wvpk" else None
 
 
+def _mat4(start: bytes, position: int) -> int | None:
+    order = "big" if start.startswith((b"\0\0\3", b"\0\0\4")) else "little"  # 1000 and more
+    kind, rows, columns, imaginary, name = (
+        int.from_bytes(start[at : at + 4], order) for at in range(0, 20, 4)
+    )
+    size = _MAT4_BYTES.get(kind // 10 % 10)
+    if size is None or imaginary:
+        return None
+    return position + 20 + name + rows * columns * size
+
+
+def _avr(start: bytes, position: int) -> int | None:
+    channels = 1 if start[12:14] == b"\0\0" else 2
+    bits, frames = int.from_bytes(start[14:16], "big"), int.from_bytes(start[26:30], "big")
+    return None if position else 128 + frames * channels * bits // 8
+
+
+def _mpc2k(start: bytes, position: int) -> int | None:
+    frames = int.from_bytes(start[30:34], "little")
+    return None if position else 42 + frames * (2 if start[21] else 1) * 2
+
+
+def _wve(start: bytes, position: int) -> int | None:
+    return None if position else 32 + int.from_bytes(start[18:22], "big")
+
+
 # position and bytes that tell the format; the end of the chunk at a position, by its first bytes,
 # None for what is no chunk or does not say its size; the bytes to whose multiples chunks are filled
 _CONTAINERS = (
@@ -162,4 +190,9 @@ _CONTAINERS = (
     (0, b"DSD ", _dsf, 1),
     (0, b"FLV\1", _flv, 1),
     (0, b"wvpk", _wavpack, 1),
+    (0, b"\0\0\0\0\1\0\0\0\1\0\0\0", _mat4, 1),
+    (0, b"\0\0\3\xe8\0\0\0\1\0\0\0\1", _mat4, 1),
+    (0, b"2BIT", _avr, 1),
+    (0, b"\1\4", _mpc2k, 1),
+    (0, b"ALawSoundFile", _wve, 1),
 )
