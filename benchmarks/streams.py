@@ -25,7 +25,7 @@ from deepspeech2 import Model, commands, load_model
 from deepspeech2.audio import load_audio
 from deepspeech2.errors import InputError
 from deepspeech2.metrics import ErrorCounts, align, count_errors
-from deepspeech2.result import Transcript, Word
+from deepspeech2.result import Word
 from src.manifest import read_manifest, read_transcript
 
 CHUNK = RATE // 10  # samples that come at once
@@ -59,11 +59,6 @@ def quantiles(values: Sequence[float]) -> str:
     return f"median {1000 * median(values):.0f} ms, p95 {1000 * np.percentile(values, 95):.0f} ms"
 
 
-def words_of(transcript: Transcript) -> list[Word]:
-    """The words of all segments."""
-    return [word for segment in transcript.segments for word in segment.words]
-
-
 def equal_words(reference: Sequence[Word], found: Sequence[Word]) -> Iterator[tuple[int, int]]:
     """Positions of the words that both have in common, one after the other."""
     pairs = align([word.word for word in reference], [word.word for word in found])
@@ -82,7 +77,7 @@ def delays(model: Model, reader: Model, utterances: Sequence[Utterance]) -> None
     """
     complete, shown, computing, chunk_times, words = [], [], [], [], 0
     for utterance in utterances:
-        truth = words_of(reader.align((utterance.spoken, RATE), utterance.text))
+        truth = reader.align((utterance.spoken, RATE), utterance.text).words
         words += len(truth)
         session, heard, found, known, partials = model.stream(RATE), 0, [], [], []
         for chunk in utterance.chunks():
@@ -181,7 +176,7 @@ def long(model: Model, utterances: Sequence[Utterance], minutes: float) -> None:
             session.feed(chunk)
     session.finish()
     used = time.process_time() - used
-    found = words_of(session.transcript)
+    found = session.transcript.words
     pairs, single, differences = [], [], []
     for number, (start, utterance) in enumerate(rows):
         end = rows[number + 1][0] if number + 1 < len(rows) else seconds
@@ -191,8 +186,8 @@ def long(model: Model, utterances: Sequence[Utterance], minutes: float) -> None:
             alone[id(utterance)] = model.transcribe((utterance.spoken, RATE))
         own = alone[id(utterance)]
         single.append((utterance.text, own.text))
-        differences += [(start, words[j].start - start - words_of(own)[i].start)
-                        for i, j in equal_words(words_of(own), words)]
+        differences += [(start, words[j].start - start - own.words[i].start)
+                        for i, j in equal_words(own.words, words)]
     starts, offsets = np.array(differences or [(0.0, 0.0)]).T
     drift = np.polyfit(starts / 3600, offsets, 1)[0] if np.ptp(starts) else 0.0
     row, cut = errors_of(pairs), errors_of(single)

@@ -46,6 +46,7 @@ class Transcript:
         text: the whole text with single spaces between words; empty if nothing was recognised.
         segments: the segments in order; none if the text is empty.
         duration: length of the recording in seconds.
+        words: all words of the segments in order.
         alternatives: other texts for the whole recording, best first; greedy decoding has none.
     """
 
@@ -53,3 +54,7 @@ class Transcript:
     segments: tuple[Segment, ...]
     duration: float
     alternatives: tuple[str, ...] = field(default=())
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return tuple(word for segment in self.segments for word in segment.words)

@@ -75,8 +75,7 @@ def _segments(transcript: Transcript, layout: Layout) -> list[Segment]:
     """The segments of a transcript, or each of its words as a segment."""
     if not layout.word_timestamps:
         return list(transcript.segments)
-    words = [word for segment in transcript.segments for word in segment.words]
-    return [Segment(w.start, w.end, w.word, (w,), w.probability) for w in words]
+    return [Segment(w.start, w.end, w.word, (w,), w.probability) for w in transcript.words]
 
 
 def _continues(group: list[Word], word: Word, layout: Layout) -> bool:
@@ -201,9 +200,9 @@ def word_content(word: Word) -> dict[str, str | float]:
 
 def to_textgrid(transcript: Transcript, layout: Layout) -> str:
     """A TextGrid of Praat with two tiers of intervals: segments and words."""
-    words = [word for segment in transcript.segments for word in segment.words]
     segments = [(s.start, s.end, s.text) for s in transcript.segments]
-    tiers = [("segments", segments), ("words", [(w.start, w.end, w.word) for w in words])]
+    words = [(w.start, w.end, w.word) for w in transcript.words]
+    tiers = [("segments", segments), ("words", words)]
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -256,8 +255,7 @@ def to_ctm(transcript: Transcript, layout: Layout) -> str:
     return "".join(
         f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {'_'.join(word.word.split())} "
         f"{word.probability:.4f}\n"
-        for segment in transcript.segments
-        for word in segment.words
+        for word in transcript.words
     )
 
 

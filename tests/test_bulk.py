@@ -66,7 +66,7 @@ def test_texts_and_times_are_those_of_the_model(recordings, single):
     for path, result in zip(good, model.transcribe_many(good), strict=True):
         record = by_path[path]
         assert record["text"] == result.text and record["duration"] == round(result.duration, 3)
-        words = [word for segment in result.segments for word in segment.words]
+        words = result.words
         assert [word["start"] for word in record["words"]] == [round(w.start, 3) for w in words]
 
 

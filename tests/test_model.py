@@ -55,7 +55,7 @@ def test_a_transcript_by_hand():
 def test_words_are_in_order_and_never_overlap(path, text):
     found = model(path).transcribe((samples(8), RATE))
     assert found.text == text
-    words = [word for segment in found.segments for word in segment.words]
+    words = found.words
     assert " ".join(word.word for word in words) == text and bool(found.segments) == bool(text)
     edges = [0.0, *(edge for word in words for edge in (word.start, word.end)), found.duration]
     assert edges == sorted(edges) and all(word.start < word.end for word in words)

@@ -190,7 +190,7 @@ def test_confidence_is_judged_as_by_hand(summary, transcripts):
     """AUC over all pairs of a right and a wrong word; the alignment is that of jiwer."""
     words = []  # (probability, right)
     for reference, transcript in transcripts.values():
-        found = [word for segment in transcript.segments for word in segment.words]
+        found = transcript.words
         right = [False] * len(found)
         for chunk in jiwer.process_words(reference, transcript.text or " ").alignments[0]:
             if chunk.type == "equal":

@@ -76,7 +76,7 @@ def test_the_text_of_pieces_is_the_text_of_the_whole(model, pause):
     text = text_of(150, pause)
     found = model.transcribe((say(text, pause), RATE))
     assert found.text == text
-    words = [word for segment in found.segments for word in segment.words]
+    words = found.words
     assert " ".join(word.word for word in words) == text
     edges = [0.0, *(edge for word in words for edge in (word.start, word.end)), found.duration]
     assert edges == sorted(edges) and all(word.start < word.end for word in words)

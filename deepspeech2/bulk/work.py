@@ -137,7 +137,7 @@ def to_record(path: str, result: Transcript | Exception) -> Record:
     if isinstance(result, Exception):
         message = str(result) or type(result).__name__
         return {"audio": path, "error": message, "is_input_error": isinstance(result, InputError)}
-    words = [word_content(word) for segment in result.segments for word in segment.words]
+    words = [word_content(word) for word in result.words]
     return {
         "audio": path,
         "duration": round(result.duration, 3),
