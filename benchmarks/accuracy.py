@@ -61,6 +61,7 @@ class Corpus:
             utterances to try the benchmark.
         config: our settings.
         epochs: how many of the original have to fit into the minutes, which limits its size.
+        options: of the module, but for the folders.
     """
 
     title: str
@@ -69,14 +70,16 @@ class Corpus:
     source: str
     config: str
     epochs: int
+    options: tuple[str, ...] = ()
 
 
 CORPORA = {
     "an4": Corpus("AN4", "an4", "an4", "an4", "configs/an4.yaml", 20),
     "librispeech": Corpus("LibriSpeech train-clean-100, 67 unseen speakers", "librispeech", "libri",
-                          "speech/LibriSpeech", "configs/librispeech_10h.yaml", 2),
+                          "speech/LibriSpeech", "configs/librispeech_10h.yaml", 2,
+                          ("--max_seconds", "40")),
     "demo": Corpus("the demo corpus (synthetic speech)", "demo", "demo", "", "configs/demo.yaml",
-                   20)}
+                   20, ("--train", "24", "--val", "6", "--test", "6"))}
 REAL = ("an4", "librispeech")
 
 
@@ -133,9 +136,9 @@ class Contest:
     def prepare(self) -> None:
         """Make the manifests, the same for all contestants, and one of some minutes for trials."""
         shared = Path(os.environ.get("DS2_SHARED", ROOT.parent / "shared")) / "data"
-        options = ["--train", "24", "--val", "6", "--test", "6"]
+        options = list(self.corpus.options)
         if self.corpus.source:
-            options = ["--source", str(shared / self.corpus.source)]
+            options += ["--source", str(shared / self.corpus.source)]
         run("-m", f"data.{self.corpus.module}", "--target", str(self.folder / "data"), *options)
         labels, speech = Labels.load(ROOT / "labels.json"), {}
         for split in ("train", "val"):
