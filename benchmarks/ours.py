@@ -79,13 +79,17 @@ class Side(FrameworkSide):
         checkpoint = load_checkpoint(path)
         load_parameters(self.step_cell.stored_parameters(), checkpoint.parameters, checkpoint.path)
 
+    def save_network(self, path: str) -> None:
+        """Write a checkpoint without the optimizer's state."""
+        from src.checkpoint import arrays_of, save_checkpoint
+        parameters = arrays_of(self.network.get_parameters())
+        save_checkpoint(path, parameters, self.config.model_info(self.labels))
+
     def export(self, folder: Path) -> None:
         """Write the weights in all formats."""
-        from src.checkpoint import arrays_of, save_checkpoint
         from src.exporting import export_mindir, export_onnx
         checkpoint, config = str(folder / "model.ckpt"), load_config()
-        parameters = arrays_of(self.network.get_parameters())
-        save_checkpoint(checkpoint, parameters, self.config.model_info(self.labels))
+        self.save_network(checkpoint)
         export_mindir(checkpoint, config, folder / "model.mindir")
         export_onnx(checkpoint, config, folder / "model.onnx")
         export_onnx(checkpoint, config, folder / "int8.onnx", "int8")
