@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def describe_machine() -> dict:
+def describe_machine(packages: Sequence[str] = PACKAGES) -> dict:
     """Processor, memory, versions and load; nothing that names the machine or its folders."""
     def first(pattern: str, path: str) -> str:
         return re.search(pattern, Path(path).read_text(encoding="utf-8"))[1].strip()
@@ -52,7 +53,7 @@ def describe_machine() -> dict:
             "memory_gib": round(int(first(r"MemTotal:\s*(\d+)", "/proc/meminfo")) / 2**20, 1),
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": {name: importlib.metadata.version(name) for name in packages},
             "date": date.today().isoformat(), "load_before": round(os.getloadavg()[0], 2)}
 
 

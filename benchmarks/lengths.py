@@ -49,10 +49,19 @@ def transcribed(model: str, recording: Path) -> tuple[float, float]:
     """Peak memory in MB and CPU seconds of a process that transcribes a recording."""
     program = ["transcribe.py", "--pretrain_ckpt"] if model.endswith(".ckpt") else [
         "-m", "deepspeech2", "transcribe", "--model"]
-    command = [sys.executable, "-S", "-c", _RUN, sys.executable, *program, model, str(recording)]
+    return spent(*program, model, str(recording))
+
+
+def spent(*arguments: str) -> tuple[float, float]:
+    """Peak memory in MB and CPU seconds of Python with the arguments, in the repository.
+
+    Raises:
+        RunError: naming the arguments, when it fails.
+    """
+    command = [sys.executable, "-S", "-c", _RUN, sys.executable, *arguments]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode:
-        raise RunError(f"{model}: transcribing ended with exit code {result.returncode}")
+        raise RunError(f"python {' '.join(arguments)} ended with exit code {result.returncode}")
     memory, used = map(float, result.stdout.split())
     return memory / 1024, used
 

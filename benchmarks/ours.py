@@ -32,8 +32,11 @@ class Side(FrameworkSide):
         product(matrix, matrix).asnumpy()  # compiles
         return min(timed(lambda: product(matrix, matrix).asnumpy())[0])
 
-    def build(self, config: Config, folder: Path) -> None:
-        """The network with the weights that PyTorch's side saved, and its training step."""
+    def build(self, config: Config, folder: Path | None = None) -> None:
+        """The network and its training step, with the weights that PyTorch's side saved.
+
+        Without a folder the weights are random.
+        """
         self.start()
         import mindspore as ms
 
@@ -43,9 +46,10 @@ class Side(FrameworkSide):
         ms.set_seed(0)
         self.config = config
         self.network = DeepSpeech(config.ModelConfig, self.spect.num_bins, len(self.labels))
-        with np.load(folder / "weights.npz") as arrays:
-            found = dict(arrays)
-        load_parameters(self.network.get_parameters(), found, folder)
+        if folder:
+            with np.load(folder / "weights.npz") as arrays:
+                found = dict(arrays)
+            load_parameters(self.network.get_parameters(), found, folder)
         self.step_cell = TrainStep(
             LossCell(self.network, self.labels.blank_index),
             create_optimizer(self.network.layers(), config.OptimConfig),
@@ -75,13 +79,17 @@ class Side(FrameworkSide):
         checkpoint = load_checkpoint(path)
         load_parameters(self.step_cell.stored_parameters(), checkpoint.parameters, checkpoint.path)
 
+    def save_network(self, path: str) -> None:
+        """Write a checkpoint without the optimizer's state."""
+        from src.checkpoint import arrays_of, save_checkpoint
+        parameters = arrays_of(self.network.get_parameters())
+        save_checkpoint(path, parameters, self.config.model_info(self.labels))
+
     def export(self, folder: Path) -> None:
         """Write the weights in all formats."""
-        from src.checkpoint import arrays_of, save_checkpoint
         from src.exporting import export_mindir, export_onnx
         checkpoint, config = str(folder / "model.ckpt"), load_config()
-        parameters = arrays_of(self.network.get_parameters())
-        save_checkpoint(checkpoint, parameters, self.config.model_info(self.labels))
+        self.save_network(checkpoint)
         export_mindir(checkpoint, config, folder / "model.mindir")
         export_onnx(checkpoint, config, folder / "model.onnx")
         export_onnx(checkpoint, config, folder / "int8.onnx", "int8")

@@ -24,18 +24,18 @@ from deepspeech2.labels import Labels
 from src.dataset import Batch
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS, TORCH = "ours", "PyTorch"
+OURS, TORCH, GROWTH = "ours", "PyTorch", "growth"
+MODULES = {TORCH: "pytorch", GROWTH: "growth_side"}
 TURN_SECONDS = 0.3  # shorter work is repeated within its turn, so that waking up does not count
 
 _side = None  # in a worker: the object whose methods are called
 
 
 class Worker(ProcessPoolExecutor):
-    """A process with the `Side` of `benchmarks.pytorch`; of `benchmarks.ours` for other names."""
+    """A process with the `Side` of a module: `MODULES`, or `benchmarks.ours` for other names."""
 
     def __init__(self, side: str):
-        module = "pytorch" if side == TORCH else "ours"
-        super().__init__(1, get_context("spawn"), _start, (module,))
+        super().__init__(1, get_context("spawn"), _start, (MODULES.get(side, "ours"),))
 
     def time(self, method: str, least: float = 0.0, **arguments: Any) -> tuple[float, Any]:
         """The median seconds and the last result of calling the method, as `timed` calls it."""
