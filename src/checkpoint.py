@@ -151,14 +151,18 @@ def save_checkpoint(
         ) from None
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, optimizer: bool = True) -> Checkpoint:
     """Read a checkpoint, and verify its checksum.
+
+    Args:
+        path: the file.
+        optimizer: whether the optimizer's arrays are kept, two thirds of the memory.
 
     Raises:
         InputError: naming the file, when it is missing, empty or damaged.
     """
     path = _existing(path)
-    content = checkpoint_file.read(path)
+    content = checkpoint_file.read(path, without=None if optimizer else STATE_PREFIX)
     info = content.strings.get(_INFO)
     return Checkpoint(
         path,

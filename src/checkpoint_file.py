@@ -53,20 +53,21 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], strings: Mapping[s
         file.write(CHECKSUM + checksum.to_bytes(10, "big"))
 
 
-def read(path: str | Path, only_strings: bool = False) -> Content:
+def read(path: str | Path, only_strings: bool = False, without: str | None = None) -> Content:
     """Read a checkpoint file, and verify its checksum.
 
     Args:
         path: the file.
         only_strings: whether to read no further than the strings at its beginning; then nothing is
             verified.
+        without: arrays whose names begin so are verified and not kept.
 
     Raises:
         InputError: naming the file, when it cannot be read or is damaged.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse_strings(data) if only_strings else _parse(data)
+            return _parse_strings(data) if only_strings else _parse(data, without)
     except OSError as error:
         raise InputError(f"{path}: cannot read the checkpoint: {error.strerror}") from None
     # _Damaged, an empty file, text that is not UTF-8; or a dimension above 2^63
@@ -109,8 +110,8 @@ def _varint(value: int) -> bytes:
     return bytes([*result, value])
 
 
-def _parse(data: mmap.mmap) -> Content:
-    """All that a file holds. The checksum is computed where the content is copied: in one pass."""
+def _parse(data: mmap.mmap, without: str | None) -> Content:
+    """What a file holds. The checksum is computed where the content is copied: in one pass."""
     end = len(data)
     checked = data[end - CHECKSUM_SIZE : end - 10] == CHECKSUM
     if checked:
@@ -122,17 +123,16 @@ def _parse(data: mmap.mmap) -> Content:
         if kinds.setdefault(name, (shape, type_name)) != (shape, type_name):
             raise _Damaged(f"{name} occurs twice")
         checksum = zlib.crc32(data[position:start], checksum)
-        part = np.empty(stop - start, np.uint8)
-        for i in range(0, len(part), CHUNK):
-            chunk = part[i : i + CHUNK]
-            chunk[:] = np.frombuffer(data, np.uint8, len(chunk), start + i)
-            checksum = zlib.crc32(chunk, checksum)
-        parts.setdefault(name, []).append(part)
         position = stop
+        data.madvise(mmap.MADV_DONTNEED)  # what was read of the file is not memory of this process
+        part, checksum = _copied(data, start, stop, checksum)
+        if type_name == STRING or without is None or not name.startswith(without):
+            parts.setdefault(name, []).append(part)
     if checked and checksum != int.from_bytes(data[end + len(CHECKSUM) :], "big"):
         raise _Damaged("its checksum is wrong")
     content = Content({}, {})
-    for name, (shape, type_name) in kinds.items():
+    for name in parts:
+        shape, type_name = kinds[name]
         first, *others = parts[name]
         value = np.concatenate([first, *others]) if others else first
         if type_name == STRING:
@@ -143,6 +143,18 @@ def _parse(data: mmap.mmap) -> Content:
     if first_name in content.strings and not checked:
         raise _Damaged("its end is missing")
     return content
+
+
+def _copied(
+    data: mmap.mmap, start: int, stop: int, checksum: int
+) -> tuple[np.ndarray, int]:
+    """The bytes from `start` to `stop`, and the checksum of all up to them."""
+    part = np.empty(stop - start, np.uint8)
+    for i in range(0, len(part), CHUNK):
+        chunk = part[i : i + CHUNK]
+        chunk[:] = np.frombuffer(data, np.uint8, len(chunk), start + i)
+        checksum = zlib.crc32(chunk, checksum)
+    return part, checksum
 
 
 def _parse_strings(data: mmap.mmap) -> Content:

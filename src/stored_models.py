@@ -53,7 +53,7 @@ def _checkpoint_model(path: Path, config: Config) -> Model:
     from src.checkpoint import check_fit, load_checkpoint, network_shapes
     from src.onnx_graph import make_onnx
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, optimizer=False)
     config, labels = checkpoint.settle(config)
     parameters = checkpoint.network_parameters()
     check_fit(dict(network_shapes(config, len(labels))), parameters, path)
@@ -79,7 +79,7 @@ def load_network(path: str | Path, config: Config) -> tuple["DeepSpeech", Config
     from src.checkpoint import load_checkpoint, load_parameters
     from src.DeepSpeech import DeepSpeech
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, optimizer=False)
     config, labels = checkpoint.settle(config)
     network = DeepSpeech(config.ModelConfig, config.DataConfig.SpectConfig.num_bins, len(labels))
     own = network.get_parameters()

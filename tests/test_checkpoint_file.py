@@ -76,20 +76,27 @@ def test_a_large_array_is_written_in_parts(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found["w"].asnumpy(), array)
 
 
-def test_every_cut_and_every_change_is_noticed(path):
-    """All places, so those between two records too."""
+def test_arrays_can_be_left_out(path):
+    content = checkpoint_file.read(path, without="w")
+    assert_equal(content.arrays, {n: a for n, a in ARRAYS.items() if not n.startswith("w")})
+    assert len(content.arrays) < len(ARRAYS) and content.strings == STRINGS
+
+
+@pytest.mark.parametrize("without", [None, "", "w"])
+def test_every_cut_and_every_change_is_noticed(path, without):
+    """All places, so those between two records too, and those in what is not kept."""
     content = path.read_bytes()
     for stop in range(len(content)):
         path.write_bytes(content[:stop])
         with pytest.raises(InputError, match=r"a\.ckpt: not a whole MindSpore checkpoint"):
-            checkpoint_file.read(path)
+            checkpoint_file.read(path, without=without)
     rng = random.Random(0)
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= rng.randrange(1, 256)
         path.write_bytes(changed)
         with pytest.raises(InputError, match=r"a\.ckpt: not a whole MindSpore checkpoint"):
-            checkpoint_file.read(path)
+            checkpoint_file.read(path, without=without)
 
 
 def test_random_bytes_are_no_checkpoint(path):
