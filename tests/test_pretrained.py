@@ -27,7 +27,7 @@ def card(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", ["an4", "librispeech_10h"])
+@pytest.mark.parametrize("name", ["an4", "librispeech_10h", "librispeech_streaming"])
 def test_it_holds_weights_only_and_the_settings_of_the_recipe(name):
     assert model(name).stat().st_size <= 40e6
     checkpoint = load_checkpoint(model(name))
@@ -57,6 +57,8 @@ def dev_set(name: str, shared: Path, target: Path) -> Path:
     ("an4", model("an4"), "", 0),
     ("librispeech_10h", model("librispeech_10h"), "", 0),
     ("librispeech_10h", SHIPPED / "english.onnx", "lm/english.json", 1),
+    ("librispeech_streaming", model("librispeech_streaming"), "", 0),
+    ("librispeech_streaming", SHIPPED / "english_streaming.onnx", "lm/english.json", 1),
 ])
 def test_it_scores_what_its_card_says(name, path, decoder, line, shared, tmp_path):
     """On another kind of CPU rounding may change a word in a hundred, and its letters."""

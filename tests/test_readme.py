@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from conftest import ROOT, write_streaming_model
+from conftest import ROOT
 
 import align
 import deepspeech2.cli
@@ -192,8 +192,6 @@ def test_every_python_example_runs(page, tmp_path, monkeypatch, capsys):
     noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", noise, 16000)
     monkeypatch.chdir(tmp_path)
-    if page.name == "streaming.md":
-        write_streaming_model(tmp_path / "an4_streaming.onnx")
     for code in blocks(page, "python"):
         exec(compile(code, page.name, "exec"), {})
         assert capsys.readouterr().out
