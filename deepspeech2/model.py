@@ -157,7 +157,7 @@ class Model:
                 "and export it with --streaming True"
             )
         rate = checked_rate(sample_rate or self.spect.sample_rate)
-        decoder = stream_decoder(self.decoder, self.labels)
+        decoder = stream_decoder(self.decoder, self.labels, self.spect.sample_rate)
         return Session(
             self.streaming, self.spect, self.labels, decoder, rate, self.word_probability
         )

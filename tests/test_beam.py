@@ -371,6 +371,37 @@ def test_frames_may_come_little_by_little(arpa):
 
 # what is refused
 
+def text_of(path, labels=LABELS) -> str:
+    """The text of a path so far; a space at its end stays."""
+    text = ""
+    for symbol, _ in itertools.groupby(path):
+        letter = labels.characters[symbol]
+        if symbol != labels.blank_index and not (letter == " " and text[-1:] in ("", " ")):
+            text += letter
+    return text
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_settled_is_the_beginning_of_all_texts(seed):
+    """The paths that go on are those whose text began so when it was settled."""
+    rng = np.random.default_rng(seed)
+    probs, search = random_probs(rng, 6), BeamSearch(LABELS, LMConfig(**WIDE))
+    state = search.take(search.begin(), probs[:4])
+    best, _ = search.texts_in_progress(state)
+    count = int(rng.integers(len(best) + 1))
+    state = search.settle(state, count)
+    _, common = search.texts_in_progress(state)
+    assert len(common) >= count and common[:count].tolist() == best[:count].tolist()
+    settled, expected = LABELS.decode(best[:count]), {}
+    for path in itertools.product(range(len(LABELS)), repeat=len(probs)):
+        if text_of(path[:4]).startswith(settled):
+            p = math.prod(float(row[symbol]) for row, symbol in zip(probs, path, strict=True))
+            text = text_of(path).strip()
+            expected[text] = expected.get(text, 0.0) + p
+    found = {h.text: h.acoustic for h in search.end(search.take(state, probs[4:]))}
+    assert found == pytest.approx({text: math.log(p) for text, p in expected.items()}, abs=1e-5)
+
+
 @pytest.mark.parametrize(("probs", "words"), [
     (np.full((3, 4), np.nan), "frame 0 has nan for class 0, which is not a finite number"),
     (np.array([[0.5, 0.5, 0, 0], [0, np.inf, 0, 0]]), "frame 1 has inf for class 1"),

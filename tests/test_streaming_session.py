@@ -13,7 +13,7 @@ from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig, spectrogram
 from deepspeech2.labels import Labels
 from deepspeech2.streaming import session as session_module
-from deepspeech2.streaming.decoders import GreedyStream, stream_decoder
+from deepspeech2.streaming.decoders import BeamStream, GreedyStream, stream_decoder
 from deepspeech2.streaming.session import Session
 from src.checkpoint import save_checkpoint
 from src.config import load_config
@@ -141,17 +141,24 @@ ngram 1=6
 """
 
 
-@pytest.mark.parametrize("most", [700, 1000000])
-def test_a_beam_search_finds_the_text_of_the_whole_recording(model, without_pauses, tmp_path, most):
-    """Words that were given out stay, and come in order; all of them are in the end."""
+@pytest.fixture
+def beam(model, tmp_path):
+    """A beam search with a language model."""
     (tmp_path / "lm.arpa").write_text(ARPA)
     config = LMConfig(decoder_type="beam", lm_path=str(tmp_path / "lm.arpa"), beam_width=30)
-    decoder = make_decoder(config, model.labels)
+    return make_decoder(config, model.labels)
+
+
+@pytest.mark.parametrize("most", [700, 1000000])
+def test_a_beam_search_finds_the_text_of_the_whole_recording(model, without_pauses, beam, most):
+    """Words that all hypotheses agree on stay, and come in order; all of them are in the end."""
+    decoder = beam
     samples = sound(7.0)
     features = spectrogram(samples, model.spect)
     (probs,) = model.emissions(features[None, None], np.array([features.shape[1]], np.int32))
     ((expected, *_),) = decoder.texts([probs])
-    session = Session(model.streaming, model.spect, LABELS, stream_decoder(decoder, LABELS), 16000)
+    patient = BeamStream(decoder, LABELS, patience=10**9)
+    session = Session(model.streaming, model.spect, LABELS, patient, 16000)
     words = listen(session, samples, most)
     assert " ".join(word.word for word in words) == session.transcript.text == expected
     assert len(words) > 5
@@ -161,8 +168,30 @@ def test_a_beam_search_finds_the_text_of_the_whole_recording(model, without_paus
 
 def test_a_beam_search_gives_words_before_the_end(model, without_pauses):
     decoder = make_decoder(LMConfig(decoder_type="beam", beam_width=5), model.labels)
-    session = Session(model.streaming, model.spect, LABELS, stream_decoder(decoder, LABELS), 16000)
+    patient = BeamStream(decoder, LABELS, patience=10**9)
+    session = Session(model.streaming, model.spect, LABELS, patient, 16000)
     assert len(session.feed(sound(7.0)).words) > 3
+
+
+def test_a_word_of_the_best_hypothesis_is_settled_after_a_while(model, without_pauses, beam):
+    """It comes before all hypotheses agree on it, stays, and does not depend on the chunks."""
+    def spoken(decoder, most):
+        session = Session(model.streaming, model.spect, LABELS, decoder, 16000)
+        words, late = [], []
+        for start in range(0, len(samples), most):
+            for word in session.feed(samples[start : start + most]).words:
+                words.append(word)
+                late.append((start + most) / 16000 - word.end)
+        words += session.finish().words
+        assert session.transcript.text == " ".join(word.word for word in words)
+        return [word.word for word in words], late
+
+    samples = sound(7.0)
+    settled, late = spoken(stream_decoder(beam, LABELS, 16000), 700)
+    assert settled == spoken(stream_decoder(beam, LABELS, 16000), 100_000)[0]
+    assert len(settled) > 5
+    _, later = spoken(BeamStream(beam, LABELS, patience=10**9), 700)
+    assert np.median(late) < np.median(later)
 
 
 # pauses, with a network that hears loudness

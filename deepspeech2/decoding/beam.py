@@ -21,6 +21,7 @@ from deepspeech2.decoding.search import (
     begin,
     end,
     in_progress,
+    settled,
     take,
 )
 from deepspeech2.errors import InputError
@@ -188,6 +189,13 @@ class BeamSearch:
         """
         best, common = in_progress(search)
         return best, best[:common]
+
+    def settle(self, search: tuple, count: int) -> tuple:
+        """The state without the hypotheses that lack the best one's first `count` symbols.
+
+        The old state must not be used any more.
+        """
+        return settled(search, count)
 
     def end(self, search: tuple) -> list[Hypothesis]:
         """The best texts after all frames, as `decode` gives them; the state stays as it is."""

@@ -537,33 +537,65 @@ def _compiled(function):
         return njit(nogil=True)(function)
 
 
-@_compiled
-def _in_progress(nodes, now, size):
-    """(U,) symbols of the best hypothesis, and how many of them all hypotheses begin with."""
+@njit(nogil=True)
+def _best_path(nodes, now):
+    """(U,) symbols of the best hypothesis, and for each node its place on that path, -1: none."""
     depth, n = 0, now[0].node
     while n > ROOT:
         depth, n = depth + 1, nodes[n].parent
-    path, symbols = np.empty(depth + 1, np.int32), np.empty(depth, np.int32)
+    symbols, place = np.empty(depth, np.int32), np.full(len(nodes), -1, np.int32)
     n = now[0].node
     for at in range(depth, 0, -1):
-        path[at], symbols[at - 1] = n, nodes[n].symbol
+        place[n], symbols[at - 1] = at, nodes[n].symbol
         n = nodes[n].parent
-    path[0] = ROOT
-    place = np.full(len(nodes), -1, np.int32)  # of the nodes of this path
-    for at in range(depth + 1):
-        place[path[at]] = at
-    common = depth
+    place[ROOT] = 0
+    return symbols, place
+
+
+@njit(nogil=True)
+def _in_common(nodes, n, place):
+    """How many symbols of the best hypothesis the text of a node begins with."""
+    while place[n] < 0:
+        n = nodes[n].parent
+    return place[n]
+
+
+@_compiled
+def _in_progress(nodes, now, size):
+    """(U,) symbols of the best hypothesis, and how many of them all hypotheses begin with."""
+    symbols, place = _best_path(nodes, now)
+    common = len(symbols)
     for i in range(1, size):
-        n = now[i].node
-        while place[n] < 0:
-            n = nodes[n].parent
-        common = min(common, place[n])
+        common = min(common, _in_common(nodes, now[i].node, place))
     return symbols, common
+
+
+@_compiled
+def _settle(nodes, now, size, count):
+    """Drop hypotheses without the best one's first `count` symbols; returns how many are left."""
+    _, place = _best_path(nodes, now)
+    left = 0
+    for i in range(size):
+        n = now[i].node
+        nodes[n].slot = -1
+        if _in_common(nodes, n, place) >= count:
+            now[left] = now[i]
+            nodes[n].slot = left
+            left += 1
+    return left
 
 
 def in_progress(search: Search) -> tuple[np.ndarray, int]:
     """(U,) symbols of the best hypothesis, and how many of them all hypotheses begin with."""
     return _in_progress(search.nodes, search.now, search.size)
+
+
+def settled(search: Search, count: int) -> Search:
+    """The search without the hypotheses that lack the best one's first `count` symbols.
+
+    The old search must not be used any more.
+    """
+    return search._replace(size=_settle(search.nodes, search.now, search.size, count))
 
 
 def _compile(advance_code):

@@ -3,6 +3,7 @@
 Axes: T' output frames, C classes, U symbols of a text.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +12,9 @@ import numpy as np
 from deepspeech2.decoding.alignment import log_probabilities, symbol_log_probs, word_slices
 from deepspeech2.decoding.decoders import BeamDecoder, Decoder
 from deepspeech2.labels import Labels
+
+
+SETTLED = 0.3  # seconds for which the best hypothesis of a beam search keeps a word: then it stays
 
 
 @dataclass
@@ -51,9 +55,11 @@ class StreamDecoder(Protocol):
         """End what is in progress; returns its words. What comes is another text."""
 
 
-def stream_decoder(decoder: Decoder, labels: Labels) -> StreamDecoder:
+def stream_decoder(decoder: Decoder, labels: Labels, sample_rate: int) -> StreamDecoder:
     """The decoder for a stream that decodes as `decoder` decodes recordings."""
-    return BeamStream(decoder, labels) if isinstance(decoder, BeamDecoder) else GreedyStream(labels)
+    if isinstance(decoder, BeamDecoder):
+        return BeamStream(decoder, labels, round(SETTLED * sample_rate))
+    return GreedyStream(labels)
 
 
 class GreedyStream:
@@ -101,14 +107,20 @@ class GreedyStream:
 
 
 class BeamStream:
-    """A beam search whose words are given out when all hypotheses agree on them.
+    """A beam search whose words are given out when they are settled.
 
-    A hypothesis only grows, so what all have in common stays. Times and probabilities of words come
-    from forced alignment of the best text, as in recordings.
+    A word is settled when all hypotheses agree on it, or when it has been part of the best one for
+    a while: then the hypotheses without it are dropped. Times and probabilities of words come from
+    forced alignment of the best text, as in recordings.
+
+    Args:
+        decoder: the beam search.
+        labels: its classes.
+        patience: samples for which the best hypothesis keeps a word until it is settled.
     """
 
-    def __init__(self, decoder: BeamDecoder, labels: Labels):
-        self._decoder, self._labels = decoder, labels
+    def __init__(self, decoder: BeamDecoder, labels: Labels, patience: int):
+        self._decoder, self._labels, self._patience = decoder, labels, patience
         self._begin()
 
     def _begin(self) -> None:
@@ -116,7 +128,8 @@ class BeamStream:
         self._probs: list[np.ndarray] = []  # (C,) of each frame of the text
         self._samples: list[int] = []  # on which they are centred
         self._given = 0  # words that were given out
-        self._common = 0  # symbols that all hypotheses had in common
+        self._best = np.zeros(0, np.int32)  # symbols of the best hypothesis
+        self._since: list[int] = []  # the sample since when it has had each of its complete words
         self.partial: list[int] = []
 
     @property
@@ -127,15 +140,32 @@ class BeamStream:
         """See `StreamDecoder.push`."""
         self._probs.append(probs)
         self._samples.append(sample)
-        self._state = self._decoder.search.take(self._state, probs[None])
-        best, common = self._decoder.search.texts_in_progress(self._state)
-        complete = word_slices(common, self._labels.space_index)
-        if complete and common[-1] != self._labels.space_index:
-            complete.pop()
-        words = self._words(best, len(complete)) if len(complete) > self._given else []
+        search = self._decoder.search
+        self._state = search.take(self._state, probs[None])
+        best, common = search.texts_in_progress(self._state)
+        complete = self._complete(best, sample)
+        count = sum(part.stop < len(common) for part in complete)
+        kept = bisect_right(self._since, sample - self._patience)
+        if kept > count:
+            self._state = search.settle(self._state, complete[kept - 1].stop + 1)
+            count = kept
+        words = self._words(best, count) if count > self._given else []
         parts = word_slices(best, self._labels.space_index)[self._given :]
         self.partial = best[parts[0].start : parts[-1].stop].tolist() if parts else []
         return words
+
+    def _complete(self, best: np.ndarray, sample: int) -> list[slice]:
+        """Where the words of the best text lie that have a space behind them; notes since when."""
+        space = self._labels.space_index
+        complete = [part for part in word_slices(best, space) if part.stop < len(best)]
+        size = min(len(best), len(self._best))
+        different = np.flatnonzero(best[:size] != self._best[:size])
+        same = different[0] if len(different) else size
+        unchanged = sum(part.stop < same for part in complete)
+        self._since = self._since[:unchanged]
+        self._since += [sample] * (len(complete) - len(self._since))
+        self._best = best
+        return complete
 
     def _words(self, symbols: np.ndarray, count: int) -> list[SpokenWord]:
         """The first `count` words of a text, without those that were given out before."""
