@@ -13,7 +13,6 @@ from deepspeech2.decoding.alignment import log_probabilities, symbol_log_probs, 
 from deepspeech2.decoding.decoders import BeamDecoder, Decoder
 from deepspeech2.labels import Labels
 
-
 SETTLED = 0.3  # seconds for which the best hypothesis of a beam search keeps a word: then it stays
 
 
