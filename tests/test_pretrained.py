@@ -27,7 +27,7 @@ def card(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", ["an4", "librispeech_10h", "librispeech_streaming"])
+@pytest.mark.parametrize("name", ["an4", "an4_streaming", "librispeech_10h", "librispeech_streaming"])
 def test_it_holds_weights_only_and_the_settings_of_the_recipe(name):
     assert model(name).stat().st_size <= 40e6
     checkpoint = load_checkpoint(model(name))
@@ -41,7 +41,7 @@ def test_it_holds_weights_only_and_the_settings_of_the_recipe(name):
 
 def dev_set(name: str, shared: Path, target: Path) -> Path:
     """The manifest of the utterances that training never heard."""
-    if name == "an4":
+    if name.startswith("an4"):
         source = shared / "data" / "an4"
         assert an4.main(["--source", str(source), "--target", str(target)]) == 0
         return target / "an4_val_manifest.csv"
@@ -55,6 +55,7 @@ def dev_set(name: str, shared: Path, target: Path) -> Path:
 
 @pytest.mark.parametrize(("name", "path", "decoder", "line"), [
     ("an4", model("an4"), "", 0),
+    ("an4_streaming", model("an4_streaming"), "", 0),
     ("librispeech_10h", model("librispeech_10h"), "", 0),
     ("librispeech_10h", SHIPPED / "english.onnx", "lm/english.json", 1),
     ("librispeech_streaming", model("librispeech_streaming"), "", 0),
