@@ -27,7 +27,8 @@ def card(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", ["an4", "an4_streaming", "librispeech_10h", "librispeech_streaming"])
+@pytest.mark.parametrize("name", ["an4", "an4_streaming", "librispeech_10h",
+                                  "librispeech_streaming"])
 def test_it_holds_weights_only_and_the_settings_of_the_recipe(name):
     assert model(name).stat().st_size <= 40e6
     checkpoint = load_checkpoint(model(name))

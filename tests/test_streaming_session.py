@@ -194,6 +194,42 @@ def test_a_word_of_the_best_hypothesis_is_settled_after_a_while(model, without_p
     assert np.median(late) < np.median(later)
 
 
+@pytest.mark.parametrize("patience", [0, 1, 5])
+def test_words_come_in_order_whatever_the_network_says(patience):
+    """The best hypothesis changes all the time; what was given out stays."""
+    labels = Labels("AB _")
+    config = LMConfig(decoder_type="beam", beam_width=2, hotwords="AB,BA")
+    decoder = make_decoder(config, labels)
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        scores = rng.normal(0, rng.choice([0.3, 1, 3]), (rng.integers(1, 60), len(labels)))
+        probs = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        stream, words = BeamStream(decoder, labels, patience), []
+        for frame, row in enumerate(probs.astype(np.float32)):
+            words += stream.push(row, frame)
+            if rng.random() < 0.1:
+                stream.cut()
+        words += stream.flush()
+        assert all(0 <= word.first <= word.last < len(probs) for word in words)
+        assert all(a.last <= b.first for a, b in zip(words, words[1:], strict=False))
+        assert all(word.symbols and len(word.log_probs) == len(word.symbols) for word in words)
+
+
+def test_a_word_that_has_fewer_frames_than_letters_is_given_out(monkeypatch):
+    """The word before it had them in a text that was the best one then. No search is known to do
+    so, hence one that is made up."""
+    labels = Labels("AB _")
+    decoder = make_decoder(LMConfig(decoder_type="beam"), labels)
+    texts = iter(["A", "A ", "A ", "A BBA ", "A BBA "])
+    monkeypatch.setattr(decoder.search, "texts_in_progress", lambda state: 2 * [
+        np.array([labels.characters.index(letter) for letter in next(texts)], np.int32)])
+    stream, words = BeamStream(decoder, labels, 10**9), []
+    for frame in range(5):
+        words += stream.push(np.array([0.9, 0.04, 0.03, 0.03], np.float32), frame)
+    assert [labels.decode(np.array(word.symbols)) for word in words] == ["A", "BBA"]
+    assert all(a.last <= b.first for a, b in zip(words, words[1:], strict=False))
+
+
 # pauses, with a network that hears loudness
 
 class Loudness:
@@ -270,6 +306,26 @@ def test_speech_without_a_pause_is_cut_behind_a_word_after_20_seconds():
     words = listen(session, np.tile(np.concatenate([tone(0.52), noise(0.48)]), 50), 3000)
     segments = session.transcript.segments
     assert len(words) == 50 and [len(s.words) for s in segments] == [20, 20, 10]
+
+
+def test_a_beam_search_is_cut_behind_a_word_too():
+    """No word is lost, and no more of the speech is kept than what is in progress.
+
+    A network that is so unsure gets other words from a beam search, of a frame or two.
+    """
+    decoder = make_decoder(LMConfig(decoder_type="beam", beam_width=5), LABELS)
+    stream = stream_decoder(decoder, LABELS, 16000)
+    session = Session(Loudness(), RUNNING, LABELS, stream, 16000)
+    words = []
+    for part in np.array_split(np.tile(np.concatenate([tone(0.52), noise(0.48)]), 70), 200):
+        words += session.feed(part).words
+        assert len(stream._probs) < 100  # 4 s
+    words += session.finish().words
+    starts = [word.start for word in words if word.end - word.start > 0.3]
+    assert starts == pytest.approx(np.arange(70), abs=0.1)
+    segments = session.transcript.segments
+    assert list(session.transcript.words) == words
+    assert len(segments) == 4 and all(19 < s.end - s.start < 22 for s in segments[:3])
 
 
 def test_memory_does_not_grow():

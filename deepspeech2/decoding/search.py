@@ -538,12 +538,12 @@ def _compiled(function):
 
 
 @njit(nogil=True)
-def _best_path(nodes, now):
+def _best_path(nodes, count, now):
     """(U,) symbols of the best hypothesis, and for each node its place on that path, -1: none."""
     depth, n = 0, now[0].node
     while n > ROOT:
         depth, n = depth + 1, nodes[n].parent
-    symbols, place = np.empty(depth, np.int32), np.full(len(nodes), -1, np.int32)
+    symbols, place = np.empty(depth, np.int32), np.full(count, -1, np.int32)
     n = now[0].node
     for at in range(depth, 0, -1):
         place[n], symbols[at - 1] = at, nodes[n].symbol
@@ -561,9 +561,9 @@ def _in_common(nodes, n, place):
 
 
 @_compiled
-def _in_progress(nodes, now, size):
+def _in_progress(nodes, count, now, size):
     """(U,) symbols of the best hypothesis, and how many of them all hypotheses begin with."""
-    symbols, place = _best_path(nodes, now)
+    symbols, place = _best_path(nodes, count, now)
     common = len(symbols)
     for i in range(1, size):
         common = min(common, _in_common(nodes, now[i].node, place))
@@ -571,14 +571,14 @@ def _in_progress(nodes, now, size):
 
 
 @_compiled
-def _settle(nodes, now, size, count):
-    """Drop hypotheses without the best one's first `count` symbols; returns how many are left."""
-    _, place = _best_path(nodes, now)
+def _settle(nodes, count, now, size, symbols):
+    """Drop hypotheses without the best one's first `symbols`; returns how many are left."""
+    _, place = _best_path(nodes, count, now)
     left = 0
     for i in range(size):
         n = now[i].node
         nodes[n].slot = -1
-        if _in_common(nodes, n, place) >= count:
+        if _in_common(nodes, n, place) >= symbols:
             now[left] = now[i]
             nodes[n].slot = left
             left += 1
@@ -587,15 +587,16 @@ def _settle(nodes, now, size, count):
 
 def in_progress(search: Search) -> tuple[np.ndarray, int]:
     """(U,) symbols of the best hypothesis, and how many of them all hypotheses begin with."""
-    return _in_progress(search.nodes, search.now, search.size)
+    return _in_progress(search.nodes, search.count, search.now, search.size)
 
 
 def settled(search: Search, count: int) -> Search:
     """The search without the hypotheses that lack the best one's first `count` symbols.
 
-    The old search must not be used any more.
+    The old search must not be used any more: its arrays are changed in place.
     """
-    return search._replace(size=_settle(search.nodes, search.now, search.size, count))
+    size = _settle(search.nodes, search.count, search.now, search.size, count)
+    return search._replace(size=size)
 
 
 def _compile(advance_code):

@@ -53,6 +53,13 @@ class StreamDecoder(Protocol):
     def flush(self) -> list[SpokenWord]:
         """End what is in progress; returns its words. What comes is another text."""
 
+    def cut(self) -> bool:
+        """Let another text begin behind the words that were returned, if a word ended there.
+
+        Returns:
+            Whether it did. What is in progress belongs to the new text.
+        """
+
 
 def stream_decoder(decoder: Decoder, labels: Labels, sample_rate: int) -> StreamDecoder:
     """The decoder for a stream that decodes as `decoder` decodes recordings."""
@@ -104,6 +111,10 @@ class GreedyStream:
         word, self._word = self._word, SpokenWord()
         return [word] if word.symbols else []
 
+    def cut(self) -> bool:
+        """See `StreamDecoder.cut`."""
+        return self.between_words
+
 
 class BeamStream:
     """A beam search whose words are given out when they are settled.
@@ -124,12 +135,18 @@ class BeamStream:
 
     def _begin(self) -> None:
         self._state = self._decoder.search.begin()
-        self._probs: list[np.ndarray] = []  # (C,) of each frame of the text
+        self._given = 0  # symbols of the text that were given out
+        self._given_words = 0
+        # of what is in progress, behind the last word that was given out:
+        self._probs: list[np.ndarray] = []  # (C,) of each frame
         self._samples: list[int] = []  # on which they are centred
-        self._given = 0  # words that were given out
         self._best = np.zeros(0, np.int32)  # symbols of the best hypothesis
         self._since: list[int] = []  # the sample since when it has had each of its complete words
-        self.partial: list[int] = []
+
+    @property
+    def partial(self) -> list[int]:
+        parts = word_slices(self._best, self._labels.space_index)
+        return self._best[parts[0].start : parts[-1].stop].tolist() if parts else []
 
     @property
     def between_words(self) -> bool:
@@ -142,52 +159,74 @@ class BeamStream:
         search = self._decoder.search
         self._state = search.take(self._state, probs[None])
         best, common = search.texts_in_progress(self._state)
-        complete = self._complete(best, sample)
-        count = sum(part.stop < len(common) for part in complete)
-        kept = bisect_right(self._since, sample - self._patience)
-        if kept > count:
-            self._state = search.settle(self._state, complete[kept - 1].stop + 1)
-            count = kept
-        words = self._words(best, count) if count > self._given else []
-        parts = word_slices(best, self._labels.space_index)[self._given :]
-        self.partial = best[parts[0].start : parts[-1].stop].tolist() if parts else []
-        return words
+        stops = self._complete(best[self._given :], sample)
+        agreed = sum(self._given + stop <= len(common) for stop in stops)
+        count = max(agreed, bisect_right(self._since, sample - self._patience))
+        if count > agreed:
+            self._state = search.settle(self._state, self._given + stops[count - 1])
+        return self._give(count, stops[count - 1]) if count else []
 
-    def _complete(self, best: np.ndarray, sample: int) -> list[slice]:
-        """Where the words of the best text lie that have a space behind them; notes since when."""
-        space = self._labels.space_index
-        complete = [part for part in word_slices(best, space) if part.stop < len(best)]
+    def _complete(self, best: np.ndarray, sample: int) -> list[int]:
+        """Where the words end that have a space behind them, with the space; notes since when.
+
+        Args:
+            best: (U,) symbols of the best hypothesis that were not given out.
+            sample: the present one.
+        """
+        stops = [part.stop + 1 for part in word_slices(best, self._labels.space_index)
+                 if part.stop < len(best)]
         size = min(len(best), len(self._best))
         different = np.flatnonzero(best[:size] != self._best[:size])
         same = different[0] if len(different) else size
-        unchanged = sum(part.stop < same for part in complete)
-        self._since = self._since[:unchanged]
-        self._since += [sample] * (len(complete) - len(self._since))
+        self._since = self._since[: sum(stop <= same for stop in stops)]
+        self._since += [sample] * (len(stops) - len(self._since))
         self._best = best
-        return complete
+        return stops
 
-    def _words(self, symbols: np.ndarray, count: int) -> list[SpokenWord]:
-        """The first `count` words of a text, without those that were given out before."""
-        probs = np.stack(self._probs)
-        text = self._labels.decode(symbols).strip()
-        ((symbols, spans),) = self._decoder.align(probs, [text])
+    def _give(self, count: int, stop: int) -> list[SpokenWord]:
+        """The first `count` words in progress, whose last one ends with symbol `stop`."""
+        text = self._labels.decode(self._best).split()
+        words, frames = self._aligned(text, count)
+        frames = min(frames, len(self._probs) - 1)  # `_aligned` needs one
+        del self._probs[:frames], self._samples[:frames], self._since[:count]
+        self._best = self._best[stop:]
+        self._given += stop
+        self._given_words += count
+        return words
+
+    def _aligned(self, text: list[str], count: int) -> tuple[list[SpokenWord], int]:
+        """The first `count` words of the text in progress, and the frames up to their end."""
+        probs, symbols = np.stack(self._probs), np.array(self._labels.encode(" ".join(text)), int)
+        needed = len(symbols) + np.count_nonzero(symbols[1:] == symbols[:-1])
+        # too few, if an earlier text gave the last word frames of these: each counts as several
+        copies = -(-needed // len(probs))
+        ((symbols, spans),) = self._decoder.align(probs.repeat(copies, axis=0), [" ".join(text)])
+        spans = spans // copies
         log_probs = symbol_log_probs(probs, symbols, spans)
-        parts = word_slices(symbols, self._labels.space_index)[self._given : count]
-        self._given = count
-        return [
+        parts = word_slices(symbols, self._labels.space_index)[:count]
+        words = [
             SpokenWord(
                 symbols[part].tolist(), log_probs[part].tolist(),
                 self._samples[spans[part][0, 0]], self._samples[spans[part][-1, 1]],
             )
             for part in parts
         ]  # fmt: skip
+        return words, spans[parts[-1]][-1, 1] + 1
 
     def flush(self) -> list[SpokenWord]:
         """See `StreamDecoder.flush`."""
         words = []
         if self._probs:
-            text = self._decoder.search.end(self._state)[0].text
-            symbols = np.array(self._labels.encode(text), int)
-            words = self._words(symbols, len(text.split())) if text else []
+            text = self._decoder.search.end(self._state)[0].text.split()[self._given_words :]
+            words, _ = self._aligned(text, len(text)) if text else ([], 0)
         self._begin()
         return words
+
+    def cut(self) -> bool:
+        """See `StreamDecoder.cut`."""
+        probs, samples = self._probs, self._samples
+        self._begin()
+        self._probs, self._samples = probs, samples
+        if probs:
+            self._state = self._decoder.search.take(self._state, np.stack(probs))
+        return True

@@ -171,8 +171,10 @@ class Session:
             self._outputs += 1
             self._hear(row)
             anew = self._is_silent() and not chunk.final
-            if anew or self._segment_ends():
+            if anew or self._pauses():
                 words += self._keep(self._decoder.flush())
+                ended |= self._end_segment()
+            elif self._is_long() and self._decoder.cut():
                 ended |= self._end_segment()
             if anew:
                 self._begin_at(self._sample_of(self._outputs))
@@ -225,15 +227,15 @@ class Session:
         self._silent = 0 if letter else self._silent + 1
         self._heard |= letter
 
-    def _segment_ends(self) -> bool:
-        """Whether the segment ends with this frame."""
-        if not self._words and self._decoder.between_words:
-            return False
-        if self._seconds(self._silent) >= PAUSE:
-            return True
+    def _pauses(self) -> bool:
+        """Whether a segment ends because nothing is said."""
+        something = self._words or not self._decoder.between_words
+        return bool(something) and self._seconds(self._silent) >= PAUSE
+
+    def _is_long(self) -> bool:
+        """Whether the segment in progress should end as soon as it can."""
         now = self._sample_of(self._outputs) / self._spect.sample_rate
-        long = bool(self._words) and now - self._words[0].start >= LONGEST
-        return long and self._decoder.between_words
+        return bool(self._words) and now - self._words[0].start >= LONGEST
 
     def _is_silent(self) -> bool:
         """Whether the network should begin anew."""
