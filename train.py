@@ -54,10 +54,10 @@ def train(args: argparse.Namespace) -> int:
 
     monitor = training.train(config, args.resume, args.pre_trained_model_path, group)
     if monitor.trained and monitor.writes:
-        last = monitor.history[-1]
+        epochs, steps = monitor.trained
         # to stderr, where no full disk or closed pipe turns the end of a run into a failure
         print(
-            f"Trained {last.epoch} epochs, {last.step} steps; logs in {monitor.log_dir}, "
+            f"Trained {epochs} epochs, {steps} steps; logs in {monitor.log_dir}, "
             f"checkpoints in {config.CheckpointConfig.ckpt_path}",
             file=sys.stderr,
         )

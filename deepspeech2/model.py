@@ -156,7 +156,7 @@ class Model:
                 "ModelConfig.bidirectional=False and DataConfig.SpectConfig.normalization=running, "
                 "and export it with --streaming True"
             )
-        rate = checked_rate(sample_rate or self.spect.sample_rate)
+        rate = checked_rate(self.spect.sample_rate if sample_rate is None else sample_rate)
         decoder = stream_decoder(self.decoder, self.labels, self.spect.sample_rate)
         return Session(
             self.streaming, self.spect, self.labels, decoder, rate, self.word_probability

@@ -137,7 +137,7 @@ class TrainingMonitor:
     Attributes:
         sums: sums of the unfinished epoch.
         history: the lines of metrics.csv, one for each finished epoch.
-        trained: whether this process has finished an epoch itself, after any resume.
+        trained: whole epochs and steps at the end of the run; None where none were left to do.
     """
 
     def __init__(self, log_dir: Path, epochs: int, writes: bool = True):
@@ -146,7 +146,7 @@ class TrainingMonitor:
         self.writes = writes
         self.sums = EpochSums()
         self.history: list[EpochMetrics] = []
-        self.trained = False
+        self.trained: tuple[int, int] | None = None
         self._bar: tqdm | None = None
         self._events: EventLog | None = None
         self._failed: set[str] = set()
@@ -245,7 +245,6 @@ class TrainingMonitor:
             )
         )
         self.sums = EpochSums()
-        self.trained = True
 
     def end_epoch(
         self, errors: ErrorCounts | None, examples: Sequence[tuple[str, str]] = ()

@@ -321,7 +321,8 @@ class _Run:
             if not can_link(self.folder.folder):
                 message = "%s: has no hard links: -last and -best are copies there"
                 logger.warning(message, self.folder.folder)
-        self.monitor.begin(progress.step, run_id)
+        first = progress.step
+        self.monitor.begin(first, run_id)
         with StopRequests(_announce, may_end=lambda: not self.unsaved) as self.stop:
             try:
                 if not progress.epoch_ended:
@@ -334,6 +335,8 @@ class _Run:
                     self._average()
             finally:
                 self.monitor.close()
+        if progress.step > first:
+            self.monitor.trained = progress.epoch, progress.step
         return self.monitor
 
     def _ensure_memory(self) -> None:

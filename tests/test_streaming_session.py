@@ -355,7 +355,7 @@ def test_samples_that_are_none(model, samples, words):
 
 
 def test_rates_that_no_microphone_has(model):
-    for rate in (0.5, 10**9, "fast"):
+    for rate in (0, 0.5, 10**9, "fast"):
         with pytest.raises(InputError, match="sample rate"):
             model.stream(rate)
 

@@ -170,7 +170,8 @@ def test_a_diverged_run_says_where_to_go_on(demo_corpus, whole, tmp_path, monkey
                 "OptimConfig.learning_rate=3.0e-05")
     assert str(caught.value) == ("step 5: 2 steps in a row had no finite loss and gradient: the "
                                  f"run has diverged. {way_back}")
-    train(load_config(None, [*settings, "TrainingConfig.max_steps=5"]), resume="auto")
+    ended = train(load_config(None, [*settings, "TrainingConfig.max_steps=5"]), resume="auto")
+    assert ended.trained == (1, 5)
     assert f"was saved after 1 steps in a row that were not finite. {way_back}" in caplog.text
 
 

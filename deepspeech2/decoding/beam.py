@@ -156,6 +156,12 @@ class BeamSearch:
         """
         return self.end(self.take(self.begin(), probs))
 
+    def compile(self) -> None:
+        """Let numba compile all parts of the search, or load them, so that no user waits for it."""
+        state = self.take(self.begin(), np.full((2, len(self.labels)), 1 / len(self.labels)))
+        self.texts_in_progress(state)
+        self.end(self.settle(state, 0))
+
     def begin(self) -> tuple:
         """The state of a search before the first frame."""
         return begin(len(self.labels), self._letters, self._rules)

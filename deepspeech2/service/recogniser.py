@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from deepspeech2.audio import AudioError, open_audio
+from deepspeech2.decoding.decoders import BeamDecoder
 from deepspeech2.errors import RunError
 from deepspeech2.features import spectrogram
 from deepspeech2.model import Model
@@ -86,12 +87,8 @@ class Recogniser:
         self._turn_frames = round(_TURN_SECONDS / model.spect.window_stride)
         self.stopping = asyncio.Event()
         self.streams = self._recordings = 0
-        self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Let a beam search be compiled before the first client comes."""
-        classes = len(self.model.labels)
-        self.model.segment(np.full((2, classes), 1 / classes, np.float32), 0, 1)
+        if isinstance(model.decoder, BeamDecoder):
+            model.decoder.search.compile()  # before the first client comes
 
     def close(self) -> None:
         """End the network's thread."""

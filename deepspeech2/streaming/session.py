@@ -284,7 +284,7 @@ def _mono(samples: np.ndarray) -> np.ndarray:
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "if":
         raise InputError(
             f"samples have shape {samples.shape} and dtype {samples.dtype}, needed are floats or "
-            "integers of shape (n,) or (n, channels)"
+            "signed integers of shape (n,) or (n, channels)"
         )
     samples = as_floats(samples)
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
