@@ -208,12 +208,15 @@ def test_wrong_settings(server, query, status):
     assert "allowed are" in error["message"] or "the only model" in error["message"]
 
 
-def test_a_model_without_streams(tmp_path):
+def test_a_model_without_streams(tmp_path, capfd):
+    """A refusal is no error of the service, and logged nowhere."""
     with service_process.service(tmp_path / "files") as running:
         with pytest.raises(InvalidStatus) as caught:
             open_stream(running)
         assert caught.value.response.status_code == 400
         assert json.loads(caught.value.response.body)["error"]["code"] == "no_streams"
+        wait_for(running.is_idle)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])

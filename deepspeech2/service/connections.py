@@ -75,6 +75,11 @@ class HttpConnection(_Writing, H11Protocol):
 class WebsocketConnection(_Writing, WebSocketsSansIOProtocol):
     """A connection for a stream."""
 
+    async def send(self, message) -> None:
+        """Send a message; a refusal is a whole answer, which uvicorn would log as an error."""
+        await super().send(message)
+        self.handshake_complete |= self.close_sent
+
 
 def protocols(limits: Limits) -> tuple[type, type]:
     """The classes of HTTP and websocket connections, for uvicorn's settings `http` and `ws`."""
