@@ -58,6 +58,7 @@ class _Link:
         self._connection, self._received = connection, b""
         self.is_open, self.since = True, time.monotonic()
         self.name = ""  # of the other host
+        self.has_left = False  # whether it said that its end is no failure
         self.silent_seconds = 0.0
 
     def send(self, **message: Any) -> None:
@@ -159,15 +160,16 @@ class Hosts:
         """What has ended the job at the other end of a connection; None while all is well."""
         messages = link.receive()
         link.silent_seconds = 0.0 if messages else link.silent_seconds + seconds
+        link.has_left |= any("left" in message for message in messages)
         for message in messages:
             if "failed" in message:
                 return Failure(**message["failed"])
         is_silent = link.silent_seconds >= SILENT_SECONDS
-        if link.is_open and not is_silent:
+        if link.is_open and not is_silent and not link.has_left:
             return None
         self._links.remove(link)
         link.close()
-        if any("left" in message for message in messages):
+        if link.has_left:
             return None
         if is_silent:
             return Failure(link.name, f"failed: no sign of life for {SILENT_SECONDS:.0f} s: the "

@@ -11,6 +11,8 @@ import time
 import pytest
 from conftest import ROOT, heed_signals
 
+from src import hosts, launch
+
 # shorter waits than those of users
 LAUNCH = """
 import sys
@@ -170,6 +172,29 @@ def test_a_launcher_that_dies_has_all_processes_stop(job):
         assert lines[-1] == (f"{name(1)}: failed: the launcher there has died; go on with --resume "
                              "auto")
         assert any("stopped at step 5" in line for line in lines)
+
+
+@pytest.mark.parametrize("end", [
+    [{"failed": {"name": "host 1", "message": "failed: killed"}}, {"left": True}], [{"left": True}]])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_host_that_has_left_has_not_died(end, at_once):
+    """However its last messages and the end of the connection are read: one failure at most."""
+    here, there = socket.socketpair()
+    others = hosts.Hosts(launch.Job(3, 3, 2, "127.0.0.1", 1), None)
+    others._links = [hosts._Link(here)]
+    others._links[0].name = "host 0"
+    other, found = hosts._Link(there), []
+    for message in end:
+        other.send(**message)
+        if not at_once:
+            found.append(others.poll(0.1))
+    if at_once:
+        other.close()
+    for _ in range(3):
+        found.append(others.poll(hosts.SILENT_SECONDS))
+    other.close()
+    found.append(others.poll(0.1))
+    assert [f.name for f in found if f] == ["host 1"] * (len(end) - 1) and not others.are_there
 
 
 def test_a_host_that_is_silent_ends_the_others(job):

@@ -34,7 +34,7 @@ def test_delays_are_counted_from_the_end_of_the_word(model, demo_corpus, capsys)
     session = network.stream(streams.RATE)
     session.feed(utterance.samples)
     session.finish()
-    found = streams.words_of(session.transcript)
+    found = session.transcript.words
     assert found
 
     class Reader:
