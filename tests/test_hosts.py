@@ -175,7 +175,8 @@ def test_a_launcher_that_dies_has_all_processes_stop(job):
 
 
 @pytest.mark.parametrize("end", [
-    [{"failed": {"name": "host 1", "message": "failed: killed"}}, {"left": True}], [{"left": True}]])
+    [{"failed": {"name": "host 1", "message": "failed: killed"}}, {"left": True}],
+    [{"left": True}]])
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_host_that_has_left_has_not_died(end, at_once):
     """However its last messages and the end of the connection are read: one failure at most."""
