@@ -47,7 +47,7 @@ def noise(seconds: float, seed: int = 0, rate: int = 16000) -> np.ndarray:
 
 
 def words_of(transcript):
-    return [(w.word, w.start, w.end) for s in transcript.segments for w in s.words]
+    return [(w.word, w.start, w.end) for w in transcript.words]
 
 
 def recognised(streaming_model, samples: np.ndarray, rate: int = 16000):

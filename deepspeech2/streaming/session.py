@@ -229,8 +229,9 @@ class Session:
 
     def _pauses(self) -> bool:
         """Whether a segment ends because nothing is said."""
-        something = self._words or not self._decoder.between_words
-        return bool(something) and self._seconds(self._silent) >= PAUSE
+        if self._seconds(self._silent) < PAUSE:
+            return False
+        return bool(self._words) or not self._decoder.between_words
 
     def _is_long(self) -> bool:
         """Whether the segment in progress should end as soon as it can."""
