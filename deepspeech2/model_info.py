@@ -1,10 +1,12 @@
 """The settings, labels and time stride that are stored with a model.
 
-A checkpoint contains them as a string; an exported model has a JSON file beside it.
+A checkpoint contains them as a string. An exported model has a JSON file beside it, which describes
+the MindIR and the ONNX model of that name, and holds the checksum of each.
 """
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from typing import Any
 from deepspeech2.confidence import Confidence, Decoding
 from deepspeech2.errors import InputError
 from deepspeech2.features import SpectConfig
-from deepspeech2.files import parse_json, sha256_of
+from deepspeech2.files import atomic_path, parse_json, sha256_of
 from deepspeech2.labels import Labels
 from deepspeech2.settings import ConfigError, make_group
 
 SPECT_GROUP = "DataConfig.SpectConfig"
+EXPORTED = (".mindir", ".onnx")  # suffixes of the models that a JSON file describes
 
 # settings of earlier versions, each with the only value that is still supported
 _RETIRED = {f"{SPECT_GROUP}.magnitude_scale": 1.0}
@@ -49,11 +52,11 @@ class ModelInfo:
         spect.check_together()
         return spect
 
-    def to_json(self, model: Path | None = None) -> str:
+    def to_json(self, checksums: Mapping[str, str] | None = None) -> str:
         """The text that is stored with a model.
 
         Args:
-            model: the exported model that the text describes, whose checksum it then contains.
+            checksums: of the exported models that the text describes, by suffix.
         """
         content = {
             "settings": self.settings,
@@ -64,8 +67,8 @@ class ModelInfo:
         }
         if self.confidence:
             content["confidence"] = {k: dataclasses.asdict(v) for k, v in self.confidence.items()}
-        if model:
-            content["sha256"] = sha256_of(model)
+        if checksums:
+            content["sha256"] = dict(checksums)
         return json.dumps(content, indent=2) + "\n"
 
     @classmethod
@@ -124,9 +127,59 @@ def read_info(model: Path) -> ModelInfo:
         info.spect()
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from None
-    expected = json.loads(text).get("sha256")  # earlier versions stored none
-    if expected and expected != sha256_of(model):
+    if not _describes(json.loads(text), model):
         raise InputError(
             f"{model}: damaged, or another model than {path.name} describes: its checksum is wrong"
         )
     return info
+
+
+def write_info(model: Path, info: ModelInfo) -> Path:
+    """Write the JSON file beside an exported model, and return its path.
+
+    Raises:
+        InputError: as `check_info`.
+    """
+    path = check_info(model, info)
+    checksums = {file.suffix: sha256_of(file) for file in [model, *_others(model)]}
+    with atomic_path(path) as temporary:
+        temporary.write_text(info.to_json(checksums), encoding="utf-8")
+    return path
+
+
+def check_info(model: Path, info: ModelInfo) -> Path:
+    """The path of the JSON file that can describe a model that is going to be written.
+
+    Raises:
+        InputError: when the file describes a model in another format, with other settings.
+    """
+    path = model.with_suffix(".json")
+    for other in _others(model):
+        found = read_info(other)
+        if dataclasses.replace(found, confidence=info.confidence) != info:
+            raise InputError(
+                f"{path}: describes {other.name}, which has other settings than the new "
+                f"{model.name}: choose another name, or remove {other.name}"
+            )
+    return path
+
+
+def _others(model: Path) -> list[Path]:
+    """The models in other formats that the JSON file of a model describes."""
+    path = model.with_suffix(".json")
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if not isinstance(content, dict):
+        return []
+    others = (model.with_suffix(suffix) for suffix in EXPORTED if suffix != model.suffix)
+    return [other for other in others if other.is_file() and _describes(content, other)]
+
+
+def _describes(content: Any, model: Path) -> bool:
+    """Whether the content of a JSON file has the checksum of a model, or none at all."""
+    expected = content.get("sha256")
+    if isinstance(expected, dict):
+        return expected.get(model.suffix) == sha256_of(model)
+    return not expected or expected == sha256_of(model)  # as earlier versions wrote it

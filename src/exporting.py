@@ -12,7 +12,7 @@ from mindspore import Tensor
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import atomic_path, ensure_writable
 from deepspeech2.model import AcousticModel
-from deepspeech2.model_info import ModelInfo
+from deepspeech2.model_info import check_info, write_info
 from deepspeech2.streaming.acoustic import open_onnx
 from src.config import Config
 from src.DeepSpeech import PredictCell, dynamic_inputs
@@ -53,11 +53,14 @@ def export_mindir(checkpoint: str, config: Config, path: Path, batch_size: int =
         batch_size: the only batch size that the model takes; 0 for any.
 
     Raises:
-        InputError: for a checkpoint that cannot be used.
+        InputError: for a checkpoint that cannot be used, and for a name whose JSON file describes
+            a model in another format with other settings.
         RunError: when the outputs of the file differ from the network's.
     """
     ensure_writable(path.parent)
     network, config, labels = load_network(checkpoint, config)
+    info = replace(config.model_info(labels), batch_size=batch_size)
+    check_info(path, info)
     num_bins = config.DataConfig.SpectConfig.num_bins
     cell = PredictCell(network)
     cell.set_inputs(*dynamic_inputs(num_bins))
@@ -73,8 +76,7 @@ def export_mindir(checkpoint: str, config: Config, path: Path, batch_size: int =
         exported = load_mindir(temporary)
         sizes = [batch_size] if batch_size else CHECK_SIZES
         difference = _compare(cell_model(cell), exported, num_bins, path, TOLERANCE, sizes)
-    info = replace(config.model_info(labels), batch_size=batch_size)
-    return _finish(path, info, difference)
+    return Exported(path, write_info(path, info), len(labels), difference)
 
 
 def _write_mindir(cell: ms.nn.Cell, inputs: Iterable[Tensor], path: Path) -> None:
@@ -104,7 +106,8 @@ def export_onnx(
         The exported model; for `int8`, its `difference` is that of the quantized model.
 
     Raises:
-        InputError: for a checkpoint that cannot be used, or not for streams.
+        InputError: for a checkpoint that cannot be used, or not for streams, and for a name whose
+            JSON file describes a model in another format with other settings.
         RunError: when the outputs of the file, before or after quantization, differ from the
             network's.
     """
@@ -120,6 +123,7 @@ def export_onnx(
         _check_for_streams(checkpoint, config)
         make = make_streaming_onnx
         info = replace(info, first_frames=first_frames(config.ModelConfig))
+    check_info(path, info)
     num_bins = config.DataConfig.SpectConfig.num_bins
     cell = PredictCell(network)
     cell.set_inputs(*dynamic_inputs(num_bins))
@@ -137,7 +141,7 @@ def export_onnx(
             quantize_onnx(exact, temporary)
             exported, _ = open_onnx(temporary, info)
             difference = _compare(predict, exported, num_bins, path, INT8_TOLERANCE, CHECK_SIZES)
-    return _finish(path, info, difference)
+    return Exported(path, write_info(path, info), len(labels), difference)
 
 
 def _check_for_streams(checkpoint: str, config: Config) -> None:
@@ -193,11 +197,3 @@ def _compare(
             f"{path}: the exported model differs from the network by {worst:.2e}, not written"
         )
     return worst
-
-
-def _finish(path: Path, info: ModelInfo, difference: float) -> Exported:
-    """Write the JSON file that describes the model's inputs and classes."""
-    info_path = path.with_suffix(".json")
-    with atomic_path(info_path) as temporary:
-        temporary.write_text(info.to_json(path), encoding="utf-8")
-    return Exported(path, info_path, len(info.labels), difference)

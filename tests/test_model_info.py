@@ -1,13 +1,14 @@
 """What a model says of itself, and who may contradict it."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
 
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
-from deepspeech2.model_info import ModelInfo, read_info
+from deepspeech2.model_info import ModelInfo, check_info, read_info, write_info
 from src.config import Config, load_config
 
 OTHER = ["ModelConfig.hidden_size=64", "ModelConfig.conv2_kernel=[21, 11]",
@@ -84,6 +85,69 @@ def test_a_setting_out_of_its_range_is_refused_with_its_file(info, tmp_path, nam
     assert message.startswith(f"{tmp_path}/a.json: ") and words in message
     if name != "gone":
         assert words in refusal(Config().with_model, ModelInfo(settings, info.labels), "a.ckpt")
+
+
+# one JSON file beside a MindIR and an ONNX model of one name
+
+@pytest.fixture
+def both(info, tmp_path):
+    """{suffix: path} of two models; the JSON file is written with each."""
+    paths = {suffix: tmp_path / f"m{suffix}" for suffix in (".mindir", ".onnx")}
+    for path in paths.values():
+        path.write_bytes(path.suffix.encode())
+        write_info(path, info)
+    return paths
+
+
+def test_it_describes_both(both, info):
+    assert [read_info(path) for path in both.values()] == [info, info]
+
+
+def test_each_is_verified(both):
+    both[".onnx"].write_bytes(both[".mindir"].read_bytes())
+    assert "m.onnx: damaged, or another model than m.json" in refusal(read_info, both[".onnx"])
+    assert read_info(both[".mindir"])
+
+
+@pytest.mark.parametrize("stored", ["one checksum", "none"])
+def test_it_was_written_by_an_earlier_version(both, info, stored):
+    path = both[".mindir"].with_suffix(".json")
+    content = json.loads(path.read_text())
+    if stored == "none":
+        del content["sha256"]
+    else:
+        content["sha256"] = hashlib.sha256(b".mindir").hexdigest()
+    path.write_text(json.dumps(content))
+    assert read_info(both[".mindir"]) == info
+    write_info(both[".onnx"], info)
+    assert [read_info(path) for path in both.values()] == [info, info]
+
+
+def test_another_model_of_that_name_with_other_settings_is_not_disowned(both, info):
+    text = both[".onnx"].with_suffix(".json").read_text()
+    changed = dataclasses.replace(info, batch_size=8)
+    for refused in (check_info, write_info):
+        assert "m.json: describes m.onnx, which has other settings than the new m.mindir: " \
+            "choose another name, or remove m.onnx" in refusal(refused, both[".mindir"], changed)
+    assert both[".onnx"].with_suffix(".json").read_text() == text
+    both[".onnx"].unlink()
+    write_info(both[".mindir"], changed)
+    assert read_info(both[".mindir"]) == changed
+
+
+def test_what_it_does_not_describe_is_not_in_the_way(both, info):
+    both[".onnx"].write_bytes(b"of another run")
+    changed = dataclasses.replace(info, batch_size=8)
+    write_info(both[".mindir"], changed)
+    assert read_info(both[".mindir"]) == changed
+    assert "damaged, or another model" in refusal(read_info, both[".onnx"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_file_that_is_no_description_is_replaced(both, info, text):
+    both[".mindir"].with_suffix(".json").write_text(text)
+    write_info(both[".mindir"], info)
+    assert read_info(both[".mindir"]) == info
 
 
 # who wins

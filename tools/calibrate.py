@@ -16,9 +16,9 @@ import numpy as np
 from deepspeech2 import commands, shipped
 from deepspeech2.confidence import Confidence, logit
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable
+from deepspeech2.files import ensure_writable
 from deepspeech2.model import load_model
-from deepspeech2.model_info import read_info
+from deepspeech2.model_info import read_info, write_info
 from src import cli
 from src.config import load_config
 from src.evaluation import ScoredUtterance, evaluate, find_speakers
@@ -148,9 +148,7 @@ def calibrate(args: argparse.Namespace) -> int:
     found = fit(words)
     info = read_info(path)
     confidence = info.confidence | {model.decoder.decoding: found}
-    with atomic_path(info_path) as temporary:
-        text = dataclasses.replace(info, confidence=confidence).to_json(path)
-        temporary.write_text(text, encoding="utf-8")
+    write_info(path, dataclasses.replace(info, confidence=confidence))
     print(f"{model.decoder.decoding}: bias {found.bias:.3f}, slope {found.slope:.3f} "
           f"in {info_path}")
     return 2 if result.missing else 0
