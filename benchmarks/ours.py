@@ -42,6 +42,7 @@ class Side(FrameworkSide):
 
         from src.checkpoint import load_parameters
         from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
+        from src.heap import KeptMemory
         from src.optimizer import TrainStep, create_optimizer
         ms.set_seed(0)
         self.config = config
@@ -60,13 +61,21 @@ class Side(FrameworkSide):
         rate = ms.Tensor(shape=[], dtype=ms.float32)
         self.step_cell.set_inputs(*dynamic_loss_inputs(self.spect.num_bins), rate, None)
         self.step_cell.set_train(True)
+        self.kept = KeptMemory(0)
+        self.size = sum(p.size for p in self.network.get_parameters())
 
     def step(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
         from mindspore import Tensor, float32
+
+        from src.memory import KEPT, training_peak
+        utterances, _, bins, frames = batch.inputs.shape
+        peak = training_peak(self.config.ModelConfig, bins, self.size, utterances, frames)
+        self.kept.limit = max(self.kept.limit, KEPT * peak)  # as train.py where there is room
         loss, norm, _ = self.step_cell(
             Tensor(batch.inputs), Tensor(batch.input_length), Tensor(batch.targets),
             Tensor(batch.target_length), Tensor(len(batch.inputs), float32),
             Tensor(learning_rate, float32), None)
+        self.kept.after_step()
         return loss.asnumpy().item(), norm.asnumpy().item()
 
     def save_checkpoint(self, path: str) -> None:

@@ -23,6 +23,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],  # or argparse counts them among what is required
         metavar="GROUP.FIELD=VALUE",
         help="settings that differ from the defaults and the file, e.g. TrainingConfig.epochs=5",
     )

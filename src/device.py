@@ -1,6 +1,5 @@
 """Select MindSpore's device, and join the group of processes that train together."""
 
-import ctypes
 import logging
 import os
 import signal
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from deepspeech2.errors import InputError, RunError, first_line
 from deepspeech2.stopping import STOP_SIGNALS
+from src.heap import return_freed_memory
 
 if TYPE_CHECKING:
     from src.distributed import Group
 
 ORPHAN_SECONDS = 50.0
-M_MMAP_THRESHOLD = -3  # of glibc's `mallopt`
-RETURNED_AT_ONCE = 2**20  # bytes of a block
 
 
 def set_device(target: str) -> None:
@@ -30,7 +28,7 @@ def set_device(target: str) -> None:
     """
     # log level 3: errors only, because the compiler warns about harmless things
     os.environ.setdefault("GLOG_v", "3")
-    _return_freed_memory()
+    return_freed_memory()
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -49,17 +47,6 @@ def set_device(target: str) -> None:
         ) from None
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _return_freed_memory() -> None:
-    """Let glibc give large blocks back to the system as soon as they are freed.
-
-    By default it keeps blocks of up to 32 MiB for itself, where those of other sizes do not fit
-    into the gaps: with batches of ever other lengths, memory grows for hours.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, RETURNED_AT_ONCE)
 
 
 def set_device_for(model: str, target: str | None, default: str) -> str:

@@ -17,6 +17,7 @@ PROCESS = 717 * MIB
 PARAMETER = 31
 LSTM_UNIT = 100  # of each frame and direction
 CONV1_VALUE, CONV2_VALUE = 72, 68
+KEPT, ROOM = 1.25, 1.5  # of the estimate: what a process keeps at most, and has to find free for it
 SURE = 0.9  # what this share of an estimate does not fit into is too little
 UNLIMITED = 2**60  # a limit of version 1 is a number that no machine reaches
 CGROUPS = (  # limit, use and what of the use can be given back; of version 2 and 1
@@ -28,8 +29,10 @@ CGROUPS = (  # limit, use and what of the use can be given back; of version 2 an
 
 def ensure_enough(
     config: Config, parameters: int, utterances: int, seconds: float, processes: int = 1
-) -> None:
+) -> float:
     """Say how much memory the largest step of a run needs, and refuse what this machine has not.
+
+    Returns the bytes that a process may keep from step to step: 0 where there is little room.
 
     Args:
         config: all settings of the run.
@@ -41,17 +44,20 @@ def ensure_enough(
     Raises:
         InputError: naming the settings that need less.
     """
-    need = processes * _peak(config, parameters, utterances, seconds)
+    peak = _peak(config, parameters, utterances, seconds)
+    need = processes * peak
     free = available_memory()
     there = "" if free is None else f"; {free / GIB:.1f} GiB are free"
     batch = f"{utterances} utterances of up to {seconds:.1f} s"
     batch += f" in each of {processes} processes" if processes > 1 else ""
     logger.info("memory: about %.1f GiB for %s%s", need / GIB, batch, there)
     if free is None:
-        return
+        return 0.0
     limit = free / processes + resident_memory()  # of each process
-    if SURE * need <= limit * processes:
-        return
+    if peak * ROOM <= limit:
+        return peak * KEPT
+    if peak * SURE <= limit:
+        return 0.0
     whole = range(int(seconds), 0, -1)
     fitting = next((s for s in whole if _peak(config, parameters, utterances, s) <= limit), 0)
     ways = [f"leave out what is longer (DataConfig.max_seconds={fitting})"] if fitting else []

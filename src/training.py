@@ -39,6 +39,7 @@ from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 from src.distributed import Group
 from src.evaluation import evaluate
 from src.graph_cache import cached, own_code
+from src.heap import KeptMemory
 from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
 from src.memory import ensure_enough
@@ -340,7 +341,12 @@ class _Run:
         return self.monitor
 
     def _ensure_memory(self) -> None:
-        """Raises InputError when the largest batch needs more memory than this machine has."""
+        """Keep freed memory where there is room for it.
+
+        Raises:
+            InputError: when the largest batch needs more memory than this machine has.
+        """
+        self.kept = None
         if ms.get_context("device_target") != "CPU":
             return
         ranks, seconds = self.group.size, self.train_set.seconds
@@ -349,7 +355,8 @@ class _Run:
         utterances, longest = max(shares, key=math.prod)
         size = sum(math.prod(shape) for _, shape in network_shapes(self.config, len(self.labels)))
         local = ranks // int(os.environ.get("NODE_COUNT", "1"))
-        ensure_enough(self.config, size, utterances, longest, local)
+        limit = ensure_enough(self.config, size, utterances, longest, local)
+        self.kept = KeptMemory(limit) if limit else None
 
     def _say_what_is_done(self) -> None:
         """Say why there is nothing left to do at the start of a run."""
@@ -384,6 +391,8 @@ class _Run:
                 epochs = config.TrainingConfig.epochs
                 rate = scheduled_learning_rate(done, epochs, config.OptimConfig)
                 self._step(batch, max(1, len(batches[progress.batch])), rate)
+                if self.kept:
+                    self.kept.after_step()
                 self._save_when_due()
                 if self._reached_max_steps() and progress.batch < len(batches):
                     self._save()

@@ -48,6 +48,13 @@ def test_a_bad_option_ends_with_2_and_is_named(parser, arguments, words, capsys)
     assert arguments[0] in error and words in error
 
 
+def test_settings_are_not_among_what_is_required(parser, capsys):
+    parser.add_argument("manifest")
+    with pytest.raises(SystemExit):
+        parser.parse_intermixed_args([])
+    assert capsys.readouterr().err.endswith("the following arguments are required: manifest\n")
+
+
 @pytest.mark.parametrize("arguments", [
     ["--config", "a.yaml", "A.b=1", "C.d=[2, 3]"],
     ["A.b=1", "C.d=[2, 3]", "--config", "a.yaml"],

@@ -107,13 +107,13 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_ways_out(monkeypatch, cap
     config = load_config(None, [])  # full size
     monkeypatch.setattr(memory, "available_memory", lambda: 16 * GIB)
     monkeypatch.setattr(memory, "resident_memory", lambda: GIB)
-    ensure_enough(config, 87_000_000, 8, 15.0)
+    assert ensure_enough(config, 87_000_000, 8, 15.0) == pytest.approx(1.25 * 10.5 * GIB, rel=0.01)
     assert "memory: about 10.5 GiB for 8 utterances of up to 15.0 s; 16.0 GiB are free" \
         in caplog.text
     with pytest.raises(InputError, match=r"8 utterances of up to 60.0 s needs about .* GiB") as no:
         ensure_enough(config, 87_000_000, 8, 60.0)
     longest = int(str(no.value).split("DataConfig.max_seconds=")[1].split(")")[0])
-    ensure_enough(config, 87_000_000, 8, longest)
+    assert ensure_enough(config, 87_000_000, 8, longest) == 0  # nothing to keep between steps
     with pytest.raises(InputError):
         ensure_enough(config, 87_000_000, 8, 1.2 * longest)
     assert "DataConfig.batch_size" in str(no.value)

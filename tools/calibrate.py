@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     result = argparse.ArgumentParser(
         prog="python -m tools.calibrate",
-        description="Make the probabilities of a model's words those of being right.",
+        description="Make the probabilities of a model's words those of being right: they are "
+        "fitted to the transcripts and written into the JSON file beside the model.",
     )
     result.add_argument("model", metavar="MODEL.onnx", help="an ONNX model, or one of the package")
     result.add_argument("manifest", type=Path, metavar="MANIFEST",

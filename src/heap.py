@@ -1,0 +1,48 @@
+"""What glibc does with memory that was freed: return it at once, or keep it for the next step.
+
+New pages cost a training step a tenth to a fifth of its time (docs/performance.md), and kept ones
+cost memory: glibc cannot use a gap for an array that is larger.
+"""
+
+import ctypes
+
+from src.memory import MIB, resident_memory
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of `mallopt`
+RETURNED_AT_ONCE = MIB  # blocks of this size
+KEPT = 32 * MIB  # blocks below this size; glibc takes no greater one
+
+_libc = ctypes.CDLL(None)
+
+
+def return_freed_memory() -> None:
+    """Let glibc give large blocks back to the system as soon as they are freed.
+
+    By default it keeps blocks of up to 32 MiB for itself, where those of other sizes do not fit
+    into the gaps: with batches of ever other lengths, memory grows for hours.
+    """
+    _set(M_MMAP_THRESHOLD, RETURNED_AT_ONCE)
+
+
+class KeptMemory:
+    """Freed memory that is kept for the next step, up to a limit.
+
+    Args:
+        limit: bytes that the process may have after a step; with more, all that is free is given
+            back.
+    """
+
+    def __init__(self, limit: float):
+        self.limit = limit
+        _set(M_MMAP_THRESHOLD, KEPT)
+        _set(M_TRIM_THRESHOLD, 2 * KEPT)  # as glibc itself chooses for such a threshold
+
+    def after_step(self) -> None:
+        """Give back what is free when the process has more than its limit."""
+        if resident_memory() > self.limit and hasattr(_libc, "malloc_trim"):
+            _libc.malloc_trim(0)
+
+
+def _set(option: int, value: int) -> None:
+    if hasattr(_libc, "mallopt"):  # other C libraries have none
+        _libc.mallopt(option, value)

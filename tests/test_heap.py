@@ -1,0 +1,43 @@
+"""Freed memory: returned at once, or kept up to a limit. Each case has a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's options")
+# 40 blocks of 8 MiB, freed while a small block above them stays: the gap is not the heap's top
+PROGRAM = """
+import ctypes
+from src.heap import KeptMemory, return_freed_memory
+from src.memory import MIB, resident_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+return_freed_memory()
+{mode}
+before = resident_memory()
+blocks = [libc.malloc(8 * MIB) for _ in range(40)]
+for block in blocks:
+    ctypes.memset(block, 1, 8 * MIB)
+top = libc.malloc(500_000)
+for block in blocks:
+    libc.free(block)
+{then}
+print((resident_memory() - before) // MIB)
+"""
+
+
+@pytest.mark.parametrize(("mode", "then", "least", "most"), [
+    ("", "", -20, 20),
+    ("kept = KeptMemory(2**40)", "kept.after_step()", 300, 340),
+    ("kept = KeptMemory(0)", "kept.after_step()", -20, 20),
+    ("kept = KeptMemory(0)", "", 300, 340),
+], ids=["returned at once", "below the limit", "above the limit", "before the end of a step"])
+def test_what_is_kept(mode, then, least, most):
+    program = PROGRAM.format(mode=mode, then=then)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          cwd=ROOT, check=True)
+    assert least <= int(done.stdout) <= most
