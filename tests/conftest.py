@@ -12,6 +12,7 @@ import soundfile
 
 from deepspeech2.labels import Labels
 from deepspeech2.model import Model
+from deepspeech2.model_info import write_info
 from deepspeech2.stopping import STOP_SIGNALS
 from src.config import load_config
 
@@ -261,4 +262,4 @@ def write_streaming_model(path: Path) -> None:
     model = make_streaming_onnx(parameters, config.ModelConfig, 161)
     path.write_bytes(model.SerializeToString())
     info = replace(config.model_info(labels), first_frames=first_frames(config.ModelConfig))
-    path.with_suffix(".json").write_text(info.to_json(path))
+    write_info(path, info)

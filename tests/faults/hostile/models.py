@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from deepspeech2.labels import Labels
+from deepspeech2.model_info import write_info
 from tests.faults.hostile.mutations import mutate, mutate_message, parse_message, serialize_field
 from tests.faults.hostile.target import (
     RATE,
@@ -234,7 +235,7 @@ def onnx_seeds(folder: Path) -> list[Files]:
     parameters = {name: p.asnumpy() for name, p in network.parameters_dict().items()}
     model = make_onnx(parameters, config.ModelConfig, config.DataConfig.SpectConfig.num_bins)
     (folder / "a.onnx").write_bytes(model.SerializeToString())
-    (folder / "a.json").write_text(config.model_info(labels).to_json(folder / "a.onnx"))
+    write_info(folder / "a.onnx", config.model_info(labels))
     files = read_files(folder)
     return [{"a.onnx": files["a.onnx"], "a.json": files["a.json"]}]
 
