@@ -4,6 +4,7 @@ A checkpoint contains them as a string. An exported model has a JSON file beside
 the MindIR and the ONNX model of that name, and holds the checksum of each.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -127,7 +128,10 @@ def read_info(model: Path) -> ModelInfo:
         info.spect()
     except ConfigError as error:
         raise InputError(f"{path}: {error}") from None
-    if not _describes(json.loads(text), model):
+    expected = json.loads(text).get("sha256")  # earlier versions stored one for all, or none
+    if isinstance(expected, dict):
+        expected = expected.get(model.suffix, "none")
+    if expected and expected != sha256_of(model):
         raise InputError(
             f"{model}: damaged, or another model than {path.name} describes: its checksum is wrong"
         )
@@ -154,8 +158,7 @@ def check_info(model: Path, info: ModelInfo) -> Path:
         InputError: when the file describes a model in another format, with other settings.
     """
     path = model.with_suffix(".json")
-    for other in _others(model):
-        found = read_info(other)
+    for other, found in _others(model).items():
         if dataclasses.replace(found, confidence=info.confidence) != info:
             raise InputError(
                 f"{path}: describes {other.name}, which has other settings than the new "
@@ -164,22 +167,12 @@ def check_info(model: Path, info: ModelInfo) -> Path:
     return path
 
 
-def _others(model: Path) -> list[Path]:
+def _others(model: Path) -> dict[Path, ModelInfo]:
     """The models in other formats that the JSON file of a model describes."""
-    path = model.with_suffix(".json")
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    if not isinstance(content, dict):
-        return []
-    others = (model.with_suffix(suffix) for suffix in EXPORTED if suffix != model.suffix)
-    return [other for other in others if other.is_file() and _describes(content, other)]
-
-
-def _describes(content: Any, model: Path) -> bool:
-    """Whether the content of a JSON file has the checksum of a model, or none at all."""
-    expected = content.get("sha256")
-    if isinstance(expected, dict):
-        return expected.get(model.suffix) == sha256_of(model)
-    return not expected or expected == sha256_of(model)  # as earlier versions wrote it
+    found = {}
+    for suffix in EXPORTED:
+        if suffix != model.suffix:
+            other = model.with_suffix(suffix)
+            with contextlib.suppress(InputError):  # not there, or of no use
+                found[other] = read_info(other)
+    return found

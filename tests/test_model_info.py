@@ -143,7 +143,17 @@ def test_what_it_does_not_describe_is_not_in_the_way(both, info):
     assert "damaged, or another model" in refusal(read_info, both[".onnx"])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_model_of_an_earlier_version_is_not_in_the_way(both, info):
+    path = both[".onnx"].with_suffix(".json")
+    content = json.loads(path.read_text())
+    del content["time_stride"], content["sha256"]
+    path.write_text(json.dumps(content))
+    write_info(both[".mindir"], info)
+    assert read_info(both[".mindir"]) == info
+    assert "damaged, or another model" in refusal(read_info, both[".onnx"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "{}"])
 def test_a_file_that_is_no_description_is_replaced(both, info, text):
     both[".mindir"].with_suffix(".json").write_text(text)
     write_info(both[".mindir"], info)
