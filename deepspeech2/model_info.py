@@ -4,7 +4,6 @@ A checkpoint contains them as a string. An exported model has a JSON file beside
 the MindIR and the ONNX model of that name, and holds the checksum of each.
 """
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -144,35 +143,32 @@ def write_info(model: Path, info: ModelInfo) -> Path:
     Raises:
         InputError: as `check_info`.
     """
-    path = check_info(model, info)
-    checksums = {file.suffix: sha256_of(file) for file in [model, *_others(model)]}
+    path = model.with_suffix(".json")
+    checksums = {file.suffix: sha256_of(file) for file in [model, *check_info(model, info)]}
     with atomic_path(path) as temporary:
         temporary.write_text(info.to_json(checksums), encoding="utf-8")
     return path
 
 
-def check_info(model: Path, info: ModelInfo) -> Path:
-    """The path of the JSON file that can describe a model that is going to be written.
+def check_info(model: Path, info: ModelInfo) -> list[Path]:
+    """The models in other formats that the JSON file of a model describes too.
 
     Raises:
         InputError: when the file describes a model in another format, with other settings.
     """
-    path = model.with_suffix(".json")
-    for other, found in _others(model).items():
+    others = []
+    for suffix in EXPORTED:
+        other = model.with_suffix(suffix)
+        if other == model:
+            continue
+        try:
+            found = read_info(other)
+        except InputError:  # not there, or of no use
+            continue
         if dataclasses.replace(found, confidence=info.confidence) != info:
             raise InputError(
-                f"{path}: describes {other.name}, which has other settings than the new "
-                f"{model.name}: choose another name, or remove {other.name}"
+                f"{model.with_suffix('.json')}: describes {other.name}, which has other settings "
+                f"than the new {model.name}: choose another name, or remove {other.name}"
             )
-    return path
-
-
-def _others(model: Path) -> dict[Path, ModelInfo]:
-    """The models in other formats that the JSON file of a model describes."""
-    found = {}
-    for suffix in EXPORTED:
-        if suffix != model.suffix:
-            other = model.with_suffix(suffix)
-            with contextlib.suppress(InputError):  # not there, or of no use
-                found[other] = read_info(other)
-    return found
+        others.append(other)
+    return others

@@ -10,7 +10,7 @@ from src.memory import MIB, resident_memory
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of `mallopt`
 RETURNED_AT_ONCE = MIB  # blocks of this size
-KEPT = 32 * MIB  # blocks below this size; glibc takes no greater one
+KEPT_BELOW = 32 * MIB  # size of a block; glibc takes no greater one
 
 _libc = ctypes.CDLL(None)
 
@@ -34,8 +34,8 @@ class KeptMemory:
 
     def __init__(self, limit: float):
         self.limit = limit
-        _set(M_MMAP_THRESHOLD, KEPT)
-        _set(M_TRIM_THRESHOLD, 2 * KEPT)  # as glibc itself chooses for such a threshold
+        _set(M_MMAP_THRESHOLD, KEPT_BELOW)
+        _set(M_TRIM_THRESHOLD, 2 * KEPT_BELOW)  # as glibc itself chooses for such a threshold
 
     def after_step(self) -> None:
         """Give back what is free when the process has more than its limit."""
