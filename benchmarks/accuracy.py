@@ -193,7 +193,7 @@ class Contest:
             command = ["train.py", "--device_target", "CPU", "--resume", "auto",
                        "--config", str(self.config), "TrainingConfig.eval_interval=1"]
         command += [*settings, f"TrainingConfig.log_dir={folder}",
-                    f"CheckpointConfig.ckpt_path={folder}"]
+                    f"CheckpointConfig.ckpt_path={folder}", "CheckpointConfig.save_minutes=3"]
         logger.info("core %d: python %s", core, " ".join(command))
         with open(folder / "log.txt", "a+", encoding="utf-8") as log:
             done = subprocess.run([sys.executable, "-c", ON_CORE, str(core), *command], cwd=ROOT,
@@ -289,8 +289,9 @@ process with one thread and a core of its own, and as many run at once as there 
   be cut.
 - Ours is `train.py` with the settings of the recipe. Its schedule ends at its last epoch, so a
   trial found beforehand how many epochs fit into the minutes.
-- Minutes are those of training, with loading and compilation; evaluation, checkpoints and trials
-  are not in them. An epoch that was stopped with its sitting is learned again, and counts once.
+- Minutes are those of training, with loading, compilation and a state on the disk every three
+  minutes; evaluation, checkpoints of epochs and trials are not in them. Steps after the last state
+  of a stopped run are taken again, and count once.
 - After each epoch the val set is decoded greedily without a language model, for all contestants by
   the same code. Averages of checkpoints are not in the curves.
 - Figures on the val set are **selection figures** of ours: they chose the recipe. They did not

@@ -8,9 +8,11 @@ is not limited. The run ends after MINUTES of training, be it within an epoch.
 
 Our monitor keeps the clock and writes metrics.csv, our evaluation counts the errors on the val set
 after every epoch: both as `train.py` does it. `state.pt` in the log folder resumes a stopped run.
+It is written after every epoch, and every `CheckpointConfig.save_minutes` inside one.
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -44,40 +46,57 @@ def train(config: Config, minutes: float) -> int:
         path and read_manifest(path, side.labels)
         for path in (config.DataConfig.train_manifest, config.DataConfig.val_manifest))
     monitor = TrainingMonitor(folder, config.TrainingConfig.epochs)
-    state = folder / "state.pt"
+    state, done = folder / "state.pt", 0
+
+    def save(done: int) -> None:
+        """Write a state after `done` batches of the unfinished epoch."""
+        content = [side.network.state_dict(), side.optimizer.state_dict(), monitor.progress(), done]
+        with atomic_path(state) as temporary:
+            torch.save(content, temporary)
+
     if state.exists():
-        weights, moments, progress = torch.load(state)
+        weights, moments, progress, done = torch.load(state)
         side.network.load_state_dict(weights)
         side.optimizer.load_state_dict(moments)
         monitor.restore(progress)
     monitor.begin(monitor.history[-1].step if monitor.history else 0, "original")
     model = Model(partial(probabilities, side.network), config.model_info(side.labels))
     while (left := minutes - sum(epoch.minutes for epoch in monitor.history)) > 0:
-        steps = train_epoch(side, train_set, monitor, left)
+        steps = train_epoch(side, train_set, monitor, left, done, save)
         monitor.end_training(steps)
         monitor.end_epoch(evaluate(model, val_set, config).errors if val_set else None)
-        with atomic_path(state) as temporary:
-            torch.save([side.network.state_dict(), side.optimizer.state_dict(), monitor.progress()],
-                       temporary)
+        save(done := 0)
     monitor.close()
     return 0
 
 
-def train_epoch(side: Side, manifest: Manifest, monitor: TrainingMonitor, minutes: float) -> int:
-    """Train the next epoch, or `minutes` of it; returns the steps of the run."""
+def train_epoch(side: Side, manifest: Manifest, monitor: TrainingMonitor, minutes: float, done: int,
+                save: Callable[[int], None]) -> int:
+    """Train the next epoch, or `minutes` of it; returns the steps of the run.
+
+    Args:
+        done: batches of the epoch that were trained before a resume.
+        save: called with the trained batches every `CheckpointConfig.save_minutes`.
+    """
     optim, epoch = side.config.OptimConfig, len(monitor.history)
     rate = annealed_learning_rate(
         epoch, learning_rate=optim.learning_rate, learning_anneal=optim.learning_anneal)
-    batches = side.epoch_batches(epoch)
-    monitor.begin_epoch(epoch, len(batches), 0)
-    for step, batch in enumerate(batches, 1 + epoch * len(batches)):
+    batches = side.epoch_batches(epoch, done)
+    size = done + len(batches)
+    monitor.begin_epoch(epoch, size, done)
+    save_seconds, saved = 60 * side.config.CheckpointConfig.save_minutes, monitor.sums.seconds
+    for batch in batches:
         loss, norm = side.step(batch, rate)
-        size, seconds = len(batch.rows), float(manifest.seconds[batch.rows].sum())
-        monitor.sums.add(loss * size, norm, True, size, seconds)
-        monitor.end_step(step, loss, norm, True, rate)
+        utterances, seconds = len(batch.rows), float(manifest.seconds[batch.rows].sum())
+        monitor.sums.add(loss * utterances, norm, True, utterances, seconds)
+        done += 1
+        monitor.end_step(epoch * size + done, loss, norm, True, rate)
         if monitor.sums.seconds >= 60 * minutes:
             break
-    return step
+        if 0 < save_seconds <= monitor.sums.seconds - saved and done < size:
+            save(done)
+            saved = monitor.sums.seconds
+    return epoch * size + done
 
 
 @torch.inference_mode()

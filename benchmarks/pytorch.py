@@ -146,8 +146,8 @@ class Side(FrameworkSide):
         self.network.load_state_dict(weights)
         self.optimizer.load_state_dict(state)
 
-    def epoch_batches(self, epoch: int = 1) -> DataLoader:
-        """The batches of an epoch, from 0; one process loads ahead.
+    def epoch_batches(self, epoch: int = 1, done: int = 0) -> DataLoader:
+        """The batches of an epoch, from 0, but for the first `done`; one process loads ahead.
 
         The same utterances, of any length, share a batch in every epoch, and the batches come in a
         new order. The original takes files as the folder lists them, here a permutation does.
@@ -158,7 +158,7 @@ class Side(FrameworkSide):
         rows = permutation(len(manifest), 0).split(data.batch_size)
         return DataLoader(
             range(len(manifest)), num_workers=1, multiprocessing_context="fork",
-            batch_sampler=[rows[i].tolist() for i in permutation(len(rows), epoch)],
+            batch_sampler=[rows[i].tolist() for i in permutation(len(rows), epoch)[done:]],
             collate_fn=partial(self.load_batch, manifest))
 
     def load_batch(self, manifest: Manifest, rows: list[int]) -> Batch:

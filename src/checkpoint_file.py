@@ -8,12 +8,12 @@ first, so that they are read without the arrays; and a file of ours without its 
 
 import math
 import mmap
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from isal.isal_zlib import crc32  # 13 times as fast as zlib's
 
 from deepspeech2.errors import InputError
 
@@ -48,7 +48,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], strings: Mapping[s
     checksum = 0
     with open(path, "wb") as file:
         for part in _records(arrays, strings):
-            checksum = zlib.crc32(part, checksum)
+            checksum = crc32(part, checksum)
             file.write(part)
         file.write(CHECKSUM + checksum.to_bytes(10, "big"))
 
@@ -122,7 +122,7 @@ def _parse(data: mmap.mmap, without: str | None) -> Content:
     for name, shape, type_name, start, stop in _walk(data, end):
         if kinds.setdefault(name, (shape, type_name)) != (shape, type_name):
             raise _Damaged(f"{name} occurs twice")
-        checksum = zlib.crc32(data[position:start], checksum)
+        checksum = crc32(data[position:start], checksum)
         position = stop
         data.madvise(mmap.MADV_DONTNEED)  # what was read of the file is not memory of this process
         part, checksum = _copied(data, start, stop, checksum)
@@ -153,7 +153,7 @@ def _copied(
     for i in range(0, len(part), CHUNK):
         chunk = part[i : i + CHUNK]
         chunk[:] = np.frombuffer(data, np.uint8, len(chunk), start + i)
-        checksum = zlib.crc32(chunk, checksum)
+        checksum = crc32(chunk, checksum)
     return part, checksum
 
 
