@@ -118,7 +118,8 @@ Try it on your own recordings, with the language model that makes words of what 
 Train on your own recordings (docs/data.md, docs/training.md): check a manifest of them, then
 fine-tune the English model:
     $RUN_PYTHON -m data.verify_manifest mine/train.csv mine/val.csv
-    $RUN_PYTHON train.py --device_target CPU --pre_trained_model_path pretrained/librispeech_10h.ckpt \\
+    $RUN_PYTHON train.py --config configs/finetune.yaml --device_target CPU \\
+        --pre_trained_model_path pretrained/librispeech_10h.ckpt \\
         DataConfig.train_manifest=mine/train.csv DataConfig.val_manifest=mine/val.csv
 Train on AN4, recorded from people: a download, then one to two hours on two cores:
     bash scripts/train_an4.sh

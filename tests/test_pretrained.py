@@ -80,3 +80,15 @@ def test_it_scores_what_its_card_says(name, path, decoder, line, shared, tmp_pat
     allowed = max(1.01, found["words"] / 100 if decoder else found["words"] / 500)
     assert abs(found["word_errors"] - float(wer) * found["words"] / 100) <= allowed
     assert abs(found["char_errors"] - float(cer) * found["chars"] / 100) <= max(8.01, 4 * allowed)
+
+
+def test_the_lists_name_what_english_learned_and_was_judged_on(shared):
+    """So that anybody with LibriSpeech can make both sets; the card gives their sizes."""
+    lists = {split: (ROOT / "data" / f"librispeech_10h_{split}.txt").read_text().split()
+             for split in ("train", "val")}
+    train, val = ({name.split("-")[0] for name in names} for names in lists.values())
+    assert not train & val and (len(train), len(val)) == (49, 67)
+    source = shared / "data/speech/LibriSpeech"
+    for split, folder in (("train", "train-clean-10h"), ("val", "dev-clean-67")):
+        assert lists[split] == sorted(path.stem for path in (source / folder).rglob("*.opus"))
+        assert f"{len(lists[split]):,} utterances" in card("librispeech_10h")
