@@ -521,8 +521,8 @@ def test_quick_start(project):
         "python -m pip install '.[lm]'",
         "python -m deepspeech2 transcribe --lm english a.wav b.flac",
         "python -m data.verify_manifest mine/train.csv mine/val.csv",
-        "python train.py --device_target CPU --pre_trained_model_path "
-        "pretrained/librispeech_10h.ckpt \\",
+        "python train.py --config configs/finetune.yaml --device_target CPU \\",
+        "--pre_trained_model_path pretrained/librispeech_10h.ckpt \\",
         "DataConfig.train_manifest=mine/train.csv DataConfig.val_manifest=mine/val.csv",
         "bash scripts/train_an4.sh",
         "python -m data.librispeech --subsets train-clean-100 dev-clean test-clean",
