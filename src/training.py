@@ -354,8 +354,8 @@ class _Run:
         shares = [(-(-len(batch) // ranks), seconds[batch].max()) for batch in batches]
         utterances, longest = max(shares, key=math.prod)
         size = sum(math.prod(shape) for _, shape in network_shapes(self.config, len(self.labels)))
-        local = ranks // int(os.environ.get("NODE_COUNT", "1"))
-        limit = ensure_enough(self.config, size, utterances, longest, local)
+        hosts = int(os.environ.get("NODE_COUNT") or 1) if ranks > 1 else 1
+        limit = ensure_enough(self.config, size, utterances, longest, ranks // hosts)
         self.kept = KeptMemory(limit) if limit else None
 
     def _say_what_is_done(self) -> None:

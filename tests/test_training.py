@@ -252,7 +252,11 @@ def test_out_of_memory_names_the_batch_and_a_way_on(recipe, tmp_path, labels, de
     assert rows[0] == 4 and sum(rows[1:]) == 20  # the rest of the epoch, then another epoch
 
 
-def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("hosts", ["1", "2", ""])
+def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(
+        recipe, tmp_path, monkeypatch, hosts):
+    """NODE_COUNT may be left from a run on several hosts."""
+    monkeypatch.setenv("NODE_COUNT", hosts)
     monkeypatch.setattr(memory, "available_memory", lambda: 0)
     monkeypatch.setattr(memory, "resident_memory", lambda: 2**29)
     with pytest.raises(InputError, match="8 utterances of up to .* 0.0 free: train a smaller"):
