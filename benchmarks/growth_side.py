@@ -16,7 +16,8 @@ from deepspeech2.decoding.decoders import LMConfig, make_decoder
 from deepspeech2.features import num_frames, spectrogram
 from src.batching import BatchPlan, epoch_batches
 from src.config import Config, load_config
-from src.dataset import Batch, keep_freed_memory
+from src.dataset import Batch
+from src.heap import keep_freed_memory
 from src.manifest import inspect_manifest, read_manifest
 
 REPEATS, LONG_SECONDS = 3, 20.0  # a call that takes longer is not repeated

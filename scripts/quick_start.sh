@@ -28,9 +28,6 @@ TEST_MANIFEST=demo/data/demo_test_manifest.csv
 # step NUMBER WHAT: announce it, with the time that has passed.
 step() { say "$1/7 $2  ($((SECONDS / 60)) min $((SECONDS % 60)) s)"; }
 
-# run COMMAND...: a step's command; its failure ends the script with its exit code.
-run() { run_job "$@" || exit; }
-
 # score MODEL FOLDER: evaluate on the test voices, with the list of utterances in FOLDER; set RATES to the summary.
 score() {
     run "$PYTHON" eval.py --pretrain_ckpt "$1" --device_target CPU "DataConfig.test_manifest=$TEST_MANIFEST" \

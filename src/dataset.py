@@ -21,6 +21,7 @@ from deepspeech2.model import Model
 from src.augment import Augmenter
 from src.batching import BatchPlan, split_batches
 from src.config import Config
+from src.heap import keep_freed_memory
 from src.manifest import Manifest, read_transcript
 
 if TYPE_CHECKING:
@@ -123,16 +124,6 @@ class BatchSource:
         return self.augmenter.perturb_spectrogram(features, row), text
 
 
-def keep_freed_memory() -> None:
-    """Make glibc reuse the memory of one batch for the next; page faults would double the time.
-
-    glibc returns large freed blocks to the system, until a block of up to 32 MB is freed: then it
-    keeps up to twice that size (mallopt(3), M_MMAP_THRESHOLD). The block here is freed at once and
-    never touched.
-    """
-    np.empty(30 << 20, np.uint8)
-
-
 def _pad_targets(targets: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """N lists of class indices -> (N, longest U) int32, zero-padded; (N,) int32 lengths."""
     lengths = np.array([len(t) for t in targets], np.int32)
@@ -204,7 +195,6 @@ def training_batches(source: BatchSource, num_workers: int = 1) -> Iterator[Batc
     """
     if not len(source):
         return
-    keep_freed_memory()
     dataset = create_dataset(source, num_workers)
     columns = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
     for planned, arrays in zip(source.batches, columns, strict=True):

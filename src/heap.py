@@ -1,10 +1,12 @@
-"""What glibc does with memory that was freed: return it at once, or keep it for the next step.
+"""What glibc does with memory that was freed: return it at once, or keep it for what comes next.
 
 New pages cost a training step a tenth to a fifth of its time (docs/performance.md), and kept ones
 cost memory: glibc cannot use a gap for an array that is larger.
 """
 
 import ctypes
+
+import numpy as np
 
 from src.memory import MIB, resident_memory
 
@@ -13,6 +15,16 @@ RETURNED_AT_ONCE = MIB  # blocks of this size
 KEPT_BELOW = 32 * MIB  # size of a block; glibc takes no greater one
 
 _libc = ctypes.CDLL(None)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what it would return, where nothing below has decided it for this process.
+
+    glibc returns large freed blocks to the system, until a block of up to 32 MiB is freed: then it
+    keeps up to twice that size (mallopt(3), M_MMAP_THRESHOLD). The block here is freed at once and
+    never touched. Page faults would double the time of loading batches.
+    """
+    np.empty(30 * MIB, np.uint8)
 
 
 def return_freed_memory() -> None:
