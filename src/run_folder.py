@@ -171,6 +171,30 @@ class RunFolder:
             old.unlink(missing_ok=True)
         return path
 
+    def ensure_best(self, best: tuple[float, float]) -> bool:
+        """Whether `best` is the state with these figures.
+
+        A numbered file takes its place where it is not: a run may end after it saved a state, and
+        before the state is the best one.
+
+        Args:
+            best: WER and CER in percent of the best evaluation.
+
+        Raises:
+            RunError: when the checkpoint could not be written.
+        """
+        for path in [self.best, *reversed(self.numbered())]:
+            try:
+                progress = read_progress(path)
+            except InputError:  # of a path that is not there too
+                continue
+            if progress.get("best") == list(best) and progress.get("evals_since_best") == 0:
+                if path != self.best:
+                    _link(path, self.best)
+                    logger.warning("%s: is %s now, the best evaluation", self.best, path.name)
+                return True
+        return False
+
     def _states(self) -> tuple[list[tuple[dict[str, Any], Path]], list[InputError]]:
         """(progress, path) of each state that can be resumed, and the files that are damaged."""
         states, damaged = [], []

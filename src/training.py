@@ -292,8 +292,12 @@ class _Run:
         self.group.wait()  # until all have read
         lineage = self.group.in_first(lambda: self.folder.adopt(checkpoint, new_id))
         self.progress.lineage = lineage or self.progress.lineage
-        if self.progress.best != WORST and not self.folder.best.exists():
-            self._judge_best_anew(f"{self.folder.best.name} is not there")
+        best = self.progress.best
+        if best == WORST:
+            return
+        known = self.group.in_first(lambda: self.folder.ensure_best(best))
+        if not self.group.sum([bool(known)])[0]:
+            self._judge_best_anew(f"no file holds the state with WER {best[0]} and CER {best[1]}")
 
     def _judge_best_anew(self, reason: str) -> None:
         self.progress.best, self.progress.evals_since_best = WORST, 0
@@ -541,15 +545,16 @@ class _Run:
         """Shuffle the words of utterances from now on.
 
         Args:
-            anew: whether to find the cuts between words again, even if the run's file has them.
+            anew: whether to find the cuts between words again, even if the run's file has those of
+                the training set.
         """
-        path = self.folder.word_cuts
-        if self.group.is_first and (anew or not path.exists()):
-            cuts = find_word_cuts(self.model, self.train_set, self.config)
-            write_word_cuts(path, self.train_set, cuts)
+        path, train_set = self.folder.word_cuts, self.train_set
+        known = not anew and path.exists() and read_word_cuts(path, train_set) is not None
+        if self.group.is_first and not known:
+            write_word_cuts(path, train_set, find_word_cuts(self.model, train_set, self.config))
             logger.info("words are shuffled from now on, by the cuts in %s", path)
         self.group.wait()
-        self.data.shuffle_words(read_word_cuts(path, self.train_set))
+        self.data.shuffle_words(read_word_cuts(path, train_set))
 
     def _evaluate(self) -> tuple[ErrorCounts | None, list[tuple[str, str]]]:
         """Evaluate on the val set; each process decodes its share.

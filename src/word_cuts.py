@@ -21,7 +21,7 @@ from src.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ["audio_path", "word", "start", "end"]  # times in seconds
+COLUMNS = ["row", "word", "start", "end"]  # row of the manifest; times in seconds
 _ENERGY_SECONDS, _STEP_SECONDS = 0.02, 0.005  # length and step of the window that measures energy
 # share of a gap at both ends that is not cut, because CTC places a label anywhere in its sound
 _MARGIN = 0.25
@@ -97,15 +97,16 @@ def quietest_cut(samples: np.ndarray, start: int, end: int, sample_rate: int) ->
 def write_word_cuts(path: str | Path, manifest: Manifest, cuts: Sequence[WordCuts | None]) -> None:
     """Write the cuts of a manifest's rows as CSV with `COLUMNS`, a line for each word.
 
-    The first line holds the checksum of the others.
+    The first line holds the checksum of the others, the second names the data set.
     """
     lines = []
-    for audio_path, found in zip(manifest.audio_paths, cuts, strict=True):
+    for row, found in enumerate(cuts):
         if found is not None:
             edges = [0.0, *found.cuts, found.seconds]
-            paths = [audio_path] * len(found.words)
-            lines += zip(paths, found.words, edges[:-1], edges[1:], strict=True)
-    content = pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False).encode()
+            rows = [row] * len(found.words)
+            lines += zip(rows, found.words, edges[:-1], edges[1:], strict=True)
+    table = pd.DataFrame(lines, columns=COLUMNS).to_csv(index=False).encode()
+    content = _data_set_line(manifest) + table
     with atomic_path(path) as temporary:
         temporary.write_bytes(_checksum_line(content) + content)
 
@@ -114,11 +115,16 @@ def _checksum_line(content: bytes) -> bytes:
     return f"# sha256 of the lines below: {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
-def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None]:
+def _data_set_line(manifest: Manifest) -> bytes:
+    return f"# data set: {manifest.fingerprint()}\n".encode()
+
+
+def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None] | None:
     """Read what `write_word_cuts` wrote.
 
     Returns:
-        The cuts of each row of the manifest; None for rows that the file does not name.
+        The cuts of each row of the manifest, None for rows that the file does not name; None when
+        the cuts are those of another data set. A data set may have moved to another folder.
 
     Raises:
         InputError: naming the file, when it cannot be read or is not whole.
@@ -132,17 +138,18 @@ def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None
             f"{path}: cut off or changed since it was written: put it back, or remove it, and the "
             "word cuts are found anew"
         )
+    data_set, _, table = content.partition(b"\n")
+    if data_set + b"\n" != _data_set_line(manifest):
+        return None
     try:
-        table = pd.read_csv(
-            io.BytesIO(content), keep_default_na=False, dtype={"audio_path": str, "word": str}
-        )
+        words = pd.read_csv(io.BytesIO(table), keep_default_na=False, dtype={"word": str})
         known = {
-            name: WordCuts(
+            row: WordCuts(
                 lines["word"].tolist(), lines["start"].to_numpy(float)[1:], lines["end"].iloc[-1]
             )
-            for name, lines in table.groupby("audio_path", sort=False)
+            for row, lines in words.groupby("row", sort=False)
         }
     # what we wrote can be read: this is a file that somebody else made
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: no word cuts: {first_line(error)}") from None
-    return [known.get(name) for name in manifest.audio_paths]
+    return [known.get(row) for row in range(len(manifest))]

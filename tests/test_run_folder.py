@@ -19,10 +19,13 @@ from src.run_folder import RunFolder, can_link, ensure_own_metrics, locked
 INFO = Config().model_info(Labels("AB _"))
 
 
-def progress(step: int, *, run="a", lineage=None, epoch=None, ended=True) -> dict:
+def progress(
+    step: int, *, run="a", lineage=None, epoch=None, ended=True, rates=(100.0, 100.0), evals=0
+) -> dict:
     """The state of a run with five steps an epoch."""
     return {"lineage": lineage or [[run, 0]], "step": step, "epoch_ended": ended,
-            "epoch": step // 5 if epoch is None else epoch}
+            "epoch": step // 5 if epoch is None else epoch,
+            "best": list(rates), "evals_since_best": evals}
 
 
 def arrays(step: int) -> dict[str, np.ndarray]:
@@ -71,6 +74,22 @@ def test_a_file_system_without_hard_links_gets_copies(folder, monkeypatch):
         assert load_checkpoint(path).progress["step"] == 5
     assert folder.newest().progress["step"] == 5
     assert len(names(folder)) == 3
+
+
+def test_the_best_state_of_a_run_that_ended_before_it_was_the_best(folder):
+    """Killed between the two links, and begun anew without any."""
+    save(folder, 5, best=True, rates=(50.0, 20.0))
+    save(folder, 10, rates=(40.0, 30.0))
+    assert load_checkpoint(folder.best).progress["step"] == 5
+    assert folder.ensure_best((40.0, 30.0))
+    assert os.path.samefile(folder.best, folder.folder / "DeepSpeech-2_10.ckpt")
+    save(folder, 15, rates=(40.0, 30.0), evals=1)
+    assert folder.ensure_best((40.0, 30.0))
+    assert load_checkpoint(folder.best).progress["step"] == 10
+    damage(folder.folder / "DeepSpeech-1_5.ckpt")
+    assert not folder.ensure_best((39.0, 30.0))
+    folder.best.unlink()
+    assert folder.ensure_best((40.0, 30.0)) and folder.best.exists()
 
 
 def test_the_newest_state_inside_an_epoch(folder):

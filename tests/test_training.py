@@ -19,6 +19,7 @@ from src.evaluation import Evaluation, ScoredUtterance
 from src.manifest import read_manifest
 from src.training import Interrupted, train
 from src.training_data import TrainingData, trainable_rows
+from src.word_cuts import read_word_cuts, write_word_cuts
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
@@ -294,6 +295,19 @@ def test_another_val_set_judges_the_best_anew(demo_corpus, whole, tmp_path, capl
     assert load_checkpoint(folder / "ckpt" / "DeepSpeech-best.ckpt").progress["epoch"] == 3
 
 
+def test_the_best_is_judged_anew_where_its_file_is_lost(demo_corpus, whole, tmp_path, caplog):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    best = folder / "ckpt" / "DeepSpeech-best.ckpt"
+    numbered = f"DeepSpeech-{load_checkpoint(best).progress['epoch']}_*.ckpt"
+    for path in [best, *best.parent.glob(numbered)]:
+        path.unlink()
+    settings = [*tiny_recipe(demo_corpus, folder), "TrainingConfig.epochs=3"]
+    with caplog.at_level("INFO"):
+        train(load_config(None, settings), resume="auto")
+    assert "no file holds the state with WER" in caplog.text
+    assert load_checkpoint(best).progress["epoch"] == 3
+
+
 def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(
     recipe, tmp_path, whole, caplog):
     source = load_checkpoint(whole[0] / "ckpt" / "DeepSpeech-last.ckpt")
@@ -381,7 +395,9 @@ def test_training_leaves_out_what_ctc_cannot_align(demo_corpus, labels, caplog):
     assert "1 of 24 utterances are too short" in caplog.text
 
 
-def test_words_are_shuffled_by_what_the_run_has_learned(recipe, tmp_path, caplog, monkeypatch):
+def test_words_are_shuffled_by_what_the_run_has_learned(
+    recipe, labels, tmp_path, caplog, monkeypatch
+):
     """From the configured epoch on; after a resume also where the file with the cuts was lost."""
     find, clock, hours = training.find_word_cuts, time.perf_counter, []
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + 3600 * len(hours))
@@ -400,6 +416,12 @@ def test_words_are_shuffled_by_what_the_run_has_learned(recipe, tmp_path, caplog
         path.unlink()
         train(config, resume="auto")
         assert caplog.text.count("words are shuffled from now on") == 2 and path.exists()
+        other = read_manifest(config.DataConfig.val_manifest, labels)
+        write_word_cuts(path, other, [None] * len(other))  # as if the training set were another now
+        train(config, resume="auto")
+        assert caplog.text.count("words are shuffled from now on") == 3
+    train_set = read_manifest(config.DataConfig.train_manifest, labels)
+    assert any(read_word_cuts(path, train_set))
 
 
 def test_dropout_is_a_function_of_seed_epoch_and_row(demo_corpus, labels):

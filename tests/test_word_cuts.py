@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -103,8 +105,20 @@ def test_cuts_come_back_as_they_were(manifest, tmp_path):
             assert found.words == expected.words and found.seconds == expected.seconds
             np.testing.assert_array_equal(found.cuts, expected.cuts)
     lines = (tmp_path / "words.csv").read_text().splitlines()
-    assert lines[1] == "audio_path,word,start,end"
-    assert lines[2] == f"{manifest.audio_paths[1]},NULL,0.0,{1 / 3}"
+    assert lines[1] == f"# data set: {manifest.fingerprint()}"
+    assert lines[2] == "row,word,start,end"
+    assert lines[3] == f"1,NULL,0.0,{1 / 3}"
+
+
+def test_cuts_belong_to_a_data_set_wherever_it_lies(demo_corpus, manifest, labels, tmp_path):
+    cuts = [WordCuts(["A", "B"], np.array([0.25]), 0.5)] * len(manifest)
+    write_word_cuts(tmp_path / "words.csv", manifest, cuts)
+    moved = shutil.copytree(demo_corpus, os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"))  # no UTF-8
+    copy = read_manifest(f"{moved}/demo_train_manifest.csv", labels)
+    found = read_word_cuts(tmp_path / "words.csv", copy)
+    assert found[0].words == ["A", "B"] and None not in found
+    other = read_manifest(demo_corpus / "demo_val_manifest.csv", labels)
+    assert read_word_cuts(tmp_path / "words.csv", other) is None
 
 
 def test_every_cut_and_every_changed_byte_is_noticed(manifest, tmp_path):
@@ -134,11 +148,12 @@ def test_a_file_that_cannot_be_used(manifest, tmp_path, content, words):
     assert words in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"audio_path,word,from,to\na.wav,A,0,1\n", b"audio_path,word,start,end\na.wav,A,x,1\n"
-    b"a.wav,A,x,1\n", b"audio_path,word,start,end\n\xff"])
-def test_a_file_that_somebody_else_made(manifest, tmp_path, content):
-    """Its checksum is right."""
+@pytest.mark.parametrize("table", [
+    b"", b"row,word,from,to\n1,A,0,1\n", b"row,word,start,end\n1,A,x,1\n1,A,x,1\n",
+    b"row,word,start,end\n\xff"])
+def test_a_file_that_somebody_else_made(manifest, tmp_path, table):
+    """Its checksum is right, and its data set."""
+    content = f"# data set: {manifest.fingerprint()}\n".encode() + table
     start = b"# sha256 of the lines below: " + hashlib.sha256(content).hexdigest().encode() + b"\n"
     (tmp_path / "words.csv").write_bytes(start + content)
     with pytest.raises(InputError, match=r"words\.csv: no word cuts: "):

@@ -217,18 +217,24 @@ any_config = st.one_of(
 # --- tables -------------------------------------------------------------------------------------
 
 
+def cuts_manifest():
+    from src.manifest import Manifest
+
+    zeros = np.zeros(2, np.int64)
+    paths = ["a.wav", "b.wav"], ["a.txt", "b.txt"]
+    return Manifest(Path("m"), zeros, *paths, zeros, zeros, zeros, zeros)
+
+
 def read_cuts(folder: Path) -> list[str]:
     """Read word cuts, and shuffle words with them as training does."""
     from src.augment import Augmenter
     from src.config import AugmentationConfig
-    from src.manifest import Manifest
     from src.word_cuts import read_word_cuts
 
     zeros = np.zeros(2, np.int64)
-    paths = ["a.wav", "b.wav"], ["a.txt", "b.txt"]
-    manifest = Manifest(Path("m"), zeros, *paths, zeros, zeros, zeros, zeros)
-    cuts = read_word_cuts(folder / "cuts.csv", manifest)
-    augmenter = Augmenter(AugmentationConfig(shuffle_words=1.0), RATE, 0, zeros, word_cuts=cuts)
+    cuts = read_word_cuts(folder / "cuts.csv", cuts_manifest())
+    config = AugmentationConfig(shuffle_words=1.0)
+    augmenter = Augmenter(config, RATE, 0, zeros, word_cuts=cuts or ())
     for row, text in enumerate(("HELLO WORLD", "YES")):
         samples, _ = augmenter.shuffle_words(noise()[:, 0].astype(np.float32), text, row)
         assert len(samples) <= RATE
@@ -261,9 +267,8 @@ def read_comparison(folder: Path) -> list[str]:
 
 
 # header and rows of each table
-CUTS = ["audio_path", "word", "start", "end"], [
-    ["a.wav", "HELLO", "0.0", "0.08"], ["a.wav", "WORLD", "0.08", "0.2"],
-    ["b.wav", "YES", "0.0", "0.2"]]
+CUTS = ["row", "word", "start", "end"], [
+    ["0", "HELLO", "0.0", "0.08"], ["0", "WORLD", "0.08", "0.2"], ["1", "YES", "0.0", "0.2"]]
 METRICS = ["epoch", "step", "learning_rate", "train_loss", "gradient_norm", "val_wer", "val_cer",
            "minutes"], [
     ["1", "3", "0.001", "90.0", "9.0", "100.0", "80.0", "0.5"],
@@ -309,9 +314,13 @@ def table(
 
 
 def with_checksum(content: bytes) -> bytes:
-    """Word cuts with a right first line."""
+    """Word cuts of `cuts_manifest` with a right first line, and the second where there is none."""
+    from src.word_cuts import _data_set_line
+
     mark = b"# sha256 of the lines below: "
     lines = content.partition(b"\n")[2] if content.startswith(mark) else content
+    if not lines.startswith(b"#"):
+        lines = _data_set_line(cuts_manifest()) + lines
     return mark + hashlib.sha256(lines).hexdigest().encode() + b"\n" + lines
 
 
