@@ -1,7 +1,7 @@
 """How much memory a training step takes on the CPU, before it takes it, and how much there is."""
 
 import logging
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from deepspeech2.errors import InputError
 from deepspeech2.features import num_frames
@@ -20,11 +20,13 @@ CONV1_VALUE, CONV2_VALUE = 72, 68
 KEPT, ROOM = 1.25, 1.5  # of the estimate: what a process keeps at most, and has to find free for it
 SURE = 0.9  # what this share of an estimate does not fit into is too little
 UNLIMITED = 2**60  # a limit of version 1 is a number that no machine reaches
-CGROUPS = (  # limit, use and what of the use can be given back; of version 2 and 1
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
-     "total_inactive_file"),
-)
+# by the version of control groups: their folder; a group's limit, its use, and what of its use is
+# pages of files, which the kernel gives back
+CGROUPS = {
+    1: ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file")),
+    2: ("sys/fs/cgroup", "memory.max", "memory.current", ("inactive_file", "active_file")),
+}  # fmt: skip
 
 
 def ensure_enough(
@@ -114,15 +116,28 @@ def available_memory(root: Path = Path("/")) -> int | None:
         if line.startswith(("MemAvailable:", "SwapFree:")):
             kib.append(int(line.split()[1]))
     found = [sum(kib) * 1024] if kib else []
-    for limit, used, stat, given_back in CGROUPS:
-        folder = root / "sys/fs/cgroup"
-        values = [_read(folder / name).strip() for name in (limit, used)]
-        if not all(map(str.isdecimal, values)) or int(values[0]) > UNLIMITED:
-            continue
-        cached = [int(line.split()[1]) for line in _read(folder / stat).splitlines()
-                  if line.startswith(f"{given_back} ")]
-        found.append(max(0, int(values[0]) - int(values[1]) + sum(cached)))
+    for version, (folder, limit, used, files) in CGROUPS.items():
+        for group in _control_groups(root, version):
+            inside = root / folder / group
+            values = [_read(inside / name).strip() for name in (limit, used)]
+            if not all(map(str.isdecimal, values)) or int(values[0]) > UNLIMITED:
+                continue
+            stat = [line.split() for line in _read(inside / "memory.stat").splitlines()]
+            cached = [int(count) for name, count in stat if name in files]
+            found.append(max(0, int(values[0]) - int(values[1]) + sum(cached)))
     return min(found, default=None)
+
+
+def _control_groups(root: Path, version: int) -> list[PurePosixPath]:
+    """The groups that this process is in, as paths inside their file system, up to its root."""
+    own, controller = PurePosixPath(), {1: "memory", 2: ""}[version]
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            own = PurePosixPath(path.lstrip("/"))
+    if ".." in own.parts:  # outside of what this container sees
+        own = PurePosixPath()
+    return [own, *own.parents]
 
 
 def resident_memory(root: Path = Path("/")) -> int:

@@ -76,3 +76,8 @@ def where() -> str:
     """The worker where this runs."""
     import distributed
     return distributed.get_worker().address
+
+
+def full_disk() -> None:
+    """A call that fails where this runs."""
+    raise OSError(28, "No space left on device", "a.flac")

@@ -10,12 +10,22 @@ import time
 from pathlib import Path
 
 import pytest
-from bulk_process import children, fatal_shard, finished, refuse, run, script, start, where
+from bulk_process import (
+    children,
+    fatal_shard,
+    finished,
+    full_disk,
+    refuse,
+    run,
+    script,
+    start,
+    where,
+)
 
 from deepspeech2 import cli, load_model
 from deepspeech2.bulk import engines, job, shards, work
 from deepspeech2.decoding.decoders import LMConfig
-from deepspeech2.errors import RunError
+from deepspeech2.errors import InputError, RunError
 
 __all__ = ["script"]  # a fixture
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,6 +213,8 @@ def test_the_length_of_a_recording(demo_corpus, tmp_path):
     size = os.path.getsize(path)
     assert shards.estimated_seconds(path, size) == pytest.approx((size - 44) / 32000, abs=0.01)
     assert shards.estimated_seconds(str(tmp_path / "none"), 0) == 0
+    os.mkfifo(tmp_path / "pipe.wav")  # nobody writes to it
+    assert shards.estimated_seconds(str(tmp_path / "pipe.wav"), 0) == 0
     assert shards.estimated_seconds(str(ROOT / "README.md"), 160_000) == 10
 
 
@@ -255,8 +267,22 @@ def test_a_worker_that_fails_the_check_is_not_used(cluster, caplog):
     try:
         assert {engine.run(where) for _ in range(4)} == {good}
         assert f"{bad} is not used: host-1: other contents" in caplog.text
+        with pytest.raises(OSError, match=r"No space left on device: 'a.flac'"):
+            engine.run(full_disk)  # the cluster is well
     finally:
         engine.close()
+
+
+def test_two_files_of_a_decoder_may_have_one_name(tmp_path):
+    for order in (1, 2):
+        (tmp_path / str(order)).mkdir()
+        (tmp_path / str(order) / "text").write_text(f"A {order}")
+    words, letters = (str(tmp_path / order / "text") for order in "12")
+    settings = LMConfig(decoder_type="beam", lm_path=words, letter_lm_path=letters)
+    task = work.make_task("an4", settings, None, 8)
+    assert len({digest for name, digest in task.contents if name == "text"}) == 2
+    with pytest.raises(InputError, match="1/text:1: not an ARPA"):  # as it was, but no language model
+        work.verify(task)
 
 
 def test_a_worker_with_another_model_says_so():

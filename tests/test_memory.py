@@ -78,8 +78,23 @@ def test_available_memory_is_that_of_machine_or_container(tmp_path):
     assert available_memory(root) == 5100 * 1024
     machine(root, sys__fs__cgroup__memory_dot_max="900000\n",
             sys__fs__cgroup__memory_dot_current="600000\n",
-            sys__fs__cgroup__memory_dot_stat="anon 500000\ninactive_file 50000\n")
-    assert available_memory(root) == 350_000
+            sys__fs__cgroup__memory_dot_stat="anon 500000\ninactive_file 50000\nactive_file 7\n")
+    assert available_memory(root) == 350_007
+
+
+def test_available_memory_is_that_of_the_own_control_group_and_those_around_it(tmp_path):
+    """As on a machine with systemd, where a user or a job of Slurm has a group of its own."""
+    root = machine(tmp_path, proc__meminfo=MEMINFO, proc__self__cgroup="0::/jobs/of a user\n",
+                   sys__fs__cgroup__jobs__memory_dot_max="3000000",
+                   sys__fs__cgroup__jobs__memory_dot_current="1000000",
+                   sys__fs__cgroup__other__memory_dot_max="1",
+                   sys__fs__cgroup__other__memory_dot_current="1")
+    assert available_memory(root) == 2_000_000
+    own = "sys__fs__cgroup__jobs__of a user__memory_dot_"
+    machine(root, **{f"{own}max": "900000", f"{own}current": "400000"})
+    assert available_memory(root) == 500_000
+    machine(root, proc__self__cgroup="0::/../..\n")  # a container that does not see its group
+    assert available_memory(root) == 5100 * 1024
 
 
 def test_available_memory_of_the_first_version_of_control_groups(tmp_path):
@@ -91,6 +106,10 @@ def test_available_memory_of_the_first_version_of_control_groups(tmp_path):
             sys__fs__cgroup__memory__memory_dot_usage_in_bytes="1000000",
             sys__fs__cgroup__memory__memory_dot_stat="cache 5\ntotal_inactive_file 200\n")
     assert available_memory(root) == 3_000_200
+    machine(root, proc__self__cgroup="9:cpu:/\n4:hugetlb,memory:/job\n0::/else\n",
+            sys__fs__cgroup__memory__job__memory_dot_limit_in_bytes="70",
+            sys__fs__cgroup__memory__job__memory_dot_usage_in_bytes="10")
+    assert available_memory(root) == 60
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="needs Linux")

@@ -177,6 +177,7 @@ class Cluster:
 
     def run(self, function: Callable[..., T], *args: Any) -> T:
         """See `Engine.run`."""
+        future = None
         try:
             while True:
                 workers = self._usable()
@@ -190,6 +191,8 @@ class Cluster:
         except self._killed:
             raise WorkerDied("killed") from None
         except (CancelledError, OSError) as error:
+            if future and future.status == "error":  # what the function raised
+                raise
             raise RunError(f"the cluster is gone: {error or type(error).__name__}") from None
 
     def _usable(self) -> list[str]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import soundfile
 
+from deepspeech2.files import is_special
+
 SHARD_SECONDS = 600.0
 _BYTES_PER_SECOND = 16_000  # of a recording whose header does not tell its length: 128 kbit/s
 
@@ -48,7 +50,10 @@ def estimated_seconds(path: str, size: int) -> float:
     """The length of a recording as its header tells it, or else about what its size makes likely.
 
     A header can promise anything. No format here needs less than a bit for 16 samples of 16 kHz.
+    A pipe, which fails later, has no length: to open one may never end.
     """
+    if is_special(path):
+        return 0.0
     try:
         seconds = soundfile.info(path).duration
     except (OSError, RuntimeError, TypeError, ValueError):

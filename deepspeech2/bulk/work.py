@@ -103,10 +103,11 @@ def load(task: Task) -> Model:
     """
     host = socket.gethostname()
     try:
-        here = dict(_contents(task.model, task.decoder))
+        here = _contents(task.model, task.decoder)
+        files = zip(task.contents, here, strict=True)
+        differing = [name for (name, digest), (_, own) in files if digest != own]
     except InputError as error:
         raise RunError(f"{host}: {error}") from None
-    differing = [name for name, digest in task.contents if here.get(name) != digest]
     if differing:
         raise RunError(
             f"{host}: other contents than where the job began: {', '.join(differing)}"
