@@ -69,11 +69,12 @@ def _contents(model: str, decoder: LMConfig) -> Iterable[tuple[str, str]]:
     """Name and SHA-256 of all that a result depends on: program, model, files of the decoder."""
     yield "deepspeech2", _program()
     path = shipped.model_path(model)
-    files = [path, path.with_suffix(".json")]
-    files += [Path(getattr(decoder, name)) for name in PATH_FIELDS if getattr(decoder, name)]
-    for file in files:
+    files = {file.name: file for file in (path, path.with_suffix(".json"))}
+    of_decoder = [getattr(decoder, name) for name in PATH_FIELDS if getattr(decoder, name)]
+    files |= {name: Path(name) for name in of_decoder}  # of one path everywhere
+    for name, file in files.items():
         try:
-            yield file.name, sha256_of(file)
+            yield name, sha256_of(file)
         except OSError as error:
             raise InputError(f"{file}: cannot be read: {error.strerror}") from None
 
@@ -103,11 +104,10 @@ def load(task: Task) -> Model:
     """
     host = socket.gethostname()
     try:
-        here = _contents(task.model, task.decoder)
-        files = zip(task.contents, here, strict=True)
-        differing = [name for (name, digest), (_, own) in files if digest != own]
+        here = dict(_contents(task.model, task.decoder))
     except InputError as error:
         raise RunError(f"{host}: {error}") from None
+    differing = [name for name, digest in task.contents if here.get(name) != digest]
     if differing:
         raise RunError(
             f"{host}: other contents than where the job began: {', '.join(differing)}"
