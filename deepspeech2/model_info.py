@@ -140,11 +140,16 @@ def read_info(model: Path) -> ModelInfo:
 def write_info(model: Path, info: ModelInfo) -> Path:
     """Write the JSON file beside an exported model, and return its path.
 
+    What was found out about the confidence of the model in another format is kept.
+
     Raises:
         InputError: as `check_info`.
     """
     path = model.with_suffix(".json")
-    checksums = {file.suffix: sha256_of(file) for file in [model, *check_info(model, info)]}
+    others = check_info(model, info)
+    checksums = {file.suffix: sha256_of(file) for file in [model, *others]}
+    if others and not info.confidence:
+        info = dataclasses.replace(info, confidence=read_info(others[0]).confidence)
     with atomic_path(path) as temporary:
         temporary.write_text(info.to_json(checksums), encoding="utf-8")
     return path

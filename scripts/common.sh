@@ -180,18 +180,22 @@ take_recipe_arguments() {
 setting_or() {
     local setting value=$2
     for setting in "${SETTINGS[@]}"; do [[ $setting != "$1="* ]] || value=${setting#*=}; done
-    echo "$value"
+    echo "${value/#\~\//$HOME/}"
+}
+
+# state_file STATE FOLDER: print the path of a run's PREFIX-STATE.ckpt, in FOLDER unless SETTINGS name another.
+state_file() {
+    echo "$(setting_or CheckpointConfig.ckpt_path "$2")/$(setting_or CheckpointConfig.ckpt_file_name_prefix DeepSpeech)-$1.ckpt"
 }
 
 # train_recipe NAME VAL_MANIFEST: train on the CPU with configs/NAME.yaml and SETTINGS, evaluate, and draw the curves.
 train_recipe() {
-    local config=configs/$1.yaml val=$2 checkpoints logs model
-    checkpoints=$(setting_or CheckpointConfig.ckpt_path "checkpoints_$1")
+    local config=configs/$1.yaml val=$2 logs model
     logs=$(setting_or TrainingConfig.log_dir "logs_$1")
-    model=$checkpoints/DeepSpeech-average.ckpt
-    say "training into $checkpoints"
+    model=$(state_file average "checkpoints_$1")
+    say "training into $(dirname "$model")"
     run "$PYTHON" train.py --config "$config" --device_target CPU --resume auto "${SETTINGS[@]}"
-    [ -e "$model" ] || model=$checkpoints/DeepSpeech-last.ckpt  # settings may end a run inside its first epoch
+    [ -e "$model" ] || model=$(state_file last "checkpoints_$1")  # settings may end a run inside its first epoch
     say "evaluation of $model on $val"
     run "$PYTHON" eval.py --pretrain_ckpt "$model" --config "$config" --device_target CPU \
         "DataConfig.test_manifest=$val" "TrainingConfig.log_dir=$logs"

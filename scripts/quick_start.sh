@@ -59,8 +59,9 @@ run "$PYTHON" train.py --config configs/demo.yaml --device_target CPU --resume a
     DataConfig.train_manifest=demo/data/demo_train_manifest.csv \
     DataConfig.val_manifest=demo/data/demo_val_manifest.csv \
     "TrainingConfig.log_dir=$RUN/logs" "CheckpointConfig.ckpt_path=$CHECKPOINTS" "$@"
-MODEL=$CHECKPOINTS/DeepSpeech-best.ckpt
-[ -e "$MODEL" ] || MODEL=$CHECKPOINTS/DeepSpeech-last.ckpt      # settings may end a run before its first evaluation
+SETTINGS=("$@")
+MODEL=$(state_file best "$CHECKPOINTS")
+[ -e "$MODEL" ] || MODEL=$(state_file last "$CHECKPOINTS")      # settings may end a run before its first evaluation
 
 step 4 "evaluation of $MODEL on voices never heard in training"
 score "$MODEL" "$RUN/logs"

@@ -25,7 +25,12 @@ for voice in "$SOURCE"/CMU_ARCTIC/cmu_us_*_arctic "$SOURCE"/Kathleen_CC0; do
     [[ ! -d $voice || $voice == *_bdl_* ]] || VOICES+=("$voice")
 done
 : >data/voices_manifest.csv
-[ ${#VOICES[@]} -eq 0 ] || run "$PYTHON" -m data.corpus "${VOICES[@]}" --format festvox --name voices
+if [ ${#VOICES[@]} -gt 0 ]; then
+    run_job "$PYTHON" -m data.corpus "${VOICES[@]}" --format festvox --name voices || {
+        status=$?  # 2: some recordings were left out, as it has said
+        [[ $status -eq 2 && -s data/voices_manifest.csv ]] || exit "$status"
+    }
+fi
 sed -E '/arctic_[ab][0-9]{3}5[^,\/]*,/d' data/voices_manifest.csv |
     cat data/libri_train_manifest.csv - >data/english_train_manifest.csv
 train_recipe librispeech_10h data/libri_val_manifest.csv

@@ -353,7 +353,7 @@ def average_checkpoints(paths: Sequence[str | Path]) -> dict[str, np.ndarray]:
     """
     sums: dict[str, np.ndarray] = {}
     for path in paths:
-        arrays = load_checkpoint(path).network_parameters()
+        arrays = load_checkpoint(path, optimizer=False).network_parameters()
         if sums and _shapes(arrays) != _shapes(sums):
             raise InputError(
                 f"{path}: holds another network than {paths[0]}: they cannot be averaged"

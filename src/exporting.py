@@ -87,7 +87,13 @@ def _write_mindir(cell: ms.nn.Cell, inputs: Iterable[Tensor], path: Path) -> Non
         ms.export(cell, *inputs, file_name=name, file_format="MINDIR")
     finally:
         os.close(folder)
-    path.with_name("model.mindir").rename(path)
+    try:
+        path.with_name("model.mindir").rename(path)
+    except FileNotFoundError:  # several files
+        raise InputError(
+            f"{path.name}: MindSpore writes a network of more than 1 GiB as several files, which "
+            "nothing here reads: export it as ONNX (--file_format ONNX)"
+        ) from None
 
 
 def export_onnx(

@@ -140,7 +140,7 @@ def train(
         group.in_first(lambda: ensure_own_metrics(metrics, progress))
         if checkpoint and pretrained:
             logger.info("%s is resumed; --pre_trained_model_path is not used", checkpoint.path)
-        start = checkpoint or (load_checkpoint(pretrained) if pretrained else None)
+        start = checkpoint or (load_checkpoint(pretrained, optimizer=False) if pretrained else None)
         if start:
             config, labels = start.settle(config, fine_tuning=not checkpoint)
         else:
@@ -429,16 +429,17 @@ class _Run:
             text = f"{type(error).__name__} {error}".lower()
             if isinstance(error, RunError) or not any(word in text for word in OUT_OF_MEMORY):
                 raise
+            saved = f"{self.folder.folder} holds the state that was saved last"
             if self.group.size == 1:  # other processes would have to take part
                 self._save()
+                saved = f"{self.folder.last} holds the steps before it"
             rows = batches[self.progress.batch]
             longest = self.train_set.seconds[rows].max()
             raise RunError(
                 f"out of memory in step {self.progress.step + 1}, a batch of {len(rows)} "
-                f"utterances of up to {longest:.1f} s ({first_line(error)}); {self.folder.last} "
-                "holds the steps before it. Leave out long utterances by DataConfig.max_seconds "
-                f"below {longest:.1f}, which works with --resume auto; a smaller "
-                "DataConfig.batch_size counts from the next epoch on"
+                f"utterances of up to {longest:.1f} s ({first_line(error)}); {saved}. Leave out "
+                f"long utterances by DataConfig.max_seconds below {longest:.1f}, which works with "
+                "--resume auto; a smaller DataConfig.batch_size counts from the next epoch on"
             ) from None
 
     def _step(self, batch: Batch, planned: int, rate: float) -> None:

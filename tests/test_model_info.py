@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from deepspeech2.confidence import Confidence
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
 from deepspeech2.model_info import ModelInfo, check_info, read_info, write_info
@@ -101,6 +102,13 @@ def both(info, tmp_path):
 
 def test_it_describes_both(both, info):
     assert [read_info(path) for path in both.values()] == [info, info]
+
+
+def test_what_is_known_of_its_confidence_outlives_another_export(both, info):
+    known = dataclasses.replace(info, confidence={"network": Confidence(1.0, 0.5)})
+    write_info(both[".onnx"], known)
+    write_info(both[".mindir"], info)
+    assert [read_info(path) for path in both.values()] == [known, known]
 
 
 def test_each_is_verified(both):

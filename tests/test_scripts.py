@@ -576,6 +576,16 @@ def test_train_an4_runs_its_steps_and_hands_on_settings(project, fake):
     assert curves == "<-m><tools.plot_log><logs_1/metrics.csv><--output><logs_1/curves.png>"
 
 
+def test_train_an4_evaluates_the_average_wherever_the_run_lies(project, fake, tmp_path):
+    (tmp_path / "my runs").mkdir()
+    (tmp_path / "my runs" / "tens-average.ckpt").touch()
+    code, output = run(project / "scripts" / "train_an4.sh", "CheckpointConfig.ckpt_path=~/my runs",
+                       "CheckpointConfig.ckpt_file_name_prefix=tens", python=fake, FAKE_EXIT="0",
+                       HOME=str(tmp_path))
+    assert code == 0
+    assert f"<eval.py><--pretrain_ckpt><{tmp_path}/my runs/tens-average.ckpt>" in output
+
+
 def test_train_an4_without_its_source(project, fake):
     code, output = run(project / "scripts" / "train_an4.sh", "nowhere", python=fake, FAKE_EXIT="0")
     assert code == 2 and output.endswith("nowhere does not exist\n") and "run:" not in output
@@ -653,6 +663,22 @@ def test_train_english_with_librispeech_alone(project, tmp_path):
                        cwd=project)
     assert code == 0, output
     assert len((project / "data/english_train_manifest.csv").read_text().splitlines()) == 1
+
+
+def test_train_english_goes_on_without_a_recording_that_is_broken(project, tmp_path):
+    python = executable(tmp_path / "python", PREPARING_PYTHON.format(python=sys.executable))
+    write_librispeech(project / "speech/LibriSpeech/train-clean-5", "1-2-0005")
+    write_librispeech(project / "speech/LibriSpeech/dev-clean", "3-4-0005")
+    voice = project / "speech/CMU_ARCTIC/cmu_us_slt_arctic"
+    write_festvox(voice, "arctic_a0051", "arctic_a0052")
+    (voice / "wav/arctic_a0052.wav").write_text("no recording")
+    script = project / "scripts" / "train_english.sh"
+    code, output = run(script, "speech", python=python, cwd=project)
+    assert code == 0 and "arctic_a0052.wav" in output
+    assert len((project / "data/english_train_manifest.csv").read_text().splitlines()) == 2
+    (voice / "wav/arctic_a0051.wav").write_text("no recording")  # nothing is left
+    code, output = run(script, "speech", python=python, cwd=project)
+    assert code == 2 and "ran train.py" not in output
 
 
 def test_train_english_without_librispeech(project, fake):
