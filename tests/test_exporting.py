@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore.train import serialization
 
 import export
 from deepspeech2.errors import InputError, RunError
@@ -61,6 +62,14 @@ def test_any_batch_size_and_length_gives_what_the_checkpoint_gives(
         np.testing.assert_array_equal(lengths, expected_lengths)
         np.testing.assert_allclose(found, expected, atol=1e-5)
         np.testing.assert_allclose(found.sum(axis=2), 1, atol=1e-5)  # the softmax is inside
+
+
+def test_a_network_that_mindspore_writes_as_several_files(checkpoint, tmp_path, monkeypatch):
+    """It does so from 1 GiB on, here from 1 KiB."""
+    monkeypatch.setattr(serialization, "TOTAL_SAVE", 1)
+    with pytest.raises(InputError, match=r"^m.mindir: MindSpore writes .* as several files") as no:
+        export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir")
+    assert "--file_format ONNX" in str(no.value) and os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(("name", "file_format", "path"), [
