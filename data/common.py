@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -104,8 +104,10 @@ def parallel(
     jobs: int | str,
     description: str,
     folder: Path,
-) -> list[Result]:
+) -> Iterator[Result]:
     """Apply a function to items in parallel, with a progress bar.
+
+    Yields the results in the order of the items.
 
     Args:
         function: the function; an error that it raises ends the work, and is raised here.
@@ -114,24 +116,38 @@ def parallel(
         description: title of the progress bar.
         folder: that the function writes to.
 
-    Returns:
-        The results in the order of the items.
-
     Raises:
         InputError: when there is no scheduler.
         RunError: when a process was killed, or no worker of the cluster can be used.
     """
     if isinstance(jobs, str):
-        return _collect(_on_cluster(function, items, jobs, folder), len(items), description)
-    if jobs <= 1 or len(items) <= 1:
-        return _collect(map(function, items), len(items), description)
+        results = _on_cluster(function, items, jobs, folder)
+    elif jobs <= 1 or len(items) <= 1:
+        results = map(function, items)
+    else:
+        results = _in_processes(function, items, jobs, description)
+    # disable=None: shown on a terminal only
+    yield from tqdm(results, description, len(items), unit="file", disable=None)
+
+
+def _in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str
+) -> Iterator[Result]:
+    """As `parallel`, by processes that are started at once."""
     # fork, because spawned workers would import all modules again
     pool = ProcessPoolExecutor(
         min(jobs, len(items)), multiprocessing.get_context("fork"), _start_worker
     )
+    # starts the workers, before tqdm starts its thread: forking is not safe after that
+    return _yield_from(pool, pool.map(function, items, chunksize=8), description)
+
+
+def _yield_from(
+    pool: ProcessPoolExecutor, results: Iterator[Result], description: str
+) -> Iterator[Result]:
+    """The results of a pool, which is closed then."""
     try:
-        # pool.map starts the workers before tqdm starts its thread: forking is not safe after that
-        return _collect(pool.map(function, items, chunksize=8), len(items), description)
+        yield from results
     except BrokenExecutor:
         raise RunError(
             f"{description}: a process was killed (out of memory?); try a smaller --jobs"
@@ -146,7 +162,9 @@ def _on_cluster(
     """As `parallel`, by the workers of a cluster."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = [items[i : i + PART] for i in range(0, len(items), PART)]
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as marker:
+    for leftover in folder.glob(".shared-*.tmp"):  # of a run that was killed
+        leftover.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".shared-", suffix=".tmp") as marker:
         engine = Cluster(address, (verify_worker, program(), Path(marker.name).resolve()))
         threads = ThreadPoolExecutor(engine.capacity)
         try:
@@ -191,11 +209,6 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(AttributeError):  # prctl: Linux only
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _collect(results: Iterable[Result], total: int, description: str) -> list[Result]:
-    # disable=None: shown on a terminal only
-    return list(tqdm(results, description, total, unit="file", disable=None))
 
 
 def to_pcm16(samples: np.ndarray) -> np.ndarray:

@@ -25,9 +25,11 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +69,9 @@ MAX_OVERSHOOT = 0.5  # seconds
 # A segment that lacks no more of its recording is the recording.
 WHOLE = 0.1  # seconds
 SHOWN = 20  # problems in the log; problems.txt has them all
-_PART = 100_000  # recordings between two records of what is done
+_PART = 100_000  # recordings that are handed to the processes at once
+_RECORD_SECONDS = 30.0  # between two records of what is done
+_RECORD_SHARE = 0.05  # of the time, at most, goes into records
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -162,7 +166,8 @@ def _corpus_names(paths: Sequence[Path]) -> list[str]:
             roots.append(path.with_suffix("") if path.is_file() else path)
     common = os.path.commonpath([root.parent for root in roots])
     # an archive often holds one folder of its own name
-    return [os.path.join(*dict.fromkeys(root.relative_to(common).parts)) for root in roots]
+    parts = [root.relative_to(common).parts for root in roots]
+    return [os.path.join(*(name for name, _ in groupby(names))) for names in parts]
 
 
 def usable_clips(clips: Iterable[Clip], normalizer: Normalizer) -> tuple[list[Clip], list[str]]:
@@ -276,6 +281,7 @@ class Prepared:
     def __init__(self, path: Path):
         self.path = path
         self._audio: dict[str, list] = read_record(path)
+        self._due = time.monotonic() + _RECORD_SECONDS
 
     def find(self, clip: Clip, folder: Path) -> Audio | None:
         """The audio of a clip, if neither its recording nor what was cut has changed since."""
@@ -295,7 +301,14 @@ class Prepared:
         self._audio[clip.name] = [self._key(clip), [audio.path, audio.samples, audio.rate]]
 
     def save(self) -> None:
+        begin = time.monotonic()
         write_record(self.path, self._audio)
+        now = time.monotonic()
+        self._due = now + max(_RECORD_SECONDS, (now - begin) / _RECORD_SHARE)
+
+    def save_when_due(self) -> None:
+        if time.monotonic() >= self._due:
+            self.save()
 
     @staticmethod
     def _key(clip: Clip) -> list:
@@ -331,12 +344,15 @@ def prepare_audio(
         part = groups[start : start + _PART]
         work = [[clips[i] for i in group] for group in part]
         results = parallel(partial(prepare_recording, folder), work, jobs, name, folder)
-        for group, found in zip(part, results, strict=True):
-            for i, outcome in zip(group, found, strict=True):
-                outcomes[i] = outcome
-                if isinstance(outcome, Audio):
-                    prepared.add(clips[i], outcome)
-        prepared.save()
+        try:
+            for group, found in zip(part, results, strict=True):
+                for i, outcome in zip(group, found, strict=True):
+                    outcomes[i] = outcome
+                    if isinstance(outcome, Audio):
+                        prepared.add(clips[i], outcome)
+                prepared.save_when_due()
+        finally:
+            prepared.save()
     return [
         None
         if isinstance(outcome, Audio) and not is_within(outcome.samples / outcome.rate, limits)

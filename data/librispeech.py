@@ -293,13 +293,8 @@ class Corpus:
             leftover.unlink()
         utterances, broken = read_subset(folder, self.labels)
         limits = self.train_seconds if split == "train" else (0, math.inf)
-        outcomes = parallel(
-            partial(write_utterance, self.folder / split, limits, self.labels),
-            utterances,
-            self.jobs,
-            subset,
-            self.folder,
-        )
+        write = partial(write_utterance, self.folder / split, limits, self.labels)
+        outcomes = list(parallel(write, utterances, self.jobs, subset, self.folder))
         return Record(
             source=mark,
             together=together,

@@ -10,8 +10,9 @@ class Word:
     Attributes:
         start, end: seconds from the beginning of the recording.
         word: the word as the labels write it.
-        probability: exp of the mean log probability of the word's characters, each in its best
-            frame; 0 to 1.
+        probability: of the word being right, where the model has been calibrated for it as those
+            of the package have; else exp of the mean log probability of the word's characters, each
+            in its best frame; 0 to 1.
     """
 
     start: float

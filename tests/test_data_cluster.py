@@ -121,7 +121,7 @@ from data.common import parallel
 from test_data_cluster import slow
 
 folder = Path(sys.argv[2])
-print(parallel(partial(slow, folder), range(100), sys.argv[1], "numbers", folder))
+print(list(parallel(partial(slow, folder), range(100), sys.argv[1], "numbers", folder)))
 """
 
 
@@ -130,4 +130,4 @@ def test_an_error_comes_through(cluster, tmp_path):
         client.wait_for_workers(2, timeout=60)  # the one that was killed is begun again
         client.run(sys.path.insert, 0, str(Path(__file__).parent))
     with pytest.raises(InputError, match="item 0"):
-        parallel(fail, range(3), cluster.scheduler_address, "numbers", tmp_path)
+        list(parallel(fail, range(3), cluster.scheduler_address, "numbers", tmp_path))

@@ -40,15 +40,15 @@ def die(x: int) -> None:
 def test_results_come_in_the_order_of_the_items_and_errors_come_through(jobs, tmp_path):
     items = [5, 3, 1, 2] * 5
     squares = [x * x for x in items]
-    assert common.parallel(square_unless_13, items, jobs, "squares", tmp_path) == squares
-    assert common.parallel(square_unless_13, [], jobs, "squares", tmp_path) == []
+    assert [*common.parallel(square_unless_13, items, jobs, "squares", tmp_path)] == squares
+    assert [*common.parallel(square_unless_13, [], jobs, "squares", tmp_path)] == []
     with pytest.raises(ValueError, match="13 is no good"):
-        common.parallel(square_unless_13, [*items, 13], jobs, "squares", tmp_path)
+        list(common.parallel(square_unless_13, [*items, 13], jobs, "squares", tmp_path))
 
 
 def test_a_killed_worker_ends_the_work_with_what_to_do(tmp_path):
     with pytest.raises(RunError, match="dying: a process was killed .*smaller --jobs"):
-        common.parallel(die, [1, 2], 2, "dying", tmp_path)
+        list(common.parallel(die, [1, 2], 2, "dying", tmp_path))
 
 
 def test_samples_are_rounded_and_cut_off():

@@ -1,5 +1,6 @@
 """Corpora in every format: made ones with tones of known length, their faults, and real ones."""
 
+import contextlib
 import csv
 import json
 import os
@@ -663,6 +664,32 @@ def test_without_any_utterance_the_source_is_named(tmp_path, capsys):
     source = write_lines(tmp_path / "metadata.csv", [])
     assert prepare(tmp_path / "target", source, "ljspeech") == 2
     assert f"{source}: none of the 0 utterances" in capsys.readouterr().err
+
+
+def test_what_is_done_is_recorded_on_the_way(tmp_path, monkeypatch):
+    """A preparation of hours may be killed, or stopped."""
+    monkeypatch.setattr(corpus, "_RECORD_SECONDS", 0)
+    monkeypatch.setattr(corpus, "_RECORD_SHARE", 1e9)
+    source, record = make_text(tmp_path / "source"), tmp_path / "target/made_dataset/.prepared.json"
+    known, one = [], corpus.prepare_recording
+
+    def stop_at_the_last(folder, clips):
+        known.append(len(corpus.read_record(record)))
+        if len(known) == 3:
+            raise KeyboardInterrupt
+        return one(folder, clips)
+
+    monkeypatch.setattr(corpus, "prepare_recording", stop_at_the_last)
+    for _ in range(2):  # the second time nothing but the last is left to do
+        with contextlib.suppress(KeyboardInterrupt):
+            prepare(tmp_path / "target", source, "text")
+    assert known == [0, 1, 2, 2]
+    assert len(rows(tmp_path / "target")) == 3
+
+
+def test_folders_of_one_name_inside_each_other_are_told_apart(tmp_path):
+    paths = [tmp_path / f"{name}/etc/txt.done.data" for name in ("a/b", "a/b/a", "c/c", "c/c/d")]
+    assert corpus._corpus_names(paths) == ["a/b", "a/b/a", "c", "c/d"]
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "[[1]]", "5", '{"made": 5}'])
