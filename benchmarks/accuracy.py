@@ -182,6 +182,9 @@ class Contest:
                     for split in ("train", "val")]
             self.train(name, core, path.parent, self.minutes, *data, *record["settings"])
             write_json(path, record | {"finished": True})
+        except Exception as error:
+            logger.error("%s failed; what is under way goes on: %s", name, error)
+            raise
         finally:
             cores.put(core)
 

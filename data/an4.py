@@ -30,6 +30,7 @@ from data.common import (
     LABELS_PATH,
     SAMPLE_RATE,
     add_common_arguments,
+    ensure_target,
     parallel,
     save_manifest,
     to_pcm16,
@@ -42,7 +43,7 @@ from data.download import ArchiveError, download, extract
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, load_audio
 from deepspeech2.errors import InputError, RunError
-from deepspeech2.files import ensure_writable, is_file
+from deepspeech2.files import is_file
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo
 
@@ -275,7 +276,7 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
         RunError: when no utterance can be used.
     """
     labels = Labels.load(LABELS_PATH)
-    ensure_writable(target)
+    ensure_target(target)
     corpus = find_corpus(source, target)
     splits, named = gather(corpus, labels)
     manifests = {}

@@ -26,8 +26,14 @@ import data
 import deepspeech2
 import src
 from deepspeech2.bulk.engines import Cluster, WorkerDied
-from deepspeech2.errors import RunError
-from deepspeech2.files import atomic_path, parse_json, sha256_of_sources, write_bytes
+from deepspeech2.errors import InputError, RunError
+from deepspeech2.files import (
+    atomic_path,
+    ensure_writable,
+    parse_json,
+    sha256_of_sources,
+    write_bytes,
+)
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo, count_repeats, write_manifest
 
@@ -96,6 +102,16 @@ def add_scheduler_argument(parser: argparse.ArgumentParser) -> None:
         help="of a dask scheduler whose workers do the work, e.g. tcp://head:8786; they see source "
         "and target under the same paths",
     )
+
+
+def ensure_target(folder: Path) -> None:
+    """Make the folder of a corpus. Raises InputError when nothing, or no manifest, can be there."""
+    try:
+        os.path.abspath(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{folder}: manifests are UTF-8, and the name of this folder is not")\
+            from None
+    ensure_writable(folder)
 
 
 def parallel(

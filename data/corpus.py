@@ -40,6 +40,7 @@ from data.common import (
     SAMPLE_RATE,
     add_common_arguments,
     add_scheduler_argument,
+    ensure_target,
     exclusive_lock,
     parallel,
     read_record,
@@ -58,7 +59,7 @@ from data.transcripts import LANGUAGES, Normalizer
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, read_audio, resample
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable, is_path
+from deepspeech2.files import atomic_path, is_path
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo, count_repeats
 
@@ -417,7 +418,7 @@ def prepare(sources: Sequence[Path], args: argparse.Namespace) -> Outcome:
     for source in sources:
         if not source.exists():
             raise InputError(f"{source}: no such file or folder")
-    ensure_writable(args.target)
+    ensure_target(args.target)
     folder = Path(os.path.abspath(args.target / f"{args.name}_dataset"))
     with exclusive_lock(folder):
         sources, problems = unpack(sources, args.format, folder / "source")

@@ -28,6 +28,7 @@ from data.common import (
     LABELS_PATH,
     SAMPLE_RATE,
     add_common_arguments,
+    ensure_target,
     parallel,
     save_manifest,
     to_pcm16,
@@ -38,7 +39,7 @@ from data.common import (
     write_wav,
 )
 from deepspeech2 import commands
-from deepspeech2.files import atomic_path, ensure_writable, parse_json
+from deepspeech2.files import atomic_path, parse_json
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, ManifestError, read_manifest
 
@@ -171,7 +172,7 @@ def prepare(target: Path, counts: dict[str, int], seed: int, jobs: int) -> dict[
         RunError: if espeak-ng stops working, or what it made cannot be read back.
     """
     espeak.find_library()
-    ensure_writable(target)
+    ensure_target(target)
     labels = Labels.load(LABELS_PATH)
     plan = {split: plan_split(split, counts[split], seed) for split in VOICES}
     stamp, settings = target / "demo_dataset" / "made.json", describe(plan, counts, seed)

@@ -36,6 +36,7 @@ from data.common import (
     SAMPLE_RATE,
     add_common_arguments,
     add_scheduler_argument,
+    ensure_target,
     exclusive_lock,
     parallel,
     save_manifest,
@@ -52,7 +53,7 @@ from data.libri_source import MD5, URL, Utterance, find_subsets, fingerprint, re
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, load_audio
 from deepspeech2.errors import InputError, RunError
-from deepspeech2.files import atomic_path, ensure_writable, parse_json
+from deepspeech2.files import atomic_path, parse_json
 from deepspeech2.labels import Labels
 from src.manifest import Manifest, UtteranceInfo
 
@@ -340,7 +341,7 @@ def prepare(
             f"--subsets {' '.join(unofficial)}: only {', '.join(MD5)} can be downloaded; use "
             "--source"
         )
-    ensure_writable(target)
+    ensure_target(target)
     with exclusive_lock(target / "LibriSpeech_dataset"):
         corpus = Corpus(target, jobs, train_seconds)
         for subset in () if sources else subsets or MD5:

@@ -27,6 +27,7 @@ import numpy as np
 
 from data.common import (
     SAMPLE_RATE,
+    ensure_target,
     exclusive_lock,
     read_record,
     save_manifest,
@@ -44,7 +45,7 @@ from deepspeech2 import commands
 from deepspeech2.alignment import AlignedWord, Alignment
 from deepspeech2.audio import STANDARD_INPUT, open_audio
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable, is_special
+from deepspeech2.files import atomic_path, is_special
 from deepspeech2.known_text import read_text
 from deepspeech2.labels import SPACE
 from deepspeech2.model import NEEDS_MINDSPORE, Model, load_model
@@ -429,7 +430,7 @@ def segment(args: argparse.Namespace) -> int:
             f"--min_seconds {args.min_seconds} is more than --max_seconds {args.max_seconds}"
         )
     pairs = find_pairs(args)
-    ensure_writable(args.target)
+    ensure_target(args.target)
     model = load(args)
     limits = Limits(args.min_seconds, args.max_seconds, args.min_confidence)
     normalizer = Normalizer(model.labels, args.spell_out)

@@ -4,13 +4,14 @@ import argparse
 import os
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from data import common
-from deepspeech2.errors import RunError
+from deepspeech2.errors import InputError, RunError
 
 
 @pytest.mark.parametrize(("text", "limits", "value"), [
@@ -49,6 +50,13 @@ def test_results_come_in_the_order_of_the_items_and_errors_come_through(jobs, tm
 def test_a_killed_worker_ends_the_work_with_what_to_do(tmp_path):
     with pytest.raises(RunError, match="dying: a process was killed .*smaller --jobs"):
         list(common.parallel(die, [1, 2], 2, "dying", tmp_path))
+
+
+def test_a_folder_that_a_manifest_cannot_name(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(InputError, match="manifests are UTF-8, and the name of this folder is not"):
+        common.ensure_target(Path(folder))
+    assert os.listdir(tmp_path) == []
 
 
 def test_samples_are_rounded_and_cut_off():
