@@ -12,7 +12,9 @@ import pytest
 import soundfile
 from conftest import ROOT
 
+from data import corpus
 from data.common import parallel, program, verify_worker
+from deepspeech2.bulk import engines
 from deepspeech2.errors import InputError, RunError
 
 distributed = pytest.importorskip("distributed")
@@ -70,12 +72,13 @@ def test_a_cluster_makes_what_one_process_makes(command, files, sources, cluster
     assert content(tmp_path / "data") == expected
 
 
-def test_no_scheduler(sources, tmp_path):
-    run = prepare("data.corpus", sources / "talks", "--format", "kaldi", "--target", tmp_path,
-                  "--scheduler", "tcp://127.0.0.1:9")
-    assert run.returncode == 2
-    assert "--scheduler tcp://127.0.0.1:9: no scheduler answers there" in run.stderr
-    assert "Traceback" not in run.stderr
+def test_no_scheduler(sources, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engines, "_ANSWER", 1)  # seconds
+    assert corpus.main([str(sources / "talks"), "--format", "kaldi", "--target", str(tmp_path),
+                        "--scheduler", "tcp://127.0.0.1:9"]) == 2
+    error = capsys.readouterr().err
+    assert "--scheduler tcp://127.0.0.1:9: no scheduler answers there" in error
+    assert "Traceback" not in error
 
 
 def test_a_worker_of_another_program_or_without_the_folder(tmp_path):
