@@ -142,14 +142,16 @@ def read_word_cuts(path: str | Path, manifest: Manifest) -> list[WordCuts | None
     if data_set + b"\n" != _data_set_line(manifest):
         return None
     try:
-        words = pd.read_csv(io.BytesIO(table), keep_default_na=False, dtype={"word": str})
+        # as texts, because pandas' own reader of numbers can end the process
+        words = pd.read_csv(io.BytesIO(table), keep_default_na=False, dtype=str)
+        words[["start", "end"]] = words[["start", "end"]].astype(float)
         known = {
             row: WordCuts(
-                lines["word"].tolist(), lines["start"].to_numpy(float)[1:], lines["end"].iloc[-1]
+                lines["word"].tolist(), lines["start"].to_numpy()[1:], lines["end"].iloc[-1]
             )
             for row, lines in words.groupby("row", sort=False)
         }
     # what we wrote can be read: this is a file that somebody else made
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: no word cuts: {first_line(error)}") from None
-    return [known.get(row) for row in range(len(manifest))]
+    return [known.get(str(row)) for row in range(len(manifest))]

@@ -57,6 +57,8 @@ def test_runs_have_different_names(tmp_path):
     ("epoch,train_loss,learning_rate,val_wer,val_cer,minutes\n", "no epoch"),
     ("epoch,train_loss,learning_rate,val_wer,val_cer,minutes\n1,2,x,4,5,6\n",
      "column learning_rate holds"),
+    ("epoch,train_loss,learning_rate,val_wer,val_cer,minutes\n1,2,8e999857708833e-180,4,5,6\n",
+     "column learning_rate holds"),
 ])
 def test_a_file_that_is_something_else(tmp_path, capsys, content, words):
     path = tmp_path / "metrics.csv"

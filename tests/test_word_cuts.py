@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_used(manifest, tmp_path, content, words):
 
 @pytest.mark.parametrize("table", [
     b"", b"row,word,from,to\n1,A,0,1\n", b"row,word,start,end\n1,A,x,1\n1,A,x,1\n",
-    b"row,word,start,end\n\xff"])
+    b"row,word,start,end\n\xff", b"row,word,start,end\n1,A,0,x\n"])
 def test_a_file_that_somebody_else_made(manifest, tmp_path, table):
     """Its checksum is right, and its data set."""
     content = f"# data set: {manifest.fingerprint()}\n".encode() + table
@@ -158,6 +158,17 @@ def test_a_file_that_somebody_else_made(manifest, tmp_path, table):
     (tmp_path / "words.csv").write_bytes(start + content)
     with pytest.raises(InputError, match=r"words\.csv: no word cuts: "):
         read_word_cuts(tmp_path / "words.csv", manifest)
+
+
+def test_a_number_that_ends_pandas(manifest, tmp_path):
+    """Its own reader of numbers takes an exponent for a place in a table (2.3.3)."""
+    path = tmp_path / "words.csv"
+    write_word_cuts(path, manifest, [WordCuts(["A"], np.array([]), 0.5)] * len(manifest))
+    content = path.read_bytes().split(b"\n", 1)[1].replace(b"0.5", b"8.7e999857708833e-180", 1)
+    digest = hashlib.sha256(content).hexdigest().encode()
+    path.write_bytes(b"# sha256 of the lines below: " + digest + b"\n" + content)
+    with pytest.raises(InputError, match=r"words\.csv: no word cuts: "):
+        read_word_cuts(path, manifest)
 
 
 def test_gaps_are_between_the_letters_around_a_space():

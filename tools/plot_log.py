@@ -46,7 +46,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
         InputError: naming the file and the problem.
     """
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=str)  # pandas' own reader of numbers can end the process
     except OSError as error:
         raise InputError(f"{path}: cannot read the metrics: {error.strerror}") from None
     except ValueError as error:  # pandas' own errors are ValueErrors
@@ -57,9 +57,11 @@ def read_metrics(path: Path) -> pd.DataFrame:
             f"{path}: not the metrics.csv of a training run: "
             + (f"no column {', '.join(missing)}" if missing else "no epoch")
         )
-    wrong = [name for name in NEEDED if not pd.api.types.is_numeric_dtype(table[name])]
-    if wrong:
-        raise InputError(f"{path}: column {wrong[0]} holds something else than numbers")
+    for name in NEEDED:
+        try:
+            table[name] = table[name].astype(float)
+        except ValueError:
+            raise InputError(f"{path}: column {name} holds something else than numbers") from None
     return table.assign(minutes=table["minutes"].cumsum())
 
 
