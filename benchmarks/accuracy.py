@@ -378,7 +378,7 @@ def draw(results: dict, path: Path) -> None:
                 style = "--" if contestant["name"].startswith("original") else "-"
                 axis.plot(contestant["minutes"], contestant[f"val_{kind}"], f".{style}", ms=4,
                           label=contestant["title"])
-            axis.set(title=f"{corpus['title']}: val {kind.upper()}, %", ylim=(0, 105),
+            axis.set(title=f"{corpus['title']}: val {kind.upper()}, %", ylim=(0, 115),
                      xlim=(0, None), xlabel="minutes of training")
             axis.grid(alpha=0.3)
         axes[0].legend()
