@@ -57,12 +57,21 @@ def read_metrics(path: Path) -> pd.DataFrame:
             f"{path}: not the metrics.csv of a training run: "
             + (f"no column {', '.join(missing)}" if missing else "no epoch")
         )
-    for name in NEEDED:
-        try:
-            table[name] = table[name].astype(float)
-        except ValueError:
-            raise InputError(f"{path}: column {name} holds something else than numbers") from None
+    table = table.apply(_numbers)
+    wrong = [name for name in NEEDED if not pd.api.types.is_numeric_dtype(table[name])]
+    if wrong:
+        raise InputError(f"{path}: column {wrong[0]} holds something else than numbers")
     return table.assign(minutes=table["minutes"].cumsum())
+
+
+def _numbers(texts: pd.Series) -> pd.Series:
+    """A column as integers, or else as floats, or else as it is."""
+    for kind in (int, float):
+        try:
+            return texts.astype(kind)
+        except (ValueError, OverflowError):
+            continue
+    return texts
 
 
 def draw(runs: dict[str, pd.DataFrame], by: str, path: Path) -> None:
