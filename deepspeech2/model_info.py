@@ -6,6 +6,7 @@ the MindIR and the ONNX model of that name, and holds the checksum of each.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ EXPORTED = (".mindir", ".onnx")  # suffixes of the models that a JSON file descr
 
 # settings of earlier versions, each with the only value that is still supported
 _RETIRED = {f"{SPECT_GROUP}.magnitude_scale": 1.0}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,16 +143,15 @@ def read_info(model: Path) -> ModelInfo:
 def write_info(model: Path, info: ModelInfo) -> Path:
     """Write the JSON file beside an exported model, and return its path.
 
-    What was found out about the confidence of the model in another format is kept.
-
     Raises:
         InputError: as `check_info`.
     """
     path = model.with_suffix(".json")
     others = check_info(model, info)
     checksums = {file.suffix: sha256_of(file) for file in [model, *others]}
-    if others and not info.confidence:
-        info = dataclasses.replace(info, confidence=read_info(others[0]).confidence)
+    if others and read_info(others[0]).confidence and not info.confidence:
+        message = "%s: what tools.calibrate found is left out, as %s may have other weights than %s"
+        logger.warning(message, path, model.name, others[0].name)
     with atomic_path(path) as temporary:
         temporary.write_text(info.to_json(checksums), encoding="utf-8")
     return path

@@ -188,7 +188,8 @@ class RunFolder:
                 progress = read_progress(path)
             except InputError:  # of a path that is not there too
                 continue
-            if progress.get("best") == list(best) and progress.get("evals_since_best") == 0:
+            *_, own = progress.get("history") or [{}]  # of its epoch, which may have no evaluation
+            if (own.get("val_wer"), own.get("val_cer")) == best:
                 if path != self.best:
                     _link(path, self.best)
                     logger.warning("%s: is %s now, the best evaluation", self.best, path.name)

@@ -81,3 +81,8 @@ def where() -> str:
 def full_disk() -> None:
     """A call that fails where this runs."""
     raise OSError(28, "No space left on device", "a.flac")
+
+
+def slow_share() -> None:
+    """A call that fails where this runs, with what dask calls an answer that is late."""
+    raise TimeoutError(110, "Connection timed out", "a.flac")

@@ -18,6 +18,7 @@ from bulk_process import (
     refuse,
     run,
     script,
+    slow_share,
     start,
     where,
 )
@@ -269,6 +270,8 @@ def test_a_worker_that_fails_the_check_is_not_used(cluster, caplog):
         assert f"{bad} is not used: host-1: other contents" in caplog.text
         with pytest.raises(OSError, match=r"No space left on device: 'a.flac'"):
             engine.run(full_disk)  # the cluster is well
+        with pytest.raises(TimeoutError, match=r"Connection timed out: 'a.flac'"):
+            engine.run(slow_share)
     finally:
         engine.close()
 

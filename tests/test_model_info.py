@@ -104,11 +104,13 @@ def test_it_describes_both(both, info):
     assert [read_info(path) for path in both.values()] == [info, info]
 
 
-def test_what_is_known_of_its_confidence_outlives_another_export(both, info):
+def test_a_calibration_is_not_handed_to_another_export(both, info, caplog):
+    """Which may be of another checkpoint."""
     known = dataclasses.replace(info, confidence={"network": Confidence(1.0, 0.5)})
     write_info(both[".onnx"], known)
     write_info(both[".mindir"], info)
-    assert [read_info(path) for path in both.values()] == [known, known]
+    assert [read_info(path) for path in both.values()] == [info, info]
+    assert "m.json: what tools.calibrate found is left out" in caplog.text
 
 
 def test_each_is_verified(both):

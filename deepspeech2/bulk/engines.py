@@ -186,7 +186,8 @@ class Cluster:
                     try:
                         return future.result(timeout=_PATIENCE)
                     except self._timeout:
-                        continue
+                        if future.status == "error":  # what the function raised
+                            raise
                 future.cancel()  # all its workers are gone, others have taken their place
         except self._killed:
             raise WorkerDied("killed") from None
