@@ -109,8 +109,8 @@ def ensure_target(folder: Path) -> None:
     try:
         os.path.abspath(folder).encode()
     except UnicodeEncodeError:
-        raise InputError(f"{folder}: manifests are UTF-8, and the name of this folder is not")\
-            from None
+        message = f"{folder}: manifests are UTF-8, and the name of this folder is not"
+        raise InputError(message) from None
     ensure_writable(folder)
 
 

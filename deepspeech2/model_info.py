@@ -149,21 +149,22 @@ def write_info(model: Path, info: ModelInfo) -> Path:
     path = model.with_suffix(".json")
     others = check_info(model, info)
     checksums = {file.suffix: sha256_of(file) for file in [model, *others]}
-    if others and read_info(others[0]).confidence and not info.confidence:
-        message = "%s: what tools.calibrate found is left out, as %s may have other weights than %s"
-        logger.warning(message, path, model.name, others[0].name)
+    for other, found in others.items():
+        if found.confidence and not info.confidence:
+            message = "%s: what tools.calibrate found is left out: %s may differ from %s"
+            logger.warning(message, path, model.name, other.name)
     with atomic_path(path) as temporary:
         temporary.write_text(info.to_json(checksums), encoding="utf-8")
     return path
 
 
-def check_info(model: Path, info: ModelInfo) -> list[Path]:
-    """The models in other formats that the JSON file of a model describes too.
+def check_info(model: Path, info: ModelInfo) -> dict[Path, ModelInfo]:
+    """The models in other formats that the JSON file of a model describes too, and what it says.
 
     Raises:
         InputError: when the file describes a model in another format, with other settings.
     """
-    others = []
+    others = {}
     for suffix in EXPORTED:
         other = model.with_suffix(suffix)
         if other == model:
@@ -177,5 +178,5 @@ def check_info(model: Path, info: ModelInfo) -> list[Path]:
                 f"{model.with_suffix('.json')}: describes {other.name}, which has other settings "
                 f"than the new {model.name}: choose another name, or remove {other.name}"
             )
-        others.append(other)
+        others[other] = found
     return others

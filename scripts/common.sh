@@ -183,19 +183,21 @@ setting_or() {
     echo "${value/#\~\//$HOME/}"
 }
 
-# state_file STATE FOLDER: print the path of a run's PREFIX-STATE.ckpt, in FOLDER unless SETTINGS name another.
-state_file() {
-    echo "$(setting_or CheckpointConfig.ckpt_path "$2")/$(setting_or CheckpointConfig.ckpt_file_name_prefix DeepSpeech)-$1.ckpt"
+# saved_state STATE FOLDER: print the path of a run's PREFIX-STATE.ckpt, in FOLDER unless SETTINGS name another; of
+# PREFIX-last.ckpt where there is none, because settings may end a run before it.
+saved_state() {
+    local prefix
+    prefix=$(setting_or CheckpointConfig.ckpt_path "$2")/$(setting_or CheckpointConfig.ckpt_file_name_prefix DeepSpeech)
+    if [ -e "$prefix-$1.ckpt" ]; then echo "$prefix-$1.ckpt"; else echo "$prefix-last.ckpt"; fi
 }
 
 # train_recipe NAME VAL_MANIFEST: train on the CPU with configs/NAME.yaml and SETTINGS, evaluate, and draw the curves.
 train_recipe() {
     local config=configs/$1.yaml val=$2 logs model
     logs=$(setting_or TrainingConfig.log_dir "logs_$1")
-    model=$(state_file average "checkpoints_$1")
-    say "training into $(dirname "$model")"
+    say "training into $(setting_or CheckpointConfig.ckpt_path "checkpoints_$1")"
     run "$PYTHON" train.py --config "$config" --device_target CPU --resume auto "${SETTINGS[@]}"
-    [ -e "$model" ] || model=$(state_file last "checkpoints_$1")  # settings may end a run inside its first epoch
+    model=$(saved_state average "checkpoints_$1")
     say "evaluation of $model on $val"
     run "$PYTHON" eval.py --pretrain_ckpt "$model" --config "$config" --device_target CPU \
         "DataConfig.test_manifest=$val" "TrainingConfig.log_dir=$logs"

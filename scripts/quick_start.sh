@@ -60,8 +60,7 @@ run "$PYTHON" train.py --config configs/demo.yaml --device_target CPU --resume a
     DataConfig.val_manifest=demo/data/demo_val_manifest.csv \
     "TrainingConfig.log_dir=$RUN/logs" "CheckpointConfig.ckpt_path=$CHECKPOINTS" "$@"
 SETTINGS=("$@")
-MODEL=$(state_file best "$CHECKPOINTS")
-[ -e "$MODEL" ] || MODEL=$(state_file last "$CHECKPOINTS")      # settings may end a run before its first evaluation
+MODEL=$(saved_state best "$CHECKPOINTS")
 
 step 4 "evaluation of $MODEL on voices never heard in training"
 score "$MODEL" "$RUN/logs"

@@ -20,13 +20,13 @@ CONV1_VALUE, CONV2_VALUE = 72, 68
 KEPT, ROOM = 1.25, 1.5  # of the estimate: what a process keeps at most, and has to find free for it
 SURE = 0.9  # what this share of an estimate does not fit into is too little
 UNLIMITED = 2**60  # a limit of version 1 is a number that no machine reaches
-# by the version of control groups: their folder; a group's limit, its use, and what of its use is
-# pages of files, which the kernel gives back
-CGROUPS = {
-    1: ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
-        ("total_inactive_file", "total_active_file")),
-    2: ("sys/fs/cgroup", "memory.max", "memory.current", ("inactive_file", "active_file")),
-}  # fmt: skip
+# of control groups of version 2 and 1: how /proc names their controller; their folder; a group's
+# limit, its use, and what of its use is pages of files, which the kernel gives back
+CGROUPS = (
+    ("", "sys/fs/cgroup", "memory.max", "memory.current", ("inactive_file", "active_file")),
+    ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+     ("total_inactive_file", "total_active_file")),
+)  # fmt: skip
 
 
 def ensure_enough(
@@ -116,8 +116,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
         if line.startswith(("MemAvailable:", "SwapFree:")):
             kib.append(int(line.split()[1]))
     found = [sum(kib) * 1024] if kib else []
-    for version, (folder, limit, used, files) in CGROUPS.items():
-        for group in _control_groups(root, version):
+    for controller, folder, limit, used, files in CGROUPS:
+        for group in _control_groups(root, controller):
             inside = root / folder / group
             values = [_read(inside / name).strip() for name in (limit, used)]
             if not all(map(str.isdecimal, values)) or int(values[0]) > UNLIMITED:
@@ -128,9 +128,9 @@ def available_memory(root: Path = Path("/")) -> int | None:
     return min(found, default=None)
 
 
-def _control_groups(root: Path, version: int) -> list[PurePosixPath]:
+def _control_groups(root: Path, controller: str) -> list[PurePosixPath]:
     """The groups that this process is in, as paths inside their file system, up to its root."""
-    own, controller = PurePosixPath(), {1: "memory", 2: ""}[version]
+    own = PurePosixPath()
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):

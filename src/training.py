@@ -549,13 +549,15 @@ class _Run:
             anew: whether to find the cuts between words again, even if the run's file has those of
                 the training set.
         """
+        self.group.in_first(lambda: self._ensure_word_cuts(anew))  # the others wait
+        self.data.shuffle_words(read_word_cuts(self.folder.word_cuts, self.train_set))
+
+    def _ensure_word_cuts(self, anew: bool) -> None:
+        """Find and write the cuts of the training set, unless the run's file has them."""
         path, train_set = self.folder.word_cuts, self.train_set
-        known = not anew and path.exists() and read_word_cuts(path, train_set) is not None
-        if self.group.is_first and not known:
+        if anew or not path.exists() or read_word_cuts(path, train_set) is None:
             write_word_cuts(path, train_set, find_word_cuts(self.model, train_set, self.config))
             logger.info("words are shuffled from now on, by the cuts in %s", path)
-        self.group.wait()
-        self.data.shuffle_words(read_word_cuts(path, train_set))
 
     def _evaluate(self) -> tuple[ErrorCounts | None, list[tuple[str, str]]]:
         """Evaluate on the val set; each process decodes its share.
