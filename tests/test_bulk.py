@@ -219,6 +219,18 @@ def test_the_length_of_a_recording(demo_corpus, tmp_path):
     assert shards.estimated_seconds(str(ROOT / "README.md"), 160_000) == 10
 
 
+# processes of this machine
+
+def test_a_process_ends_without_a_word_when_nobody_is_there_to_answer(capfd):
+    """As when the command is stopped while a process begins."""
+    process = engines._Process(os.sched_getaffinity(0))
+    assert process.run(os.getppid) == os.getpid()
+    process._pipe.close()
+    process._process.join(60)
+    assert process._process.exitcode == 0
+    assert capfd.readouterr().err == ""
+
+
 # recordings that end the process
 
 def complete(monkeypatch, *paths) -> list[dict]:

@@ -1,5 +1,6 @@
 """Where shards are recognised: processes of this machine, or the workers of a dask cluster."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -131,13 +132,14 @@ def _work(pipe: Connection, cores: set[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that began this one
     os.sched_setaffinity(0, cores)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        function, args = pipe.recv()
-        try:
-            answer = True, function(*args)
-        except Exception as error:
-            answer = False, error
-        pipe.send(answer)
+    with contextlib.suppress(EOFError, OSError):  # of the pipe
+        while True:
+            function, args = pipe.recv()
+            try:
+                answer = True, function(*args)
+            except Exception as error:
+                answer = False, error
+            pipe.send(answer)
 
 
 def _end_with_parent() -> None:
