@@ -6,12 +6,15 @@ Axes: N batch, T spectrogram frame, T' output frame, F frequency bin, C channel 
 unit, U label, L recurrent layer.
 """
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.config import HARDTANH_MAX, ModelConfig, strided_size
 from src.fourier_conv import FourierConv1, FourierConv2
+from src.lstm_kernels import LSTMKernels
 
 
 class MaskConv(nn.Cell):
@@ -113,6 +116,7 @@ class MaskedLSTM(nn.Cell):
         input_size: features of the inputs.
         hidden_size: H.
         bidirectional: whether to add the backward LSTM.
+        kernels: of each direction, for training; empty for those of `nn.LSTM`.
 
     Inputs:
         x: (T', N, input_size) float32 with any values past the lengths.
@@ -123,17 +127,31 @@ class MaskedLSTM(nn.Cell):
         (T', N, H) float32, zero past the lengths.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, bidirectional: bool):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bidirectional: bool,
+        kernels: Sequence[LSTMKernels] = (),
+    ):
         super().__init__()
         self.forward_lstm = nn.LSTM(input_size, hidden_size)
         self.backward_lstm = nn.LSTM(input_size, hidden_size) if bidirectional else None
         self.reverse = ops.ReverseSequence(seq_dim=0, batch_dim=1)
+        self.kernels = nn.CellList(kernels)
 
     def construct(self, x, lengths, mask):
-        y = self.forward_lstm(x)[0]
+        y = self._run(self.forward_lstm, x, 0)
         if self.backward_lstm is not None:
-            y = y + self.reverse(self.backward_lstm(self.reverse(x, lengths))[0], lengths)
+            reversed_y = self._run(self.backward_lstm, self.reverse(x, lengths), 1)
+            y = y + self.reverse(reversed_y, lengths)
         return y * ops.broadcast_to(mask, y.shape)  # explicitly, see MaskConv._activate
+
+    def _run(self, lstm, x, direction):
+        if not self.training or not self.kernels:
+            return lstm(x)[0]
+        weights = lstm.w_ih_list[0], lstm.w_hh_list[0], lstm.b_ih_list[0], lstm.b_hh_list[0]
+        return self.kernels[direction](x, *weights)[0]
 
 
 class Lookahead(nn.Cell):
@@ -239,13 +257,16 @@ class DeepSpeech(nn.Cell):
         fourier: bool | None = None,
     ):
         super().__init__()
+        on_cpu = ms.get_context("device_target") == "CPU"
         if fourier is None:
-            fourier = ms.get_context("device_target") == "CPU" and model.conv2_kernel[1] > 1
+            fourier = on_cpu and model.conv2_kernel[1] > 1
         self.conv = MaskConv(model, num_bins, fourier)
         hidden = model.hidden_size
         widths = [model.conv_channels * self.conv.out_bins] + [hidden] * (model.hidden_layers - 1)
+        directions = 1 + model.bidirectional if on_cpu else 0  # with kernels of our own
+        kernels = {w: [LSTMKernels(w, hidden) for _ in range(directions)] for w in set(widths)}
         self.rnns = nn.CellList(
-            [MaskedLSTM(width, hidden, model.bidirectional) for width in widths]
+            [MaskedLSTM(w, hidden, model.bidirectional, kernels[w]) for w in widths]
         )
         self.norms = nn.CellList([SequenceWise(nn.BatchNorm1d(hidden)) for _ in widths[1:]])
         self.lookahead = None if model.bidirectional else Lookahead(hidden, model.lookahead_context)
