@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.config import HARDTANH_MAX, ModelConfig, strided_size
+from src.config import HARDTANH_MAX, SHARED_KERNELS_FROM, ModelConfig, strided_size
 from src.fourier_conv import FourierConv1, FourierConv2
 from src.lstm_kernels import LSTMKernels
 
@@ -263,8 +263,11 @@ class DeepSpeech(nn.Cell):
         self.conv = MaskConv(model, num_bins, fourier)
         hidden = model.hidden_size
         widths = [model.conv_channels * self.conv.out_bins] + [hidden] * (model.hidden_layers - 1)
-        directions = 1 + model.bidirectional if on_cpu else 0  # with kernels of our own
-        kernels = {w: [LSTMKernels(w, hidden) for _ in range(directions)] for w in set(widths)}
+        shared = on_cpu and hidden >= SHARED_KERNELS_FROM
+        kernels = {
+            w: [LSTMKernels(w, hidden) for _ in range(1 + model.bidirectional) if shared]
+            for w in set(widths)
+        }
         self.rnns = nn.CellList(
             [MaskedLSTM(w, hidden, model.bidirectional, kernels[w]) for w in widths]
         )

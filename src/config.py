@@ -107,6 +107,9 @@ class DataConfig:
 
 
 HARDTANH_MAX = 20  # of the convolutions and the lookahead
+# Units from which layers share their kernels in training on the CPU. A smaller network would need
+# more memory so: kernels hold copies of weights, but a call of shared ones holds its values longer.
+SHARED_KERNELS_FROM = 512
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from deepspeech2.errors import InputError
 from deepspeech2.features import num_frames
-from src.config import Config, ModelConfig, strided_size
+from src.config import SHARED_KERNELS_FROM, Config, ModelConfig, strided_size
 
 logger = logging.getLogger(__name__)
 
@@ -14,8 +14,8 @@ MIB, GIB = 2**20, 2**30
 # 192 s, which they meet within 10 % (docs/scale.md). Per parameter: value, gradient, two moments,
 # and the copies of MindSpore and oneDNN. Per output value: all that is kept for the backward pass.
 PROCESS = 717 * MIB
-PARAMETER = 31
-LSTM_UNIT = 100  # of each frame and direction
+PARAMETER, PARAMETER_OF_SHARED = 31, 23  # where layers share their kernels
+LSTM_UNIT, LSTM_UNIT_OF_SHARED = 100, 90  # of each frame and direction
 CONV1_VALUE, CONV2_VALUE = 72, 68
 KEPT, ROOM = 1.25, 1.5  # of the estimate: what a process keeps at most, and has to find free for it
 SURE = 0.9  # what this share of an estimate does not fit into is too little
@@ -96,10 +96,11 @@ def training_peak(
     first, second = (utterances * strided_size(frames, stride) for stride in model.time_strides)
     bins1, bins2 = model.conv_bins(num_bins)
     lstms = model.hidden_layers * (1 + model.bidirectional)
+    shared = model.hidden_size >= SHARED_KERNELS_FROM
     return (
         PROCESS
-        + PARAMETER * parameters
-        + LSTM_UNIT * second * model.hidden_size * lstms
+        + (PARAMETER_OF_SHARED if shared else PARAMETER) * parameters
+        + (LSTM_UNIT_OF_SHARED if shared else LSTM_UNIT) * second * model.hidden_size * lstms
         + CONV1_VALUE * first * model.conv_channels * bins1
         + CONV2_VALUE * second * model.conv_channels * bins2
     )
