@@ -37,17 +37,25 @@ Value = tuple[str, int, list[int | str]]
 
 
 class GraphBuilder:
-    """Collects nodes and constants; the output of a node has the name of the node."""
+    """Collects nodes and constants; the output of a node has the name of the node.
+
+    Attributes:
+        graph: what was collected, inside of the model: a copy would be as large as the weights.
+    """
 
     def __init__(self):
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+        from onnx import GraphProto, helper
+
+        opset = helper.make_opsetid("", OPSET)
+        empty = GraphProto(name="DeepSpeech2")
+        self._model = helper.make_model(empty, opset_imports=[opset], ir_version=IR_VERSION)
+        self.graph: onnx.GraphProto = self._model.graph
 
     def constant(self, name: str, value: np.ndarray) -> str:
         """Add an array; returns its name."""
         from onnx import numpy_helper
 
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def node(
@@ -57,7 +65,7 @@ class GraphBuilder:
         from onnx import helper
 
         outputs = [name, *more_outputs]
-        self.nodes.append(helper.make_node(operator, inputs, outputs, name, **attributes))
+        self.graph.node.append(helper.make_node(operator, inputs, outputs, name, **attributes))
         return name
 
     def clip(self, name: str, value: str, smallest: float, largest: float) -> str:
@@ -70,10 +78,9 @@ class GraphBuilder:
         """The graph as an ONNX model with these inputs and outputs."""
         from onnx import helper
 
-        values = [[helper.make_tensor_value_info(*v) for v in part] for part in (inputs, outputs)]
-        content = helper.make_graph(self.nodes, "DeepSpeech2", *values, self.constants)
-        opset = helper.make_opsetid("", OPSET)
-        return helper.make_model(content, opset_imports=[opset], ir_version=IR_VERSION)
+        for values, found in ((inputs, self.graph.input), (outputs, self.graph.output)):
+            found.extend(helper.make_tensor_value_info(*value) for value in values)
+        return self._model
 
 
 def make_onnx(parameters: Parameters, model: ModelConfig, num_bins: int) -> "onnx.ModelProto":
@@ -226,26 +233,24 @@ def lstm_constants(
     count, size = len(directions), model.hidden_size
 
     def stacked(name: str) -> np.ndarray:
-        """A parameter of all directions with the gates in ONNX's order, (D, 4, H, …) float64."""
+        """A parameter of all directions with the gates in ONNX's order, (D, 4, H, …) float32."""
         values = np.stack([parameters[f"rnns.{layer}.{way}.{name}"] for way in directions])
-        gates = values.reshape(count, 4, size, *values.shape[2:])
-        return gates[:, GATES].astype(np.float64)
+        return values.reshape(count, 4, size, *values.shape[2:])[:, GATES]
 
     weight, recurrent = stacked("weight_ih_l0"), stacked("weight_hh_l0")
-    bias = stacked("bias_ih_l0") + stacked("bias_hh_l0")
+    bias = stacked("bias_ih_l0").astype(np.float64) + stacked("bias_hh_l0")
     if layer:
         scale, shift = _scale_and_shift(parameters, f"norms.{layer - 1}.cell")
-        weight, bias = weight * scale, bias + weight @ shift
+        bias += np.stack([way @ shift for way in weight])
+        np.multiply(weight, scale, out=weight, casting="same_kind")  # without a copy in float64
     # ONNX adds two biases; the second one is zero here
     both_halves = np.pad(bias.reshape(count, 4 * size), [(0, 0), (0, 4 * size)])
     arrays = {
         "weight": weight.reshape(count, 4 * size, -1),
         "recurrent": recurrent.reshape(count, 4 * size, size),
-        "bias": both_halves,
+        "bias": np.float32(both_halves),
     }
-    return [
-        graph.constant(f"lstm{layer}.{name}", np.float32(array)) for name, array in arrays.items()
-    ]
+    return [graph.constant(f"lstm{layer}.{name}", array) for name, array in arrays.items()]
 
 
 def _lookahead(graph: GraphBuilder, weight: np.ndarray, x: str) -> str:
@@ -296,7 +301,7 @@ def fix_quantization_ranges(path: Path) -> None:
         elif node.name == "lookahead":
             arrays["lookahead.weight"] = _pad_axes(arrays["lookahead.weight"], {0: ANCHORS})
             _attribute(node, "group").i += ANCHORS
-        added.nodes.append(node)
+        added.graph.node.append(node)
         if node.name == "features":
             pads = added.constant("features.pads", np.array([0, 0, 0, 0, 0, 1]))
             largest = added.constant("features.largest", np.float32(HARDTANH_MAX))
@@ -309,8 +314,8 @@ def fix_quantization_ranges(path: Path) -> None:
             _widen(value)
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(added.nodes)
-    model.graph.initializer.extend(constants + added.constants)
+    model.graph.node.extend(added.graph.node)
+    model.graph.initializer.extend([*constants, *added.graph.initializer])
     onnx.save(model, path)
 
 
