@@ -107,8 +107,8 @@ class DataConfig:
 
 
 HARDTANH_MAX = 20  # of the convolutions and the lookahead
-# Units from which layers share their kernels in training on the CPU. A smaller network would need
-# more memory so: kernels hold copies of weights, but a call of shared ones holds its values longer.
+# Units from which layers share their kernels in training on the CPU. Kernels hold copies of weights;
+# but what shared ones are given and return is held until a step ends, which is more in small ones.
 SHARED_KERNELS_FROM = 512
 
 

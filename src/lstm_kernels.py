@@ -3,8 +3,9 @@
 Each LSTM operator of a compiled graph has oneDNN kernels of its own, which hold copies of weights
 and gradients, and what they compute in. A function that is not inlined is compiled once, with one
 pair of kernels for all its calls: 1 GiB less for the published network with 8 x 4 s. The gradient
-is written out, because what MindSpore derives would keep the values inside of every call until the
-step ends.
+is written out: what MindSpore derives would keep the joined weights of every call as well, until
+the step ends. MindSpore documents `no_inline` for Ascend only; where it did nothing, a step would
+compute the same and need more memory, which tests/test_lstm_kernels.py would notice.
 """
 
 import mindspore as ms
