@@ -107,8 +107,8 @@ class DataConfig:
 
 
 HARDTANH_MAX = 20  # of the convolutions and the lookahead
-# Units from which layers share their kernels in training on the CPU. Kernels hold copies of weights;
-# but what shared ones are given and return is held until a step ends, which is more in small ones.
+# Units from which layers share kernels in training on the CPU. Kernels hold copies of weights, but
+# what shared ones are given and return is held until a step ends: that is more in small networks.
 SHARED_KERNELS_FROM = 512
 
 
