@@ -10,7 +10,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 from conftest import ROOT
-from mindspore import ParameterTuple, Tensor, nn
+from gradients import Gradients
+from mindspore import Tensor, nn
 from reference import CLASS_ORDER, our_tensors
 
 from src.config import ModelConfig
@@ -28,19 +29,6 @@ pytestmark = pytest.mark.usefixtures("graph_mode")
 
 BLANK = 28
 SMALL = {"hidden_size": 12, "hidden_layers": 2, "conv_channels": 4, "conv2_kernel": (21, 11)}
-
-
-class Gradients(nn.Cell):
-    """The loss and its gradients for all trainable parameters, as training compiles them."""
-
-    def __init__(self, loss: LossCell):
-        super().__init__(auto_prefix=False)
-        self.loss = loss
-        self.parameters = ParameterTuple(loss.trainable_params())
-        self.value_and_grad = ms.value_and_grad(loss, None, self.parameters)
-
-    def construct(self, *inputs):
-        return self.value_and_grad(*inputs)
 
 
 NUMBERS = pytest.mark.parametrize(("numbers", "fourier"), [

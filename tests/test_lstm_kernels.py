@@ -8,7 +8,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 from conftest import ROOT
-from mindspore import Tensor, nn
+from gradients import Gradients
+from mindspore import Tensor
 
 from src.config import ModelConfig
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
@@ -38,20 +39,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 """
 
 
-class Gradients(nn.Cell):
-    """The loss and all gradients, as training compiles them for all shapes."""
-
-    def __init__(self, network):
-        super().__init__(auto_prefix=False)
-        self.value_and_grad = ms.value_and_grad(LossCell(network, 0), None,
-                                                ms.ParameterTuple(network.trainable_params()))
-        self.set_inputs(*dynamic_loss_inputs(161))
-        self.set_train(True)
-
-    def construct(self, *inputs):
-        return self.value_and_grad(*inputs)
-
-
 @pytest.mark.usefixtures("graph_mode")
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_loss_and_gradients_equal_those_of_mindspores_layer(bidirectional, monkeypatch):
@@ -67,8 +54,9 @@ def test_loss_and_gradients_equal_those_of_mindspores_layer(bidirectional, monke
         np.random.seed(0)
         network = DeepSpeech(model, 161, 29)
         assert [len(rnn.kernels) for rnn in network.rnns] == 3 * [(1 + bidirectional) * shared]
-        loss, gradients = Gradients(network)(inputs, lengths[0], targets, lengths[1],
-                                             Tensor(3.0, ms.float32))
+        cell = Gradients(LossCell(network, 0)).set_train(True)
+        cell.set_inputs(*dynamic_loss_inputs(161))
+        loss, gradients = cell(inputs, lengths[0], targets, lengths[1], Tensor(3.0, ms.float32))
         found.append([loss.asnumpy(), *(gradient.asnumpy() for gradient in gradients)])
     for ours, mindspores in zip(*found, strict=True):
         np.testing.assert_allclose(ours, mindspores, rtol=1e-5, atol=1e-6)
