@@ -308,6 +308,27 @@ def test_speech_without_a_pause_is_cut_behind_a_word_after_20_seconds():
     assert len(words) == 50 and [len(s.words) for s in segments] == [20, 20, 10]
 
 
+@pytest.mark.parametrize("characters", ["ABCD _", "ABCDE_"])
+def test_a_word_without_an_end_is_cut_after_20_seconds(characters):
+    """Nobody says a space, or the alphabet has none: nothing in progress grows for hours."""
+    labels = Labels(characters)
+    session = Session(Loudness(), RUNNING, labels, GreedyStream(labels), 16000)
+    words = listen(session, np.tile(np.concatenate([tone(0.52), silence(0.48)]), 50), 3000)
+    assert [w.word for w in words] == ["A" * 20, "A" * 20, "A" * 10]
+    assert [s.text for s in session.transcript.segments] == [w.word for w in words]
+    assert [w.start for w in words] == pytest.approx([0, 20, 40], abs=0.05)
+
+
+def test_a_beam_search_cuts_a_word_without_an_end_too(monkeypatch):
+    monkeypatch.setattr(session_module, "LONGEST", 2.0)
+    labels = Labels("ABCDE_")
+    decoder = make_decoder(LMConfig(decoder_type="beam", beam_width=5), labels)
+    session = Session(Loudness(), RUNNING, labels, stream_decoder(decoder, labels, 16000), 16000)
+    words = listen(session, np.tile(np.concatenate([tone(0.52), silence(0.48)]), 7), 3000)
+    assert [w.word for w in words] == [s.text for s in session.transcript.segments]
+    assert [w.start for w in words] == pytest.approx([0, 2, 4, 6], abs=0.05)
+
+
 def test_a_beam_search_is_cut_behind_a_word_too():
     """No word is lost, and no more of the speech is kept than what is in progress.
 

@@ -25,7 +25,7 @@ BLOCK_STEPS = 2  # of the network's smallest chunks make a block
 # seconds without a letter
 PAUSE = 1.2  # ends a segment
 SILENCE = 2.4  # lets the network begin anew, with nothing to remember
-LONGEST = 20.0  # seconds of a segment: then it ends between two words
+LONGEST = 20.0  # seconds of a segment: then it ends between two words; a word ends then too
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Session:
         self._words: list[Word] = []  # of the segment in progress
         self._log_probs: list[float] = []  # of their letters
         self._last_end = 0  # sample where the last word ends
+        self._waiting_since = 0  # the sample since when a word has been in progress
         self._begin_at(0)
 
     def _begin_at(self, sample: int) -> None:
@@ -171,7 +172,7 @@ class Session:
             self._outputs += 1
             self._hear(row)
             anew = self._is_silent() and not chunk.final
-            if anew or self._pauses():
+            if anew or self._pauses() or self._is_long_word():
                 words += self._keep(self._decoder.flush())
                 ended |= self._end_segment()
             elif self._is_long() and self._decoder.cut():
@@ -226,6 +227,8 @@ class Session:
         letter = row.argmax() not in (self._labels.blank_index, self._labels.space_index)
         self._silent = 0 if letter else self._silent + 1
         self._heard |= letter
+        if self._decoder.between_words:
+            self._waiting_since = self._sample_of(self._outputs)
 
     def _pauses(self) -> bool:
         """Whether a segment ends because nothing is said."""
@@ -237,6 +240,11 @@ class Session:
         """Whether the segment in progress should end as soon as it can."""
         now = self._sample_of(self._outputs) / self._spect.sample_rate
         return bool(self._words) and now - self._words[0].start >= LONGEST
+
+    def _is_long_word(self) -> bool:
+        """Whether a word should end without a space, which an alphabet may not have."""
+        waiting = self._sample_of(self._outputs) - self._waiting_since
+        return self._silent > 0 and waiting >= LONGEST * self._spect.sample_rate
 
     def _is_silent(self) -> bool:
         """Whether the network should begin anew."""
@@ -255,6 +263,7 @@ class Session:
             probability = self._word_probability(one.log_probs)
             words.append(Word(start / rate, self._last_end / rate, text, probability))
             self._log_probs += one.log_probs
+            self._waiting_since = self._sample_of(self._outputs)
         self._words += words
         return words
 
