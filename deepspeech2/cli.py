@@ -321,7 +321,7 @@ def serve(args: argparse.Namespace) -> int:
         from deepspeech2.service.limits import Limits
     except ImportError as error:
         raise InputError(
-            f"the service needs more packages ({error}): pip install 'deepspeech2[serve]'"
+            f"the service needs more packages ({error}): pip install '.[serve]' in a checkout"
         ) from None
     key = server.read_key(args.key_file)
     limits = Limits(

@@ -280,7 +280,7 @@ def test_other_formats_are_named_without_the_extra(
     path = encoded_by_ffmpeg(tmp_path / "it's a.bin", codec, form, rate)
     monkeypatch.setitem(sys.modules, "av", None)  # what an import then raises
     message = refusal(path)
-    assert words in message and "pip install 'deepspeech2[media]'" in message
+    assert words in message and "pip install '.[media]'" in message
     assert "ffmpeg -i '" in message and "a.wav'" in message
 
 

@@ -102,4 +102,4 @@ def ways_out(recording: Recording) -> str:
     """What somebody can do whose file needs the extra."""
     name = Path(recording.name)
     command = f"ffmpeg -i {shlex.quote(str(name))} {shlex.quote(name.stem + '.wav')}"
-    return f"pip install 'deepspeech2[media]' to read it, or convert it: {command}"
+    return f"pip install '.[media]' in a checkout to read it, or convert it: {command}"

@@ -163,7 +163,7 @@ class Cluster:
             import distributed
         except ImportError as error:
             raise InputError(
-                f"--scheduler needs more packages ({error}): pip install 'deepspeech2[bulk]'"
+                f"--scheduler needs more packages ({error}): pip install '.[bulk]' in a checkout"
             ) from None
         self._killed, self._timeout = distributed.KilledWorker, distributed.TimeoutError
         self._check = check
