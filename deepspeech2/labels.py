@@ -133,8 +133,15 @@ class Labels:
         return [self._index[c] for c in self.normalize(text)]
 
     def decode(self, indices: Sequence[int]) -> str:
-        """The text of (U,) class indices: the inverse of `encode`."""
+        """The text of (U,) class indices."""
         return "".join(self.characters[i] for i in indices)
+
+    def spelled(self, text: str) -> list[int]:
+        """(U,) class indices of a text that `decode` made, letter by letter.
+
+        `encode` may compose two of its letters into a third one.
+        """
+        return [self._index[c] for c in text]
 
     def __len__(self) -> int:
         return len(self.characters)

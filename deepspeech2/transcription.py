@@ -87,10 +87,21 @@ def recognise_all(
             for item, probs in zip(pool, all_probs, strict=True):
                 if not recordings or recordings[-1] is not item.recording:
                     recordings.append(item.recording)
-                item.recording.add(item.piece, probs)
+                _add(item, probs)
             progress(sum(i.piece.length for i in pool if i.piece) / model.spect.sample_rate)
             while recordings and recordings[0].result is not None:
                 yield recordings.popleft().result
+
+
+def _add(item: Item, probs: np.ndarray | Exception | None) -> None:
+    """Give an item to its recording; where that fails, the other recordings go on."""
+    recording = item.recording
+    try:
+        recording.add(item.piece, probs)
+    except (RunError, MemoryError) as error:
+        recording.fail(error)
+        if not item.piece:
+            recording.result = recording.error
 
 
 def _items(

@@ -17,6 +17,7 @@ from deepspeech2.decoding.decoders import (
 )
 from deepspeech2.errors import InputError
 from deepspeech2.labels import Labels
+from deepspeech2.streaming.decoders import stream_decoder
 
 LABELS = Labels("AB _")
 
@@ -35,6 +36,21 @@ def test_beam_and_greedy_agree_where_one_path_stands_out(path):
     letters = symbols != LABELS.space_index
     found = [(s, *span) for s, span in zip(symbols[letters], spans[letters], strict=True)]
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("characters", ["к\u0301 _", "кќ\u0301 _", "न\u093c _"])
+def test_marks_that_compose_with_a_letter_stay_classes_of_their_own(characters):
+    """Unicode's form NFC of the text is another one, whose letters the alphabet may not have."""
+    labels = Labels(characters)
+    letter, mark = characters[0], characters[-3]
+    probs = frames(f"{letter}{mark}_{letter}", labels, p=0.99)
+    symbols, spans, _ = make_decoder(LMConfig("beam"), labels).path(probs)
+    assert labels.decode(symbols) == letter + mark + letter
+    assert spans.tolist() == [[0, 0], [1, 1], [3, 3]]
+    stream = stream_decoder(make_decoder(LMConfig("beam"), labels), labels, 100)
+    words = [word for frame, row in enumerate(probs) for word in stream.push(row, frame)]
+    (word,) = words + stream.flush()
+    assert labels.decode(word.symbols) == letter + mark + letter
 
 
 def test_a_decoder_in_words():

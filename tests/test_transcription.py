@@ -138,6 +138,23 @@ def test_little_memory_takes_one_recording_only():
     assert [found[i].text for i in (0, 1, 3)] == [texts[i] for i in (0, 1, 3)]
 
 
+@pytest.mark.parametrize("pause", [0.0, 3.0])
+def test_a_recording_that_cannot_be_decoded_takes_no_other_with_it(monkeypatch, pause):
+    """Its stretch may end with a pause in it, or with the recording."""
+    hears, decode = Model(reads_tones, INFO), Model.segment
+
+    def segment(self, probs, start, length):
+        if length > 15 * RATE:
+            raise MemoryError
+        return decode(self, probs, start, length)
+    monkeypatch.setattr(Model, "segment", segment)
+    texts = ["AB CD", text_of(20, 0.1), "GH"]
+    audios = [np.concatenate([say(text, 0.3), np.zeros(round(pause * RATE))]) for text in texts]
+    first, second, third = hears.transcribe_many([(audio, RATE) for audio in audios])
+    assert isinstance(second, MemoryError)
+    assert [first.text, third.text] == [texts[0], texts[2]]
+
+
 def test_a_failure_of_the_network_is_raised():
     def acoustic(inputs, lengths):
         raise RunError("broken")

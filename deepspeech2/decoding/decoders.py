@@ -246,7 +246,7 @@ class BeamDecoder:
             log_probs[:, labels.blank_index] = np.maximum(
                 log_probs[:, labels.blank_index], log_probs[:, labels.space_index]
             )
-        symbols = [np.array(labels.encode(text), int) for text in texts]
+        symbols = [np.array(labels.spelled(text), int) for text in texts]
         spoken = [classes for classes in symbols if len(classes)]
         spans = iter(ctc_align_texts(log_probs, spoken, labels.blank_index) if spoken else ())
         nowhere = np.empty((0, 2), int)

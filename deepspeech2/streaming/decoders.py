@@ -196,7 +196,7 @@ class BeamStream:
 
     def _aligned(self, text: list[str], count: int) -> tuple[list[SpokenWord], int]:
         """The first `count` words of the text in progress, and the frames up to their end."""
-        probs, symbols = np.stack(self._probs), np.array(self._labels.encode(" ".join(text)), int)
+        probs, symbols = np.stack(self._probs), np.array(self._labels.spelled(" ".join(text)), int)
         needed = len(symbols) + np.count_nonzero(symbols[1:] == symbols[:-1])
         # too few, if an earlier text gave the last word frames of these: each counts as several
         copies = -(-needed // len(probs))
