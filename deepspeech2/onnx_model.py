@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepspeech2.cores import usable_cores
 from deepspeech2.errors import InputError, RunError, first_line
 from deepspeech2.model_info import ModelInfo
 
@@ -64,21 +65,13 @@ def make_session(path: Path, content: bytes = b"") -> onnxruntime.InferenceSessi
     # patterns are kept for each shape, and the arena keeps what the largest one took: with
     # recordings of any length, memory would grow (onnxruntime's issue 11627)
     options.enable_mem_pattern = options.enable_cpu_mem_arena = False
-    options.intra_op_num_threads = usable_cores()
+    options.intra_op_num_threads = usable_cores()  # by default as many as the machine has
     providers = ["CPUExecutionProvider"]
     try:
         return onnxruntime.InferenceSession(content or path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no closer base class
         reason = first_line(error)
         raise InputError(f"{path}: not a whole ONNX model: {reason}") from None
-
-
-def usable_cores() -> int:
-    """The CPU cores that this process may use: ONNX Runtime itself would count all there are."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
 
 
 def run_session(

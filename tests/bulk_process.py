@@ -58,12 +58,12 @@ def finished(folder: Path) -> int:
     return len(list(folder.glob("shards/*.jsonl")))
 
 
-def fatal_shard(task, shard):
+def fatal_shard(task, number, paths):
     """Recognises nothing; recordings of some names end the process."""
-    for path in shard.paths:
-        if "fatal" in path or ("together" in path and len(shard.paths) > 1):
+    for path in paths:
+        if "fatal" in path or ("together" in path and len(paths) > 1):
             os.kill(os.getpid(), signal.SIGKILL)
-    return Result(shard.number, [{"audio": p, "text": ""} for p in shard.paths], 1.0, "here")
+    return Result(number, [{"audio": p, "text": ""} for p in paths], 1.0, "here")
 
 
 def refuse(address: str, dask_worker) -> None:

@@ -25,6 +25,7 @@ from bulk_process import (
 
 from deepspeech2 import cli, load_model
 from deepspeech2.bulk import engines, job, shards, work
+from deepspeech2.cores import usable_cores
 from deepspeech2.decoding.decoders import LMConfig
 from deepspeech2.errors import InputError, RunError
 
@@ -153,6 +154,7 @@ def test_a_shard_that_was_cut_is_recognised_again(recordings, script, single, tm
 
 
 def test_failures_are_tried_again_when_asked(demo_corpus, tmp_path):
+    """A recording of the same size is one that could be read later, on a share that is slow."""
     good = min(demo_corpus.rglob("*.wav"))
     shutil.copy(good, tmp_path / "a.wav")
     (tmp_path / "b.wav").write_bytes(bytes(os.path.getsize(good)))
@@ -163,6 +165,39 @@ def test_failures_are_tried_again_when_asked(demo_corpus, tmp_path):
     assert cli.main([*arguments, "--retry_errors"]) == 0
     first, second = read(tmp_path / "out")
     assert first["text"] == second["text"] != ""
+
+
+def test_a_recording_that_was_mended_is_recognised_by_the_same_command(
+        demo_corpus, tmp_path, monkeypatch):
+    """Though by its length the recordings would now be divided otherwise."""
+    monkeypatch.setattr(shards, "SHARD_SECONDS", 3.0)
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for number, path in enumerate(sorted(demo_corpus.rglob("*.wav"))[:6]):
+        shutil.copy(path, folder / f"{number}.wav")
+    whole = (folder / "1.wav").read_bytes()
+    (folder / "1.wav").write_bytes(whole[:100])
+    arguments = ["bulk", str(folder), "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.main(arguments) == 2
+    before = read(tmp_path / "out")
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/shards/*")}
+    (folder / "1.wav").write_bytes(whole)
+    assert cli.main(arguments) == 0
+    after = read(tmp_path / "out")
+    assert len(files) > 1
+    assert [path.stem for path, time in files.items() if path.stat().st_mtime_ns != time] == [
+        "000000"]
+    assert "error" in before[1] and after[1]["text"]
+    assert [r for r in after if r != after[1]] == [r for r in before if r != before[1]]
+
+
+def test_a_folder_whose_plan_cannot_be_read_is_refused(demo_corpus, tmp_path, capsys):
+    paths = [str(path) for path in sorted(demo_corpus.rglob("*.wav"))[:1]]
+    output = ["--output", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.main(["bulk", paths[0], *output]) == 0
+    (tmp_path / "out/plan.json").write_text("[]")
+    assert cli.main(["bulk", paths[0], *output]) == 2
+    assert "plan.json: not the plan of a job" in capsys.readouterr().err
 
 
 def test_the_folder_of_another_job_is_refused(demo_corpus, tmp_path, capsys):
@@ -223,12 +258,23 @@ def test_the_length_of_a_recording(demo_corpus, tmp_path):
 
 def test_a_process_ends_without_a_word_when_nobody_is_there_to_answer(capfd):
     """As when the command is stopped while a process begins."""
-    process = engines._Process(os.sched_getaffinity(0))
+    process = engines._Process(one_core=True)
     assert process.run(os.getppid) == os.getpid()
     process._pipe.close()
     process._process.join(60)
     assert process._process.exitcode == 0
     assert capfd.readouterr().err == ""
+
+
+def test_several_processes_have_a_thread_each_on_any_core():
+    """Bound to the same cores, two commands on one machine would leave the others idle."""
+    for count, threads in (1, usable_cores()), (2, 1):
+        engine = engines.Processes(count)
+        try:
+            assert engine.run(usable_cores) == threads
+            assert engine.run(os.sched_getaffinity, 0) == os.sched_getaffinity(0)
+        finally:
+            engine.close()
 
 
 # recordings that end the process
@@ -238,7 +284,7 @@ def complete(monkeypatch, *paths) -> list[dict]:
     task = work.Task("an4", LMConfig(), None, 8, ())
     engine = engines.Processes(1)
     try:
-        return job._complete(engine, task, shards.Shard(0, paths)).records
+        return job._complete(engine, task, shards.Shard(0, paths, (1,) * len(paths))).records
     finally:
         engine.close()
 

@@ -2,14 +2,14 @@
 
 import argparse
 import logging
-import os
 import time
 from collections.abc import Sequence
 
 from deepspeech2.bulk.engines import Cluster, Engine, Processes
 from deepspeech2.bulk.job import SUMMARY, TRANSCRIPTS, Job, put_together, recognise
-from deepspeech2.bulk.shards import file_size, make_shards
+from deepspeech2.bulk.shards import file_size
 from deepspeech2.bulk.work import Task, make_task, verify
+from deepspeech2.cores import usable_cores
 from deepspeech2.decoding.decoders import LMConfig
 
 logger = logging.getLogger(__name__)
@@ -25,10 +25,9 @@ def run(args: argparse.Namespace, paths: Sequence[str], decoder: LMConfig) -> in
     start = time.monotonic()
     task = make_task(args.model, decoder, args.channel, args.batch_size)
     sizes = [file_size(path) for path in paths]
-    shards = make_shards(paths, sizes)
-    job = Job(args.output, task, shards, sizes)
+    job = Job(args.output, task, paths, sizes)
     part, parts = args.shard
-    chosen = shards[part - 1 :: parts]
+    chosen = job.shards[part - 1 :: parts]
     waiting = job.unfinished(chosen, args.retry_errors)
     logger.info("%d of %d shards are to be recognised", len(waiting), len(chosen))
     audio = 0.0
@@ -53,5 +52,5 @@ def _engine(task: Task, args: argparse.Namespace, most: int) -> Engine:
     if args.scheduler:
         return Cluster(args.scheduler, (verify, task))
     verify(task)  # what is wrong with the model is said once, and before any process begins
-    workers = args.workers or len(os.sched_getaffinity(0))
+    workers = args.workers or usable_cores()
     return Processes(min(workers, most))

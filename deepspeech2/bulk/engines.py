@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
+from deepspeech2.cores import use_one_core
 from deepspeech2.errors import InputError, RunError
 
 logger = logging.getLogger(__name__)
@@ -56,15 +57,14 @@ class Processes:
     """Processes of this machine. One that ends takes no other with it, and is replaced.
 
     Args:
-        count: how many; they share the cores.
+        count: how many. Several have one thread each, and the system divides the cores among
+            them, as it must where several commands share a machine.
     """
 
     def __init__(self, count: int):
         self.capacity = count
         self._closed = False
-        cores = sorted(os.sched_getaffinity(0))
-        self._all = [_Process({cores[i % len(cores)]} if count > 1 else {*cores})
-                     for i in range(count)]
+        self._all = [_Process(one_core=count > 1) for _ in range(count)]
         self._free: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         for process in self._all:
             self._free.put(process)
@@ -94,11 +94,11 @@ class _Process:
     """A process that is begun when it is needed.
 
     Args:
-        cores: that it may use.
+        one_core: whether it uses one core only.
     """
 
-    def __init__(self, cores: set[int]):
-        self._cores = cores
+    def __init__(self, one_core: bool):
+        self._one_core = one_core
         self._process: multiprocessing.Process | None = None
         self._pipe: Connection | None = None
 
@@ -118,7 +118,7 @@ class _Process:
     def _begin(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, self._cores), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, self._one_core), daemon=True)
         self._process.start()
         theirs.close()  # so that `recv` ends when the process does
 
@@ -127,10 +127,11 @@ class _Process:
             self._process.kill()
 
 
-def _work(pipe: Connection, cores: set[int]) -> None:
+def _work(pipe: Connection, one_core: bool) -> None:
     """Run functions until the other end of the pipe, or the process that has it, is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that began this one
-    os.sched_setaffinity(0, cores)
+    if one_core:
+        use_one_core()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # of the pipe
         while True:

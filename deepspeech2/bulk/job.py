@@ -1,6 +1,6 @@
 """A folder that fills with recognised shards, and the results that are put together from them.
 
-    plan.json           what is recognised: another job is refused
+    plan.json           what is recognised, and how it is divided: another job is refused
     shards/000012.jsonl a finished shard: a line for each recording, and one about the shard
     transcripts.jsonl   all recordings in order, when all shards are there
     summary.json        hours, speed, failures, slowest shards
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from deepspeech2.bulk.engines import Engine, WorkerDied
-from deepspeech2.bulk.shards import Shard
+from deepspeech2.bulk.shards import Shard, divide, make_shards
 from deepspeech2.bulk.work import Record, Result, Task, fingerprint, run_shard
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import atomic_path, ensure_writable, parse_json
@@ -34,59 +34,62 @@ class Job:
     Args:
         folder: made where it is missing.
         task: how to recognise.
-        shards: all recordings.
+        paths: (N,) all recordings.
         sizes: (N,) their sizes in bytes.
+
+    Attributes:
+        shards: the recordings, divided as when the job began.
 
     Raises:
         InputError: for a folder that cannot be written to, or that belongs to another job.
     """
 
-    def __init__(self, folder: str, task: Task, shards: Sequence[Shard], sizes: Sequence[int]):
-        self.folder, self.task, self.shards = Path(folder), task, shards
+    def __init__(self, folder: str, task: Task, paths: Sequence[str], sizes: Sequence[int]):
+        self.folder, self.task = Path(folder), task
         ensure_writable(folder)
-        plan = {
-            "job": fingerprint(task, shards, sizes),
-            "model": task.model,
-            "recordings": len(sizes),
-            "shards": len(shards),
-        }
-        path = self.folder / "plan.json"
-        if path.exists():
-            self._refuse_others(path, plan)
-        else:
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(plan, indent=1) + "\n")
+        job, plan = fingerprint(task, paths), self.folder / "plan.json"
+        if plan.exists():
+            self.shards = divide(paths, sizes, self._division(plan, job))
+            return
+        self.shards = make_shards(paths, sizes)
+        division = [len(shard.paths) for shard in self.shards]
+        content = {"job": job, "model": Path(task.model).name, "recordings_of_shards": division}
+        with atomic_path(plan) as temporary:
+            temporary.write_text(json.dumps(content) + "\n")
 
-    def _refuse_others(self, path: Path, plan: dict) -> None:
+    def _division(self, plan: Path, job: str) -> list[int]:
+        """How many recordings each shard has by the plan, which has to be that of this job."""
         try:
-            found = parse_json(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not the plan of a job: {error}") from None
-        if found != plan:
-            raise InputError(
-                f"{self.folder}: belongs to a job with other recordings, model, settings or "
-                "program: choose another --output, or go on with those"
-            )
+            found = parse_json(plan.read_text())
+            if found["job"] == job:
+                return found["recordings_of_shards"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{plan}: not the plan of a job: {error}") from None
+        raise InputError(
+            f"{self.folder}: belongs to a job with other recordings, model, settings or "
+            "program: choose another --output, or go on with those"
+        )
 
     def shard_path(self, shard: Shard) -> Path:
         """Where the result of a shard is, or will be."""
         return self.folder / "shards" / f"{shard.number:06}.jsonl"
 
     def read(self, shard: Shard) -> Result | None:
-        """The result of a shard; None where it is missing or not whole."""
+        """The result of a shard; None where it is missing, not whole, or of other recordings."""
         try:
             lines = self.shard_path(shard).read_text().splitlines()
             *records, about = (json.loads(line) for line in lines)
-        except (OSError, ValueError):
+            recognised = [record["audio"] for record in records], about["bytes"]
+            result = Result(shard.number, records, about["seconds"], about["host"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        if [record.get("audio") for record in records] != list(shard.paths):
-            return None
-        return Result(shard.number, records, about["seconds"], about["host"])
+        return result if recognised == (list(shard.paths), list(shard.sizes)) else None
 
     def write(self, shard: Shard, result: Result) -> None:
         """Keep the result of a shard. Raises RunError for a file that cannot be written."""
         path = self.shard_path(shard)
-        about = {"shard": shard.number, "seconds": round(result.seconds, 3), "host": result.host}
+        about = {"shard": shard.number, "seconds": round(result.seconds, 3), "host": result.host,
+                 "bytes": shard.sizes}  # fmt: skip
         try:
             with atomic_path(path) as temporary:
                 lines = [to_line(record) for record in [*result.records, about]]
@@ -99,7 +102,10 @@ class Job:
         for shard in self.shards:
             result = self.read(shard)
             if result is None:
-                raise RunError(f"{self.shard_path(shard)}: damaged: start the same command again")
+                raise RunError(
+                    f"{self.shard_path(shard)}: damaged, or its recordings have changed: start the "
+                    "command for it again"
+                )
             yield result
 
     def unfinished(self, shards: Sequence[Shard], retry_errors: bool) -> list[Shard]:
@@ -143,11 +149,11 @@ def _complete(engine: Engine, task: Task, shard: Shard) -> Result:
     fatal: dict[str, str] = {}
     rounds = _ROUNDS
     while rounds:
-        rest = Shard(shard.number, tuple(path for path in shard.paths if path not in fatal))
-        result = _try(engine, task, rest)
+        rest = [path for path in shard.paths if path not in fatal]
+        result = _try(engine, task, shard.number, rest)
         if result:
             return _with_fatal(shard, result, fatal)
-        found = [path for path in rest.paths if not _try(engine, task, Shard(0, (path,)))]
+        found = [path for path in rest if not _try(engine, task, shard.number, [path])]
         rounds -= not found
         fatal |= dict.fromkeys(found, f"ended the process that read it, in {_TRIES} tries")
     message = f"a recording of its shard ended the process, in {_TRIES} tries, but none alone"
@@ -155,13 +161,14 @@ def _complete(engine: Engine, task: Task, shard: Shard) -> Result:
     return _with_fatal(shard, Result(shard.number, [], 0.0, ""), fatal | others)
 
 
-def _try(engine: Engine, task: Task, shard: Shard) -> Result | None:
-    """The result of a shard, None when its process ended in each try."""
+def _try(engine: Engine, task: Task, number: int, paths: Sequence[str]) -> Result | None:
+    """The result of recordings of a shard; None when their process ended in each try."""
     for _ in range(_TRIES):
         try:
-            return engine.run(run_shard, task, shard)
+            return engine.run(run_shard, task, number, paths)
         except WorkerDied as error:
-            logger.warning("shard %d: its process ended (%s)", shard.number, error)
+            named = paths[0] if len(paths) == 1 else f"{len(paths)} recordings"
+            logger.warning("shard %d, %s: the process ended (%s)", number, named, error)
     return None
 
 

@@ -1,8 +1,9 @@
 """Divide recordings among workers: shards of about ten minutes, the same each time."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import soundfile
 
@@ -19,10 +20,12 @@ class Shard:
     Attributes:
         number: its place among the shards, from 0 on.
         paths: the recordings.
+        sizes: of their files in bytes.
     """
 
     number: int
     paths: tuple[str, ...]
+    sizes: tuple[int, ...]
 
 
 def make_shards(paths: Sequence[str], sizes: Sequence[int]) -> list[Shard]:
@@ -32,18 +35,24 @@ def make_shards(paths: Sequence[str], sizes: Sequence[int]) -> list[Shard]:
         paths: (N,) recordings.
         sizes: (N,) their sizes in bytes.
     """
-    shards: list[Shard] = []
-    inside: list[str] = []
-    seconds = 0.0
+    counts: list[int] = []
+    seconds = SHARD_SECONDS
     for path, size in zip(paths, sizes, strict=True):
-        inside.append(path)
-        seconds += estimated_seconds(path, size)
         if seconds >= SHARD_SECONDS:
-            shards.append(Shard(len(shards), tuple(inside)))
-            inside, seconds = [], 0.0
-    if inside:
-        shards.append(Shard(len(shards), tuple(inside)))
-    return shards
+            counts.append(0)
+            seconds = 0.0
+        counts[-1] += 1
+        seconds += estimated_seconds(path, size)
+    return divide(paths, sizes, counts)
+
+
+def divide(paths: Sequence[str], sizes: Sequence[int], counts: Iterable[int]) -> list[Shard]:
+    """Divide (N,) recordings with (N,) sizes, in order, into shards with `counts` recordings."""
+    ends = list(accumulate(counts, initial=0))
+    return [
+        Shard(number, tuple(paths[start:end]), tuple(sizes[start:end]))
+        for number, (start, end) in enumerate(pairwise(ends))
+    ]
 
 
 def estimated_seconds(path: str, size: int) -> float:

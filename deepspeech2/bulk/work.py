@@ -6,14 +6,13 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import deepspeech2
 from deepspeech2 import shipped
-from deepspeech2.bulk.shards import Shard
 from deepspeech2.decoding.decoders import PATH_FIELDS, LMConfig
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.files import sha256_of, sha256_of_sources
@@ -85,13 +84,11 @@ def _program() -> str:
     return sha256_of_sources(Path(deepspeech2.__file__).parent)
 
 
-def fingerprint(task: Task, shards: Iterable[Shard], sizes: Iterable[int]) -> str:
-    """A number that changes with recordings, shards, model, settings and program."""
+def fingerprint(task: Task, paths: Sequence[str]) -> str:
+    """A number that changes with the names of recordings, with model, settings and program."""
     settings = dataclasses.asdict(task) | {"model": Path(task.model).name}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for shard in shards:
-        digest.update(json.dumps([shard.number, shard.paths]).encode())
-    digest.update(json.dumps(list(sizes)).encode())
+    digest.update(json.dumps(list(paths)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -120,17 +117,17 @@ def verify(task: Task) -> None:
     load(task)
 
 
-def run_shard(task: Task, shard: Shard) -> Result:
-    """Recognise the recordings of a shard.
+def run_shard(task: Task, number: int, paths: Sequence[str]) -> Result:
+    """Recognise recordings of the shard with a number.
 
     Raises:
         RunError: as `load`.
     """
     model = load(task)
     start = time.monotonic()
-    results = model.transcribe_many(shard.paths, task.batch_size, task.channel)
-    records = [to_record(path, r) for path, r in zip(shard.paths, results, strict=True)]
-    return Result(shard.number, records, time.monotonic() - start, socket.gethostname())
+    results = model.transcribe_many(paths, task.batch_size, task.channel)
+    records = [to_record(path, r) for path, r in zip(paths, results, strict=True)]
+    return Result(number, records, time.monotonic() - start, socket.gethostname())
 
 
 def to_record(path: str, result: Transcript | Exception) -> Record:
