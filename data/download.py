@@ -150,9 +150,9 @@ def extract(archive: Path, folder: Path) -> Path:
     if not archive.is_file():
         raise ArchiveError(f"{archive}: no such archive")
     status = archive.stat()
-    identity = f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}"
+    identity = os.fsencode(f"{archive.resolve()} {status.st_size} {status.st_mtime_ns}")
     if stamp.exists():
-        if stamp.read_text(encoding="utf-8") == identity:
+        if stamp.read_bytes() == identity:
             return folder
     elif folder.exists():
         raise ArchiveError(f"{folder} is in the way of unpacking {archive}: remove it")
@@ -161,7 +161,7 @@ def extract(archive: Path, folder: Path) -> Path:
         temporary.mkdir(parents=True)
         _unpack(archive, temporary)
         with atomic_path(temporary / UNPACKED) as path:
-            path.write_text(identity, encoding="utf-8")
+            path.write_bytes(identity)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)

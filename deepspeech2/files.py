@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 from deepspeech2.errors import InputError
 
+_LONGEST_NAME = 255  # bytes; of all file systems that are usual
+
 
 def parse_json(text: str) -> Any:
     """What a JSON text stands for.
@@ -81,7 +83,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    prefix = _hidden(path.name, "." + 8 * "x")[:-8]  # tempfile adds eight characters
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         with open(temporary, "rb") as file:
@@ -110,12 +113,20 @@ def renamed_onto(path: Path) -> Iterator[Path]:
 
     Cheaper than `atomic_path`, and the content is not flushed to disk.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_hidden(path.name, f".{os.getpid()}.tmp"))
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _hidden(name: str, ending: str) -> str:
+    """The name of a hidden file, `.NAME` and an ending. A name too long for that is cut."""
+    room = _LONGEST_NAME - 1 - len(ending)
+    if len(os.fsencode(name)) > room:
+        name = os.fsencode(name)[:room].decode(errors="ignore")
+    return f".{name}{ending}"
 
 
 def write_bytes(path: str | Path, content: bytes, mtime_ns: int | None = None) -> None:

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 
@@ -49,8 +49,12 @@ def find_recordings(
     problems: list[InputError] = []
     for path in paths:
         if path != STANDARD_INPUT and os.path.isdir(path):
-            inside = [Recording(file, path) for file in _search(path)]
-            if not inside:
+            closed: list[OSError] = []
+            inside = [Recording(file, path) for file in _search(path, closed.append)]
+            for error in closed:
+                reason = f"{error.filename}: cannot read the folder: {error.strerror}"
+                problems.append(InputError(reason))
+            if not inside and not closed:
                 listed = ", ".join(SUFFIXES)
                 problems.append(InputError(f"{path}: no recordings in this folder ({listed})"))
             found += inside
@@ -63,10 +67,15 @@ def find_recordings(
     return found, problems
 
 
-def _search(folder: str) -> Iterator[str]:
-    """The recordings in a folder and its folders; a folder that links lead to is searched once."""
+def _search(folder: str, onerror: Callable[[OSError], object]) -> Iterator[str]:
+    """The recordings in a folder and its folders; a folder that links lead to is searched once.
+
+    Args:
+        folder: the folder.
+        onerror: called for each folder that cannot be read.
+    """
     known = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in known:
             folders.clear()

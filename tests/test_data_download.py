@@ -161,6 +161,15 @@ def test_extract(tmp_path):
     assert [p.name for p in folder.parent.iterdir()] == ["a"]
 
 
+def test_a_folder_may_have_any_name(tmp_path):
+    """Also one whose bytes are no UTF-8."""
+    (tmp_path / "\udce4").mkdir()
+    source = archive(tmp_path / "\udce4" / "a.tar.gz", ("one", b"1"))
+    folder = extract(source, tmp_path / "target")
+    inode = (folder / "one").stat().st_ino
+    assert (extract(source, folder) / "one").stat().st_ino == inode
+
+
 def test_the_same_archive_is_unpacked_once_and_another_one_replaces_it(tmp_path):
     first = archive(tmp_path / "1.tar.gz", ("one", b"1"))
     folder = extract(first, tmp_path / "target")

@@ -27,6 +27,14 @@ def test_a_file_is_replaced_at_the_end(tmp_path, old):
     assert path.read_text() == "new" and names(path.parent) == ["a.index.npz"]
 
 
+@pytest.mark.parametrize("name", ["a" * 251 + ".txt", "字" * 83 + "a.txt", "\udcff" * 255])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, name):
+    write_bytes(tmp_path / name, b"1")
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_bytes(b"2")
+    assert names(tmp_path) == [name] and (tmp_path / name).read_bytes() == b"2"
+
+
 @pytest.mark.parametrize("error",
                          [OSError("no space left"), ValueError("bad"), KeyboardInterrupt()])
 @pytest.mark.parametrize(("old", "writes"), [("old", True), (None, True), (None, False)])

@@ -32,6 +32,26 @@ def test_manifests(tmp_path):
         read_manifest(str(path))
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    for name in ("a.wav", "closed/b.wav", "open/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    def scandir(folder):  # permissions do not hold for root
+        if os.path.basename(folder) == "closed":
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+    monkeypatch.setattr(os, "scandir", scandir)
+    found, problems = find_recordings([str(tmp_path)], "")
+    assert [recording.path for recording in found] == [
+        str(tmp_path / "a.wav"), str(tmp_path / "open/c.wav")]
+    (problem,) = problems
+    assert str(problem) == f"{tmp_path}/closed: cannot read the folder: Permission denied"
+    found, problems = find_recordings([str(tmp_path / "closed")], "")
+    assert found == [] and len(problems) == 1
+
+
 def test_nothing_was_named():
     with pytest.raises(InputError, match="name a FILE or folder"):
         find_recordings([], "")
