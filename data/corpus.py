@@ -139,11 +139,12 @@ def read_clips(sources: Sequence[Path], form: str) -> tuple[list[Clip], list[str
 
     Names from several corpora get the folder of their corpus in front.
     """
-    paths = list(
-        dict.fromkeys(
-            path.resolve() for source in sources for path in find_transcripts(source, form)
-        )
-    )
+    # by where links lead: of several paths to one file the first counts
+    found = {}
+    for source in sources:
+        for path in find_transcripts(source, form):
+            found.setdefault(path.resolve(), Path(os.path.abspath(path)))
+    paths = list(found.values())
     labels = [""] * len(paths)
     if len(paths) > 1 and not FORMATS[form].names_are_unique:
         labels = _corpus_names(paths)
@@ -229,7 +230,8 @@ def prepare_recording(folder: Path, clips: Sequence[Clip]) -> list[Audio | str]:
     try:
         stamp = path.stat().st_mtime_ns
         samples, rate = read_audio(path)
-        channels = soundfile.info(path).channels
+        # libsndfile does not know all formats, but those that have a channel for each speaker
+        channels = soundfile.info(path).channels if any(clip.channel for clip in clips) else 1
     except OSError as error:
         return [f"{clip.where}: {path}: cannot read the audio: {error.strerror}" for clip in clips]
     except (AudioError, RuntimeError) as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepspeech2.errors import InputError
-from deepspeech2.files import is_file, is_path, is_special, parse_json
+from deepspeech2.files import files_below, is_file, is_path, is_special, parse_json
 
 SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph")
 # folders that sort files by kind, and say nothing about a speaker
@@ -266,7 +266,8 @@ def _kaldi_audio(command: str, root: Path) -> Path | str:
     elif re.search(r"\.ark:\d+$", command):
         return f"{command}: Kaldi archives are not read; write the audio to files first"
     # Kaldi's relative paths start where its scripts run, two folders above data/train
-    candidates = [folder / file for folder in (root, *list(root.resolve().parents)[:3])]
+    above = [parent for path in (root.absolute(), root.resolve()) for parent in path.parents[:3]]
+    candidates = [folder / file for folder in (root, *above)]
     return next(filter(is_file, candidates), candidates[0])
 
 
@@ -344,7 +345,7 @@ def read_text_files(folder: Path) -> Read:
     if not folder.is_dir():
         raise InputError(f"{folder}: a folder is needed")
     rows, problems, without = [], [], []
-    for audio in _audio_below(folder):
+    for audio in _audio_below(folder, problems):
         parts = audio.relative_to(folder).with_suffix(".txt").parts
         swapped = [Path(*parts[:i], "txt", *parts[i + 1 :]) for i in range(len(parts) - 1)]
         transcripts = [folder / path for path in (Path(*parts), *swapped)]
@@ -357,10 +358,11 @@ def read_text_files(folder: Path) -> Read:
         raise InputError(f"{folder}: no audio with a .txt beside it ({len(without)} without)")
     clips, problems = _with_transcripts(rows, problems, folder)
     used = {transcript for _, _, transcript in rows}
+    inside = {path.parent for path in used}
     lonely = [
         f"{path}: there is no audio beside it"
-        for path in sorted(folder.rglob("*.txt"))
-        if path not in used and any(path.parent == other.parent for other in used)
+        for path in sorted(map(Path, files_below(folder, [])))
+        if path.suffix == ".txt" and path not in used and path.parent in inside
     ]
     return clips, problems + without + lonely
 
@@ -406,7 +408,8 @@ def find_transcripts(source: Path, name: str) -> list[Path]:
     """The files with transcripts that a corpus of format `name` has.
 
     Raises:
-        InputError: if there is none, or several of which each is a set of its own.
+        InputError: if there is none, or several of which each is a set of its own; for a folder
+            that cannot be read.
     """
     form = FORMATS[name]
     if source.is_file() or form.patterns == (".",):
@@ -415,7 +418,7 @@ def find_transcripts(source: Path, name: str) -> list[Path]:
         {
             path
             for pattern in form.patterns
-            for path in source.glob(pattern)
+            for path in _matching(source, pattern)
             if path.is_file() and not path.name.startswith(".")
         }
     )
@@ -427,6 +430,17 @@ def find_transcripts(source: Path, name: str) -> list[Path]:
     return found
 
 
+def _matching(folder: Path, pattern: str) -> Iterable[Path]:
+    """As `Path.glob`, but `**` follows links. Raises InputError as `find_transcripts`."""
+    if not pattern.startswith("**/"):
+        return folder.glob(pattern)
+    closed: list[str] = []
+    found = [Path(path) for path in files_below(folder, closed)]
+    if closed:
+        raise InputError(closed[0])
+    return [path for path in found if path.match(pattern.removeprefix("**/"))]
+
+
 def find_audio(name: str, *folders: Path) -> Path | None:
     """The file of an utterance, which `name` may give with or without its suffix."""
     suffixes = ("",) if name.lower().endswith(SUFFIXES) else SUFFIXES
@@ -434,11 +448,12 @@ def find_audio(name: str, *folders: Path) -> Path | None:
     return next(filter(is_file, paths), None)
 
 
-def _audio_below(folder: Path) -> list[Path]:
+def _audio_below(folder: Path, problems: list[str]) -> list[Path]:
+    """The recordings below a folder; a folder that cannot be read is a problem."""
     # ._NAME.wav is what a Mac puts into archives
     return [
         path
-        for path in sorted(folder.rglob("*"))
+        for path in sorted(map(Path, files_below(folder, problems)))
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     ]
 
@@ -446,12 +461,14 @@ def _audio_below(folder: Path) -> list[Path]:
 def _unlisted(path: Path, folders: Iterable[Path], listed: set[Path]) -> list[str]:
     """A problem for every recording in `folders` that the transcripts in `path` do not name."""
     stems = {audio.stem for audio in listed}
-    return [
-        f"{audio}: {path} has no transcript of it"
-        for folder in folders
-        for audio in _audio_below(folder)
-        if audio not in listed and audio.stem not in stems
-    ]
+    problems: list[str] = []
+    for folder in filter(Path.is_dir, folders):
+        problems += [
+            f"{audio}: {path} has no transcript of it"
+            for audio in _audio_below(folder, problems)
+            if audio not in listed and audio.stem not in stems
+        ]
+    return problems
 
 
 def _lines(path: Path, problems: list[str]) -> Iterator[tuple[str, str]]:

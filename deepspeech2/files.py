@@ -64,6 +64,28 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def files_below(folder: str | Path, closed: list[str]) -> Iterator[str]:
+    """The files in a folder and its folders, in the order of names. Links are followed, once.
+
+    Args:
+        folder: the folder.
+        closed: takes a message for each folder that cannot be read.
+    """
+
+    def note(error: OSError) -> None:
+        closed.append(f"{error.filename}: cannot read the folder: {error.strerror}")
+
+    known = set()
+    for parent, folders, files in os.walk(folder, onerror=note, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in known:
+            folders.clear()
+            continue
+        known.add((status.st_dev, status.st_ino))
+        folders.sort()
+        yield from (os.path.join(parent, name) for name in sorted(files))
+
+
 def is_special(path: str | Path) -> bool:
     """Whether a path leads to a pipe or a device, whose reading may never end."""
     try:

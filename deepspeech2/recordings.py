@@ -3,12 +3,13 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 
 from deepspeech2.audio import AUDIO_SUFFIXES, STANDARD_INPUT
 from deepspeech2.errors import InputError
+from deepspeech2.files import files_below
 
 # what a folder is searched for; the last ones need the extra `media`
 SUFFIXES = (*AUDIO_SUFFIXES, ".oga", ".m4a", ".mp4", ".webm")
@@ -49,11 +50,13 @@ def find_recordings(
     problems: list[InputError] = []
     for path in paths:
         if path != STANDARD_INPUT and os.path.isdir(path):
-            closed: list[OSError] = []
-            inside = [Recording(file, path) for file in _search(path, closed.append)]
-            for error in closed:
-                reason = f"{error.filename}: cannot read the folder: {error.strerror}"
-                problems.append(InputError(reason))
+            closed: list[str] = []
+            inside = [
+                Recording(file, path)
+                for file in files_below(path, closed)
+                if file.lower().endswith(SUFFIXES) and not os.path.basename(file).startswith(".")
+            ]
+            problems += map(InputError, closed)
             if not inside and not closed:
                 listed = ", ".join(SUFFIXES)
                 problems.append(InputError(f"{path}: no recordings in this folder ({listed})"))
@@ -65,26 +68,6 @@ def find_recordings(
     if not found and not problems:
         raise InputError("name a FILE or folder to transcribe, or a --manifest that lists some")
     return found, problems
-
-
-def _search(folder: str, onerror: Callable[[OSError], object]) -> Iterator[str]:
-    """The recordings in a folder and its folders; a folder that links lead to is searched once.
-
-    Args:
-        folder: the folder.
-        onerror: called for each folder that cannot be read.
-    """
-    known = set()
-    for parent, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in known:
-            folders.clear()
-            continue
-        known.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                yield os.path.join(parent, name)
 
 
 def read_manifest(path: str) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from deepspeech2.audio import AUDIO_SUFFIXES, AudioError, load_audio, read_audio
 from deepspeech2.errors import InputError
+from deepspeech2.files import files_below
 from src.config import AugmentationConfig
 
 logger = logging.getLogger(__name__)
@@ -163,9 +164,11 @@ def find_noise(folder: str) -> tuple[Path, ...]:
     """
     if not Path(folder).is_dir():
         raise InputError(f"DataConfig.AugmentationConfig.noise_dir (={folder!r}) is not a folder")
-    found = sorted(
-        path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES
-    )
+    closed: list[str] = []
+    paths = map(Path, files_below(folder, closed))
+    found = sorted(path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES)
+    for message in closed:
+        logger.warning("%s", message)
     if not found:
         raise InputError(
             f"DataConfig.AugmentationConfig.noise_dir (={folder!r}) holds no audio file "

@@ -213,6 +213,37 @@ def problems(target: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+@pytest.mark.parametrize("form", MAKERS)
+def test_files_and_folders_may_be_links(tmp_path, form):
+    """As in git-annex, DVC and the cache of Hugging Face; one leads back to the corpus."""
+    source, store = MAKERS[form](tmp_path / "source"), tmp_path / "store"
+    store.mkdir()
+    for number, path in enumerate(sorted((tmp_path / "source").rglob("*"), reverse=True)):
+        os.rename(path, store / str(number))  # what is in a folder comes before it
+        path.symlink_to(store / str(number))
+    (store / "loop").mkdir()
+    (tmp_path / "source/loop").symlink_to(store / "loop")
+    (store / "loop/back").symlink_to(tmp_path / "source")
+    assert prepare(tmp_path / "target", source, form) == 0
+    texts = [text for text, _ in prepared(tmp_path / "target")]
+    assert sorted(texts) == sorted(EXPECTED.values())
+
+
+def test_compressed_recordings_of_other_libraries(tmp_path):
+    """A list with clips that libsndfile cannot read, though PyAV can."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(2.0)[None].astype(np.float32), "fltp", "mono")
+        frame.rate = RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    line = json.dumps({"audio_filepath": "a.m4a", "duration": 2.0, "text": "HELLO"})
+    write_lines(tmp_path / "made.json", [line])
+    assert prepare(tmp_path / "target", tmp_path / "made.json", "nemo") == 0
+    assert [text.read_text().strip() for _, text in rows(tmp_path / "target")] == ["HELLO"]
+
+
 def files(target: Path) -> dict[Path, int]:
     """Inodes of all files: what is written again gets another."""
     return {path: path.stat().st_ino for path in target.rglob("*") if path.is_file()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deepspeech2.errors import InputError
-from deepspeech2.files import atomic_path, ensure_writable, write_bytes
+from deepspeech2.files import atomic_path, ensure_writable, files_below, write_bytes
 
 
 def names(folder: Path) -> list[str]:
@@ -25,6 +25,20 @@ def test_a_file_is_replaced_at_the_end(tmp_path, old):
         assert path.parent in temporary.parents and temporary.name == path.name
         assert path.read_text() == old if old else not path.exists()
     assert path.read_text() == "new" and names(path.parent) == ["a.index.npz"]
+
+
+def test_files_below_a_folder_are_found_once_through_links(tmp_path):
+    """In the order of names; a link that leads upwards has no end."""
+    for name in ("b/2", "b/1", "a.wav", "c/3"):
+        (tmp_path / "top" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "top" / name).touch()
+    os.rename(tmp_path / "top/c", tmp_path / "elsewhere")
+    (tmp_path / "top/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/up").symlink_to(tmp_path / "top")
+    closed: list[str] = []
+    found = [os.path.relpath(path, tmp_path / "top") for path in
+             files_below(tmp_path / "top", closed)]
+    assert found == ["a.wav", "b/1", "b/2", "c/3"] and closed == []
 
 
 @pytest.mark.parametrize("name", ["a" * 251 + ".txt", "字" * 83 + "a.txt", "\udcff" * 255])
