@@ -19,7 +19,8 @@ class Token:
     """A word of a text, with its punctuation.
 
     Attributes:
-        text: as the text writes it. Punctuation that stands alone belongs to the word before it.
+        text: as the text writes it. Punctuation that stands alone belongs to the word before
+            it; a line of nothing else is left out.
         line: number of its line, from 1 on.
         words: as the labels write it, `well-known` in two words; none where they cannot.
     """
@@ -35,12 +36,14 @@ def read_text(path: str | Path) -> str:
     Raises:
         InputError: naming the file, for one that cannot be read or is not UTF-8.
     """
+    if str(path) == STANDARD_INPUT and (sys.stdin is None or sys.stdin.closed):
+        raise InputError("-: cannot read the text: standard input is closed")
     try:
         if str(path) == STANDARD_INPUT:
             content = sys.stdin.buffer.read()
         else:
             content = Path(path).read_bytes()
-    except (OSError, ValueError, AttributeError) as error:  # a null byte, a closed stdin
+    except (OSError, ValueError) as error:  # ValueError: a null byte
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot read the text: {reason}") from None
     try:

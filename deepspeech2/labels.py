@@ -46,6 +46,7 @@ class Labels:
         characters: the characters in Unicode form NFC.
         blank_index: class of the CTC blank.
         space_index: class of the space, or C if the alphabet has no space.
+        separator: what stands between two words: a space, or nothing if the alphabet has none.
 
     Raises:
         InputError: for an entry that is not a single character in Unicode form NFC, a duplicate,
@@ -70,6 +71,7 @@ class Labels:
         self.space_index = (
             self.characters.index(SPACE) if SPACE in self.characters else len(self.characters)
         )
+        self.separator = SPACE if SPACE in self.characters else ""
         self._index = {c: i for i, c in enumerate(self.characters) if c != BLANK}
         self._spellings = _Spellings(self._index.keys())
 

@@ -12,7 +12,7 @@ import numpy as np
 from deepspeech2 import shipped
 from deepspeech2.audio import Audio, checked_rate
 from deepspeech2.confidence import mean_probability
-from deepspeech2.decoding.alignment import symbol_log_probs, word_slices
+from deepspeech2.decoding.alignment import symbol_log_probs, words_in
 from deepspeech2.decoding.decoders import (
     SETTINGS_SUFFIXES,
     Decoder,
@@ -205,14 +205,14 @@ class Model:
         symbols, spans, alternatives = self.decoder.path(probs)
         log_probs = symbol_log_probs(probs, symbols, spans)
         words, spoken = [], []
-        for part in word_slices(symbols, self.labels.space_index):
+        for part in words_in(symbols, self.labels):
             first, last = self._seconds(spans[part], start, num_samples)
             text = self.labels.decode(symbols[part])
             words.append(Word(first, last, text, self.word_probability(log_probs[part])))
             spoken += log_probs[part].tolist()
         if not words:
             return None, alternatives
-        text = " ".join(word.word for word in words)
+        text = self.labels.separator.join(word.word for word in words)
         segment = Segment(
             words[0].start, words[-1].end, text, tuple(words), mean_probability(spoken)
         )

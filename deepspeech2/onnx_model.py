@@ -40,19 +40,26 @@ class OnnxModel:
         names = [value.name for value in inputs], [value.name for value in outputs]
         if names != (ONNX_INPUTS, ONNX_OUTPUTS):
             raise InputError(f"{path}: an ONNX model, but not one that export.py wrote")
-        found = inputs[0].shape[2], outputs[0].shape[2]
-        described = info.spect().num_bins, len(info.labels)
-        if found != described:
-            raise InputError(
-                f"{path}: made for {found[0]} frequency bins and {found[1]} classes, but its JSON "
-                f"file says {described[0]} and {described[1]}: it belongs to another model"
-            )
+        check_sizes(path, info, self.session)
 
     def __call__(
         self, inputs: np.ndarray, input_length: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         feeds = dict(zip(ONNX_INPUTS, (inputs, input_length), strict=True))
         return tuple(run_session(self.session, self.path, ONNX_OUTPUTS, feeds))
+
+
+def check_sizes(path: Path, info: ModelInfo, session: onnxruntime.InferenceSession) -> None:
+    """Raise InputError for a model with other bins or classes than `info` describes."""
+    inputs = {value.name: value.shape for value in session.get_inputs()}
+    outputs = {value.name: value.shape for value in session.get_outputs()}
+    found = inputs[ONNX_INPUTS[0]][2], outputs[ONNX_OUTPUTS[0]][2]
+    described = info.spect().num_bins, len(info.labels)
+    if found != described:
+        raise InputError(
+            f"{path}: made for {found[0]} frequency bins and {found[1]} classes, but its JSON "
+            f"file says {described[0]} and {described[1]}: it belongs to another model"
+        )
 
 
 def make_session(path: Path, content: bytes = b"") -> onnxruntime.InferenceSession:

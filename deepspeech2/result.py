@@ -27,7 +27,8 @@ class Segment:
 
     Attributes:
         start, end: seconds from the beginning of the recording.
-        text: the words with single spaces between them.
+        text: the words with single spaces between them; with none, where the alphabet has no space
+            and each character is a word.
         words: the words in order; their times never overlap.
         probability: the same of all characters of the segment.
     """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspeech2.audio import Audio, open_audio
-from deepspeech2.decoding.alignment import word_slices
+from deepspeech2.decoding.alignment import words_in
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.features import pad_spectrograms, spectrogram
 from deepspeech2.result import Segment, Transcript
@@ -290,7 +290,7 @@ class Decoder(Collector):
         """Decode what is complete; the last word may go on."""
         probs, end = np.concatenate(self._probs), self._end
         symbols, spans, _ = self._model.decoder.path(probs)
-        words = word_slices(symbols, self._model.labels.space_index)
+        words = words_in(symbols, self._model.labels)
         cut = len(probs)
         if len(words) > 1:
             cut = (int(spans[words[-2]][-1, 1]) + int(spans[words[-1]][0, 0]) + 1) // 2
@@ -299,7 +299,7 @@ class Decoder(Collector):
         self._probs, self._start, self._end = [probs[cut:]], self._end, end
 
     def _transcript(self) -> Transcript:
-        text = " ".join(segment.text for segment in self._segments)
+        text = self._model.labels.separator.join(segment.text for segment in self._segments)
         duration = self.num_samples / self._model.spect.sample_rate
         # texts of the whole recording can only be told apart where there is one stretch
         alternatives = self._alternatives[0] if len(self._alternatives) == 1 else ()

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -38,12 +39,14 @@ class Cue:
     Attributes:
         start, end: seconds from the beginning of the recording.
         lines: the words of each line.
+        separator: what stands between two words.
         active: the word that is underlined; None for none.
     """
 
     start: float
     end: float
     lines: tuple[tuple[Word, ...], ...]
+    separator: str
     active: Word | None = None
 
     def text(self, escape: Callable[[str], str]) -> str:
@@ -51,7 +54,7 @@ class Cue:
         def show(word: Word) -> str:
             return f"<u>{escape(word.word)}</u>" if word is self.active else escape(word.word)
 
-        return "\n".join(" ".join(map(show, line)) for line in self.lines)
+        return "\n".join(self.separator.join(map(show, line)) for line in self.lines)
 
 
 def cues(transcript: Transcript, layout: Layout) -> list[Cue]:
@@ -61,13 +64,14 @@ def cues(transcript: Transcript, layout: Layout) -> list[Cue]:
     """
     result: list[Cue] = []
     for segment in _segments(transcript, layout):
+        separator = " " if " " in segment.text else ""  # an alphabet may have no space
         group: list[Word] = []
         for word in segment.words:
-            if group and not _continues(group, word, layout):
-                result += _show(group, layout)
+            if group and not _continues(group, word, separator, layout):
+                result += _show(group, separator, layout)
                 group = []
             group.append(word)
-        result += _show(group, layout)
+        result += _show(group, separator, layout)
     return result
 
 
@@ -78,40 +82,40 @@ def _segments(transcript: Transcript, layout: Layout) -> list[Segment]:
     return [Segment(w.start, w.end, w.word, (w,), w.probability) for w in transcript.words]
 
 
-def _continues(group: list[Word], word: Word, layout: Layout) -> bool:
+def _continues(group: list[Word], word: Word, separator: str, layout: Layout) -> bool:
     """Whether a word can be shown together with the words before it."""
     return (
         word.start - group[-1].end < PAUSE_SECONDS
         and word.end - group[0].start <= CUE_SECONDS
-        and len(_lines([*group, word], layout)) <= layout.max_line_count
+        and len(_lines([*group, word], separator, layout)) <= layout.max_line_count
     )
 
 
-def _lines(words: list[Word], layout: Layout) -> tuple[tuple[Word, ...], ...]:
+def _lines(words: list[Word], separator: str, layout: Layout) -> tuple[tuple[Word, ...], ...]:
     lines: list[list[Word]] = [[]]
     width = 0
     for word in words:
-        width += 1 + len(word.word)
-        if lines[-1] and width - 1 > layout.max_line_width:
+        width += len(separator) + len(word.word)
+        if lines[-1] and width - len(separator) > layout.max_line_width:
             lines.append([])
-            width = 1 + len(word.word)
+            width = len(separator) + len(word.word)
         lines[-1].append(word)
     return tuple(map(tuple, lines))
 
 
-def _show(group: list[Word], layout: Layout) -> Iterator[Cue]:
+def _show(group: list[Word], separator: str, layout: Layout) -> Iterator[Cue]:
     """The cue of a group of words; with highlighting one for each word and each gap."""
     if not group:
         return
-    lines = _lines(group, layout)
+    lines = _lines(group, separator, layout)
     if not layout.highlight_words:
-        yield Cue(group[0].start, group[-1].end, lines)
+        yield Cue(group[0].start, group[-1].end, lines, separator)
         return
     shown = group[0].start
     for word in group:
         if word.start > shown:
-            yield Cue(shown, word.start, lines)
-        yield Cue(word.start, word.end, lines, word)
+            yield Cue(shown, word.start, lines, separator)
+        yield Cue(word.start, word.end, lines, separator, word)
         shown = word.end
 
 
@@ -135,7 +139,7 @@ def to_txt(transcript: Transcript, layout: Layout) -> str:
 def to_srt(transcript: Transcript, layout: Layout) -> str:
     """SubRip subtitles."""
     def escape(text: str) -> str:
-        return text.replace("-->", "->")  # the arrow divides the times
+        return re.sub("-{2,}>", "->", text)  # the arrow --> divides the times
 
     return "".join(
         f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text(escape)}\n\n"

@@ -1,6 +1,7 @@
 """Word times of a known text: with a network that hears what the samples say, and real speech."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -36,6 +37,12 @@ def test_the_words_of_a_text_keep_their_spelling(labels):
 def test_a_text_that_cannot_be_aligned(text, words, labels):
     with pytest.raises(InputError, match=re.escape(words)):
         tokens_of(text, labels)
+
+
+def test_a_text_from_a_closed_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match=r"^-: cannot read the text: standard input is closed$"):
+        read_text("-")
 
 
 def test_text_files(tmp_path):

@@ -134,7 +134,8 @@ def test_subtitles_are_those_of_the_command_line(browser, server):
             at = start + rng.uniform(0.1, 0.9)
             text = "".join(rng.choice(list("ab<>&-ü𝔞"), rng.integers(1, 12)))
             spoken.append(Word(round(start, 3), round(at, 3), f"-->{text}", 0.5))
-        segments.append(Segment(spoken[0].start, spoken[-1].end, "", tuple(spoken), 0.5))
+        text = " ".join(word.word for word in spoken)
+        segments.append(Segment(spoken[0].start, spoken[-1].end, text, tuple(spoken), 0.5))
         at += 3.0
     whole = Transcript(" ".join(w.word for s in segments for w in s.words), tuple(segments), at)
     content = json.loads(to_json(whole, Layout()))

@@ -1,11 +1,14 @@
 """Stored models behind one call: what is refused, and how an ONNX model is run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from conftest import random_weights, voice
+from conftest import random_weights, voice, write_streaming_model
 
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.labels import Labels
+from deepspeech2.model_info import read_info, write_info
 from src.checkpoint import save_checkpoint
 from src.config import load_config
 from src.DeepSpeech import DeepSpeech
@@ -129,6 +132,16 @@ def test_an_exported_model_needs_its_json_file(folder, content, suffix):
     (folder / "alone.json").write_text("{}")
     with pytest.raises(InputError, match=r"alone\.json: the model's settings cannot be read"):
         load_model(folder / f"alone{suffix}", load_config())
+
+
+@pytest.mark.parametrize("characters", ["ABC _", "ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖ'Ü _"])
+def test_the_json_file_of_another_streaming_model_is_noticed(tmp_path, characters):
+    write_streaming_model(tmp_path / "model.onnx")
+    info = read_info(tmp_path / "model.onnx")
+    write_info(tmp_path / "model.onnx", dataclasses.replace(info, labels=Labels(characters)))
+    words = f"161 frequency bins and 29 classes, but its JSON file says 161 and {len(characters)}"
+    with pytest.raises(InputError, match=f"{words}: it belongs to another model"):
+        load_model(tmp_path / "model.onnx", load_config())
 
 
 @pytest.mark.parametrize(("config", "labels", "words"), [

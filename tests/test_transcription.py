@@ -19,6 +19,7 @@ from deepspeech2.labels import Labels
 from deepspeech2.model_info import ModelInfo
 from deepspeech2.segmentation import cut_recording
 from deepspeech2.speech import NOISE_SECONDS, SPEECH_SECONDS
+from deepspeech2.writers import WRITERS, Layout
 
 LABELS = Labels("ABCDEFGH _")
 RATE, HOP = 16000, 640
@@ -111,6 +112,26 @@ def test_times_do_not_drift():
     found = hears.transcribe((np.tile(one, 300), RATE))
     starts = np.array([w.start for s in found.segments for w in s.words]).reshape(300, 3)
     assert np.ptp(starts - np.arange(300)[:, None] * len(one) / RATE, axis=0).max() <= 0.041
+
+
+def test_an_alphabet_without_a_space_has_words_of_a_letter():
+    """Subtitles can then be cut between letters, and pieces are joined without a space."""
+    labels = Labels("ABCDEFGHI_")
+
+    def reads(inputs, lengths):
+        probs, out = reads_tones(inputs, lengths)
+        probs[:, :, labels.blank_index] = probs[:, :, SPACE:].max(axis=2)
+        probs[:, :, SPACE] = 0.1 / 9
+        return probs, out
+    text = text_of(100, 0.35)
+    found = Model(reads, ModelInfo({}, labels, time_stride=4)).transcribe((say(text, 0.35), RATE))
+    letters = text.replace(" ", "")
+    assert found.text == "".join(segment.text for segment in found.segments) == letters
+    assert [word.word for word in found.words] == list(letters)
+    assert len(found.segments) > 1
+    lines = WRITERS["srt"](found, Layout()).splitlines()
+    shown = [line for line in lines if set(line) <= set(LETTERS)]
+    assert "".join(shown) == letters and max(map(len, shown)) <= 42
 
 
 def test_many_recordings_in_order_with_the_texts_of_each_alone(tmp_path):

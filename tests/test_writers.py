@@ -27,6 +27,13 @@ def test_txt():
     assert WRITERS["txt"](TWO, Layout()) == "GOOD DAY BYE\n"
 
 
+@pytest.mark.parametrize("word", ["-->", "--->", "A-->--->B", "->", "--"])
+def test_an_arrow_in_a_text_divides_no_times(word):
+    (cue,) = pysubs2.SSAFile.from_string(WRITERS["srt"](transcript([(0, 1, word)]), Layout()))
+    assert "-->" not in cue.text and cue.text.replace("-", "").replace(">", "") in ("", "AB")
+    assert (cue.text == word) == ("-->" not in word)
+
+
 def test_srt_and_vtt_by_hand():
     assert WRITERS["srt"](TWO, Layout()) == (
         "1\n00:00:00,500 --> 00:00:01,500\nGOOD DAY\n\n"

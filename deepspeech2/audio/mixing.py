@@ -38,7 +38,8 @@ class Mixer:
     - A constant that is added to all samples (DC offset) is taken out.
     - Floats with the full scale of integers get the full scale 1.
 
-    Each of these is decided on the first block that shows it, and then holds.
+    Which channel and which scale is decided on the first block that shows it, and then holds; the
+    constant is that of each block that is long enough to tell.
 
     Args:
         name: what messages call the recording.

@@ -164,7 +164,7 @@ def _joined(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _checked(samples: np.ndarray, rate: int) -> np.ndarray:
-    """The samples of a pair as (n, channels), of any integer or float type.
+    """The samples of a pair as (n, channels), of any float or signed integer type.
 
     Raises:
         AudioError: for another shape, dtype or rate.
@@ -179,7 +179,9 @@ def _checked(samples: np.ndarray, rate: int) -> np.ndarray:
         )
     checked_rate(rate)
     if samples.dtype.kind not in "if":
-        raise AudioError(f"samples have dtype {samples.dtype}, needed are floats or integers")
+        raise AudioError(
+            f"samples have dtype {samples.dtype}, needed are floats or signed integers"
+        )
     return samples.reshape(len(samples), -1)  # (n,) -> (n, 1)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deepspeech2.labels import Labels
+
 
 def log_probabilities(probs: np.ndarray) -> np.ndarray:
     """Natural logs of float probabilities of any shape, all finite, in their own precision."""
@@ -79,6 +81,16 @@ def word_slices(symbols: Sequence[int], space_index: int) -> list[slice]:
     spaces = np.flatnonzero(np.asarray(symbols) == space_index)
     edges = zip([0, *(spaces + 1)], [*spaces, len(symbols)], strict=True)
     return [slice(int(start), int(end)) for start, end in edges if start < end]
+
+
+def words_in(symbols: Sequence[int], labels: Labels) -> list[slice]:
+    """(U,) class indices of a text -> the slice of each word.
+
+    With an alphabet without a space, as of Chinese, each character is one.
+    """
+    if labels.separator:
+        return word_slices(symbols, labels.space_index)
+    return [slice(i, i + 1) for i in range(len(symbols))]
 
 
 def symbol_log_probs(probs: np.ndarray, symbols: np.ndarray, spans: np.ndarray) -> np.ndarray:

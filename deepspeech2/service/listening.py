@@ -146,6 +146,9 @@ class Listener:
                 tasks = {receiving, stopping}
                 await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 if stopping.done():
+                    taken = receiving.result() if receiving.done() else []
+                    for message in [*taken, *inbox.content()]:
+                        self._take(message)
                     return _End(GOING_AWAY, "the service stops")
                 if not receiving.done():
                     idle = rest > limits.idle_seconds
@@ -226,8 +229,9 @@ class Listener:
             end = max(start, words[-1].end if words else self._seconds())
         if is_final:
             self._covered = end
+        separator = self._recogniser.model.labels.separator
         alternative = {
-            "transcript": partial or " ".join(word.word for word in words),
+            "transcript": partial or separator.join(word.word for word in words),
             "confidence": round(_confidence(words), 4),
             "words": [
                 {
@@ -293,6 +297,10 @@ class _Inbox:
     async def take(self) -> list[dict]:
         """All messages that are there; waits for the first one."""
         await self._filled.wait()
+        return self.content()
+
+    def content(self) -> list[dict]:
+        """All messages that are there."""
         messages, self._messages, self._bytes = self._messages, [], 0
         self._filled.clear()
         self._emptied.set()

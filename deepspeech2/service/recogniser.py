@@ -44,12 +44,18 @@ class Turn:
         chunk: what comes next; None when the turn is over.
         progress: what is new.
         frames: spectrogram frames that were recognised.
+        error: why the stream cannot be recognised; None if nothing went wrong.
     """
 
     session: Session
     chunk: Chunk | None
     progress: list[Progress] = field(default_factory=list)
     frames: int = 0
+    error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        """End the turn; the stream cannot be recognised."""
+        self.error, self.chunk = error, None
 
     def take(self, probs: np.ndarray, most_frames: int) -> None:
         """Decode the (T', C) probabilities of the chunk, and go on to the next one."""
@@ -156,7 +162,7 @@ class Recogniser:
         told = 0
         try:
             with open_audio(file, self.model.spect.sample_rate) as blocks:
-                for item in pieces_of(recording, self.model, self._counted(blocks)):
+                for item in pieces_of(recording, self.model, self._counted(blocks, stop)):
                     waiting.append((item, self._submit(client, item)))
                     if len(waiting) > _AHEAD:
                         self._collect(waiting, stop)
@@ -213,10 +219,14 @@ class Recogniser:
                 f"the recording is longer than {self.limits.audio_seconds:g} s: send it in parts"
             )
 
-    def _counted(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def _counted(
+        self, blocks: Iterable[np.ndarray], stop: threading.Event
+    ) -> Iterator[np.ndarray]:
         """Pass (n,) blocks on until the recording is too long, whatever its header says."""
         count = 0
         for block in blocks:
+            if stop.is_set():
+                raise Stopped
             count += len(block)
             self._check_length(count / self.model.spect.sample_rate)
             yield block
@@ -239,17 +249,32 @@ class Recogniser:
         frames = chunk.features.shape[1]
         return self._batcher.submit(session, Work(_STREAM, frames, Turn(session, chunk)))
 
-    def _advance(self, turns: Sequence[Turn]) -> list[list[Progress]]:
+    def _advance(self, turns: Sequence[Turn]) -> list[list[Progress] | Exception]:
         """Recognise the chunks that streams have, up to a limit; those that can share a batch."""
         while waiting := [turn for turn in turns if turn.chunk]:
             kinds: dict[Hashable, list[Turn]] = {}
             for turn in waiting:
                 kinds.setdefault(turn.chunk.company(), []).append(turn)
             for together in kinds.values():
-                all_probs = self.model.streaming([turn.chunk for turn in together])
-                for turn, probs in zip(together, all_probs, strict=True):
-                    turn.take(probs, self._turn_frames)
-        return [turn.progress for turn in turns]
+                self._advance_together(together)
+        return [turn.error or turn.progress for turn in turns]
+
+    def _advance_together(self, turns: Sequence[Turn]) -> None:
+        """Recognise a chunk of each stream; where that fails, those of one after the other."""
+        try:
+            all_probs = self.model.streaming([turn.chunk for turn in turns])
+        except (RunError, MemoryError) as error:
+            if len(turns) == 1:
+                turns[0].fail(error)
+            else:
+                for turn in turns:
+                    self._advance_together([turn])
+            return
+        for turn, probs in zip(turns, all_probs, strict=True):
+            try:
+                turn.take(probs, self._turn_frames)
+            except (RunError, MemoryError) as error:
+                turn.fail(error)
 
 
 def _tell(recording: Decoder, told: int, heard: Callable[[Segment], None]) -> int:

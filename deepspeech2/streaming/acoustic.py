@@ -16,6 +16,7 @@ from deepspeech2.onnx_model import (
     ONNX_INPUTS,
     ONNX_OUTPUTS,
     OnnxModel,
+    check_sizes,
     make_session,
     run_session,
 )
@@ -61,8 +62,8 @@ class StreamingAcoustic:
         step: the number of frames in later chunks is a multiple of it.
 
     Raises:
-        InputError: for a file that ONNX Runtime cannot load, and for one that is no streaming
-            model.
+        InputError: for a file that ONNX Runtime cannot load, for one that is no streaming model,
+            and for one that `info` does not describe.
     """
 
     def __init__(self, path: Path, info: ModelInfo):
@@ -75,6 +76,7 @@ class StreamingAcoustic:
                 f"{path}: not a streaming model: export one with python export.py --file_format "
                 "ONNX --streaming True"
             )
+        check_sizes(path, info, self._session)
         self._shapes = {
             name: value.shape
             for name, value in inputs.items()

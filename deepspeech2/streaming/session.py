@@ -95,7 +95,7 @@ class Session:
     def transcript(self) -> Transcript:
         """What was said so far, without the word in progress."""
         segments = [*self._segments, *self._segment()]
-        text = " ".join(segment.text for segment in segments)
+        text = self._labels.separator.join(segment.text for segment in segments)
         duration = (self._kept + len(self._samples)) / self._spect.sample_rate
         return Transcript(text, tuple(segments), duration)
 
@@ -272,7 +272,7 @@ class Session:
         if not self._words:
             return []
         words = tuple(self._words)
-        text = " ".join(word.word for word in words)
+        text = self._labels.separator.join(word.word for word in words)
         probability = mean_probability(self._log_probs)
         return [Segment(words[0].start, words[-1].end, text, words, probability)]
 

@@ -17,7 +17,7 @@ export const WRITERS = {
   srt: (transcript) => ({
     kind: "application/x-subrip",
     content: cues(transcript)
-      .map((cue, i) => `${i + 1}\n${shown(cue, ",", (text) => text.replaceAll("-->", "->"))}`)
+      .map((cue, i) => `${i + 1}\n${shown(cue, ",", (text) => text.replaceAll(/-{2,}>/g, "->"))}`)
       .join(""),
   }),
   vtt: (transcript) => ({
