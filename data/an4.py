@@ -19,23 +19,25 @@ import argparse
 import logging
 import re
 import sys
+import wave
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from data.common import (
     LABELS_PATH,
     SAMPLE_RATE,
     add_common_arguments,
     ensure_target,
+    exclusive_lock,
     parallel,
     save_manifest,
     to_pcm16,
     utterance_info,
     utterance_paths,
+    wav_size,
     write_text,
     write_wav,
 )
@@ -175,6 +177,18 @@ def read_raw(path: Path) -> np.ndarray:
     return samples.astype(np.float32) / 32768
 
 
+def earlier_samples(wav: Path, mtime_ns: int) -> int | None:
+    """The samples of a WAV that an earlier run has written whole; None where there is none."""
+    try:
+        status = wav.stat()
+        with wave.open(str(wav)) as file:  # libsndfile would count those that are there
+            samples = file.getnframes()
+    except (OSError, EOFError, wave.Error):  # EOFError: empty, as after a power cut
+        return None
+    whole = status.st_mtime_ns == mtime_ns and status.st_size == wav_size(samples)
+    return samples if whole else None
+
+
 def write_utterance(folder: Path, labels: Labels, utterance: Utterance) -> UtteranceInfo | str:
     """Write an utterance below `folder`, unless an earlier run has written it.
 
@@ -186,9 +200,8 @@ def write_utterance(folder: Path, labels: Labels, utterance: Utterance) -> Utter
     audio, transcript = utterance_paths(folder, utterance.name)
     try:
         mtime_ns = utterance.audio.stat().st_mtime_ns
-        if audio.exists() and audio.stat().st_mtime_ns == mtime_ns:
-            count = soundfile.info(audio).frames
-        else:
+        count = earlier_samples(audio, mtime_ns)
+        if count is None:
             samples = to_pcm16(read_source(utterance.audio))
             count = len(samples)
             write_wav(audio, samples, mtime_ns)
@@ -277,6 +290,14 @@ def prepare(source: Path | None, target: Path, jobs: int) -> tuple[dict[str, Man
     """
     labels = Labels.load(LABELS_PATH)
     ensure_target(target)
+    with exclusive_lock(target / "an4_dataset"):
+        return _prepare(source, target, jobs, labels)
+
+
+def _prepare(
+    source: Path | None, target: Path, jobs: int, labels: Labels
+) -> tuple[dict[str, Manifest], int]:
+    """As `prepare`, while no other command writes there."""
     corpus = find_corpus(source, target)
     splits, named = gather(corpus, labels)
     manifests = {}

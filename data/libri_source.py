@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepspeech2.errors import InputError
 from deepspeech2.files import is_file
 from deepspeech2.labels import Labels
 
@@ -53,14 +54,27 @@ def split_of(subset: str) -> str | None:
 
 
 def find_subsets(folder: Path) -> dict[str, Path]:
-    """The folders of subsets by name: `folder`, and the folders in it and in its `LibriSpeech`."""
+    """The folders of subsets by name: `folder`, and the folders in it and in its `LibriSpeech`.
+
+    Raises:
+        InputError: for two folders of one name.
+    """
     folder = Path(os.path.abspath(folder))  # `.` has no name
     candidates = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("LibriSpeech/*"))]
-    return {
-        path.name: path
-        for path in candidates
-        if split_of(path.name) and any(path.glob("*/*/*.trans.txt"))
-    }
+    found: dict[str, Path] = {}
+    for path in candidates:
+        if split_of(path.name) and any(path.glob("*/*/*.trans.txt")):
+            refuse_two(path.name, found.setdefault(path.name, path), path)
+    return found
+
+
+def refuse_two(subset: str, first: Path, second: Path) -> None:
+    """Raise InputError where a subset comes from two places, of which one would be lost."""
+    if first.resolve() != second.resolve():
+        raise InputError(
+            f"{second}: {first} has {subset} too: give one of them another name, such as "
+            f"{subset}-b, or leave it out"
+        )
 
 
 def fingerprint(source: Path) -> str:

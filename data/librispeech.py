@@ -49,7 +49,16 @@ from data.common import (
     write_wav,
 )
 from data.download import ArchiveError, download, extract
-from data.libri_source import MD5, URL, Utterance, find_subsets, fingerprint, read_subset, split_of
+from data.libri_source import (
+    MD5,
+    URL,
+    Utterance,
+    find_subsets,
+    fingerprint,
+    read_subset,
+    refuse_two,
+    split_of,
+)
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, load_audio
 from deepspeech2.errors import InputError, RunError
@@ -154,6 +163,7 @@ class Corpus:
         self.labels = Labels.load(LABELS_PATH)
         self.records: dict[str, Record] = {}
         self.manifests: dict[str, Manifest] = {}
+        self._places: dict[str, Path] = {}  # where the subsets of this run come from
         for path in sorted((self.folder / ".prepared").glob("*.json")):
             with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
                 record = Record(**parse_json(path.read_text(encoding="utf-8")))
@@ -186,7 +196,7 @@ class Corpus:
             The names of all subsets in the source.
 
         Raises:
-            InputError: when the source has no subset.
+            InputError: when the source has no subset, or one that another source has too.
         """
         if source.is_dir():
             subsets = find_subsets(source)
@@ -203,6 +213,8 @@ class Corpus:
             marks = dict.fromkeys(subsets, mark)
         for subset, folder in subsets.items():
             if subset in wanted or not wanted:
+                place = folder if source.is_dir() else source
+                refuse_two(subset, self._places.setdefault(subset, place), place)
                 self._add(subset, folder, marks[subset], list(subsets))
         if source.is_file():
             shutil.rmtree(self.folder / "source", ignore_errors=True)

@@ -343,10 +343,14 @@ class Record:
 
     def find(self, name: str, audio: str, text: str, folder: Path) -> Done | None:
         """What was done for a recording and its text, if nothing has changed since."""
-        key, done = self._done.get(name, (None, None))
-        if key != self._key(audio, text):
+        found = self._done.get(name)
+        if not isinstance(found, list) or len(found) != 2 or found[0] != self._key(audio, text):
             return None
-        done = Done(**done)
+        done = found[1]
+        try:
+            done = Done(**done)
+        except TypeError:  # of another version
+            return None
         sizes = [(utterance_paths(folder, own), samples) for own, samples, _ in done.kept]
         whole = all(
             txt.is_file() and wav.is_file() and wav.stat().st_size == wav_size(samples)
@@ -466,6 +470,8 @@ def _fingerprint(model: str) -> list:
 
 def _save(args: argparse.Namespace, model: Model, folder: Path, done: dict[str, Done]) -> Manifest:
     """Write the manifest, its index, and the list of what was dropped."""
+    if not done:
+        raise InputError("none of the recordings can be used")
     kept = [utterance for found in done.values() for utterance in found.kept]
     with atomic_path(folder / "dropped.csv") as temporary, temporary.open(
         "w", encoding="utf-8", newline=""

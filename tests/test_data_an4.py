@@ -1,6 +1,7 @@
 """Preparing AN4, from trees in its layout with audio of all its formats, and from the real one."""
 
 import csv
+import os
 import tarfile
 from pathlib import Path
 
@@ -102,6 +103,19 @@ def test_the_second_run_leaves_the_audio_alone_and_a_new_source_does_not(tmp_pat
     np.testing.assert_array_equal(rows(target, "train")["an1-aaaa-b"][0], tone(9))
     assert sum(path.stat().st_ino != inode for path, inode in before.items()
                if path.suffix == ".wav") == 1
+
+
+@pytest.mark.parametrize("left", [0, 10, 44, 1000])
+def test_a_recording_that_a_power_cut_left_short_is_written_again(tmp_path, left):
+    """Its name and its time may reach the disk before its samples."""
+    source, target = write_corpus(tmp_path / "source"), tmp_path / "target"
+    assert prepare(source, target) == 0
+    (path,) = target.rglob("an1-aaaa-b.wav")
+    time = path.stat().st_mtime_ns
+    os.truncate(path, left)
+    os.utime(path, ns=(time, time))
+    assert prepare(source, target) == 0
+    np.testing.assert_array_equal(rows(target, "train")["an1-aaaa-b"][0], tone(1))
 
 
 def break_audio(path: Path, how: str) -> None:

@@ -533,6 +533,20 @@ def test_limits_that_leave_out_everything(corpus, tmp_path, capsys):
     assert "--min_seconds 20.0 is more than --max_seconds 15" in capsys.readouterr().err
 
 
+def test_a_subset_on_two_disks_is_refused(tmp_path, capsys):
+    """Of two folders with one name the first one's utterances would be lost."""
+    disks = [tmp_path / name for name in ("disk1", "disk2")]
+    for disk in disks:
+        write_subset(disk, "dev-clean")
+    assert prepare(tmp_path / "target", *disks) == 2
+    message = f"{disks[1]}/dev-clean: {disks[0]}/dev-clean has dev-clean too: give one of them"
+    assert message in capsys.readouterr().err
+    assert prepare(tmp_path / "target", disks[0], disks[0]) == 0
+    write_subset(disks[0] / "LibriSpeech", "dev-clean")
+    assert prepare(tmp_path / "target", disks[0]) == 2
+    assert "LibriSpeech/dev-clean: " in capsys.readouterr().err
+
+
 def test_wrong_sources(corpus, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.tar.gz").write_text("not an archive")

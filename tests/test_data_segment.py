@@ -1,6 +1,7 @@
 """Utterances cut from long recordings: with known borders by tones, and with real speech."""
 
 import csv
+import json
 import re
 
 import numpy as np
@@ -167,6 +168,30 @@ def test_bad_input_ends_with_2(arguments, words, run, tmp_path, monkeypatch, cap
         (tmp_path / name).write_text(text)
     assert run(*arguments)[0] == 2
     assert words in capsys.readouterr().err + caplog.text
+
+
+def test_what_another_version_noted_is_done_again(run, made, tmp_path):
+    write(tmp_path / "a.wav", say_in_tones(LINES[0], 0.0), 1.0)
+    (tmp_path / "a.txt").write_text(LINES[0])
+    assert run(tmp_path / "a.wav", tmp_path / "a.txt")[0] == 0
+    before = made()
+    (path,) = tmp_path.rglob(".segmented.json")
+    ((name, (key, _)),) = json.loads(path.read_text()).items()
+    for noted in (5, [], [key], [key, {"of": "another version"}]):
+        path.write_text(json.dumps({name: noted}))
+        assert run(tmp_path / "a.wav", tmp_path / "a.txt")[0] == 0
+        assert str(made()) == str(before)
+
+
+def test_a_run_without_a_recording_leaves_what_an_earlier_one_made(run, tmp_path, capsys):
+    write(tmp_path / "a.wav", say_in_tones(LINES[0], 0.0), 1.0)
+    (tmp_path / "a.txt").write_text(LINES[0])
+    assert run(tmp_path / "a.wav", tmp_path / "a.txt")[0] == 0
+    (path,) = tmp_path.rglob("dropped.csv")
+    before = path.stat().st_mtime_ns
+    assert run(tmp_path / "none.wav", tmp_path / "a.txt")[0] == 2
+    assert "none of the recordings can be used" in capsys.readouterr().err
+    assert path.stat().st_mtime_ns == before
 
 
 def test_one_bad_recording_does_not_end_the_others(run, made, tmp_path, capsys):
