@@ -12,7 +12,8 @@ class BatchPlan:
     """How the utterances of an epoch are divided into global batches.
 
     Attributes:
-        batch_size: the most utterances per rank and batch.
+        batch_size: the most utterances per rank and batch; one more where a short last batch joins
+            the one before it.
         batch_seconds: the most seconds per rank and batch, padding included; 0 for no limit. An
             utterance that is longer is a rank's batch of its own.
         ranks: number of processes.

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 STATE_PREFIX = "optimizer."  # of the names of optimizer state
 # names of the two strings that a checkpoint contains beside the arrays
 _INFO, _PROGRESS = "deepspeech2_info", "deepspeech2_progress"
-# of the state of a run, see `src.training.Progress` and `src.callback.TrainingMonitor`
+# of the state of a run, see `src.progress.Progress` and `src.callback.TrainingMonitor`
 _KINDS = {
     "lineage": list, "optimizer": str, "val_set": str, "epoch": int, "epoch_ended": bool,
     "batch": int, "plan": dict, "step": int, "skipped_in_row": int, "best": list,

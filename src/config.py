@@ -88,6 +88,11 @@ class AugmentationConfig:
     # VTLP: largest relative warp of the frequency axis
     vtlp_max_warp: float = setting(0.0, minimum=0, below=0.5)
 
+    @property
+    def slowest_tempo(self) -> float:
+        """The least factor of the tempo, which makes utterances longest."""
+        return self.tempo[0] if self.speed_volume_perturb else 1.0
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -307,7 +312,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             config = config.with_settings(_flatten(_read_yaml(path)), explicit=True)
             config = dataclasses.replace(config, LMConfig=config.LMConfig.beside(path))
             if not overrides:  # they may mend what does not fit together
-                _check_together(config)
+                check_together(config)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
     settings = {}
@@ -317,11 +322,11 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             raise ConfigError(f"{override!r} is not of the form GROUP.FIELD=VALUE")
         settings[key] = _parse(key, text)
     config = config.with_settings(settings, explicit=True)
-    _check_together(config)
+    check_together(config)
     return config
 
 
-def _check_together(config: Config) -> None:
+def check_together(config: Config) -> None:
     """Check the settings that depend on each other. Raises ConfigError naming them."""
     config.DataConfig.SpectConfig.check_together()
     config.LMConfig.check_together()

@@ -172,10 +172,18 @@ def usable_workers(num_workers: int) -> int:
 
 
 def _shared_memory_suffices(source: BatchSource, num_workers: int) -> bool:
-    """Whether the loaders can hand over their batches in shared memory; MindSpore hangs if not."""
+    """Whether the loaders can hand over their batches in shared memory; MindSpore hangs if not.
+
+    Each loader has some segments, which grow to the largest batch that they held (queue.py and
+    datasets_user_defined.py of mindspore.dataset.engine, 2.8.0).
+    """
     lengths = source.manifest.seconds
     seconds = max(lengths[rows].max(initial=0) * len(rows) for rows in source.batches)
-    needed = 4 * source.spect.num_bins * seconds / source.spect.window_stride * num_workers * 2
+    if source.augmenter:
+        seconds /= source.augmenter.config.slowest_tempo
+    waiting = max(2, min(PREFETCHED_BATCHES, 4 * PREFETCHED_BATCHES // num_workers))
+    largest = 4 * source.spect.num_bins * seconds / source.spect.window_stride
+    needed = largest * num_workers * (waiting + 2)
     free = shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else 0
     if free < needed:
         logger.warning(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 from zlib import crc32
 
@@ -67,6 +68,32 @@ class Group:
                     f"not the same in all {self.size} processes: {', '.join(found)}: start all "
                     "hosts with the same program, settings and data"
                 )
+
+    def ensure_shared(self, folder: Path, name: str) -> None:
+        """Make sure that all processes see the files that the first one writes to a folder.
+
+        Args:
+            folder: that every process has.
+            name: of the setting, for messages.
+
+        Raises:
+            InputError: in every process, when any process does not see them.
+        """
+        own = np.random.default_rng().integers(2**24) if self.is_first else 0
+        (token,) = self.sum([own])
+        marker = folder / f".shared-{token:.0f}"
+        if self.is_first:
+            marker.touch()
+        self.wait()
+        unseen = int(not marker.exists())
+        (hidden,) = self.sum([unseen])
+        if self.is_first:
+            marker.unlink()
+        if hidden:
+            raise InputError(
+                f"{name} (={str(folder)!r}): {hidden:.0f} of {self.size} processes do not see the "
+                "first one's files there: hosts must share this folder (NFS, for example)"
+            )
 
     def in_first(self, action: Callable[[], T]) -> T | None:
         """What `action` returns in the first process; None in the others.

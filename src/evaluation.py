@@ -136,7 +136,8 @@ def details(rates: dict[str, Rate]) -> list[str]:
     """Lines with the interval of each error rate, and the edits behind it."""
     lines = []
     for (name, rate), unit in zip(rates.items(), ("words", "characters"), strict=True):
-        ends = "no interval: fewer than two speakers" if rate.interval is None else (
+        reason = "fewer than two speakers" if rate.total else f"no {unit} in the references"
+        ends = f"no interval: {reason}" if rate.interval is None else (
             f"95 % interval {rate.interval[0]:.2f} to {rate.interval[1]:.2f}, "
             f"{rate.speakers} speakers")
         lines.append(f"{name} {rate.percent:.2f} ({ends}): {rate.substitutions} substitutions, "
@@ -212,7 +213,7 @@ def table_path(folder: str | Path, manifest: Manifest) -> Path:
 
 
 def _is_free(path: Path, manifest: Manifest) -> bool:
-    """Whether `path` does not exist, or is a table of this manifest."""
+    """Whether `path` does not exist, or has no recordings but those of this manifest."""
     if not os.path.lexists(path):
         return True
     try:

@@ -76,8 +76,9 @@ class Job:
         address = variables.get("MASTER_ADDR") or "127.0.0.1"
         try:
             return cls(size, hosts, host, socket.gethostbyname(address), port)
-        except OSError as error:
-            raise InputError(f"MASTER_ADDR (={address}): {error.strerror}") from None
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name that a network can have
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"MASTER_ADDR (={address}): {reason}") from None
 
     @property
     def ranks(self) -> range:

@@ -75,8 +75,7 @@ def ensure_enough(
 def _peak(config: Config, parameters: int, utterances: int, seconds: float) -> int:
     """As `training_peak`, with the slowest tempo of the augmentation."""
     augmentation, spect = config.DataConfig.AugmentationConfig, config.DataConfig.SpectConfig
-    slowest = augmentation.tempo[0] if augmentation.speed_volume_perturb else 1.0
-    samples = round(seconds / slowest * spect.sample_rate)
+    samples = round(seconds / augmentation.slowest_tempo * spect.sample_rate)
     frames = num_frames(samples, spect.sample_rate, spect)
     return training_peak(config.ModelConfig, spect.num_bins, parameters, utterances, frames)
 

@@ -75,6 +75,28 @@ class RunFolder:
                 "another CheckpointConfig.ckpt_path and TrainingConfig.log_dir"
             )
 
+    def to_resume(self, resume: str) -> Checkpoint | None:
+        """The checkpoint that a run goes on from.
+
+        Args:
+            resume: its path; `auto` for the newest of this folder; '' to begin a new run.
+
+        Returns:
+            None where a new run begins.
+
+        Raises:
+            InputError: when it cannot be used, or when a new run would mix with an earlier one.
+        """
+        if not resume:
+            self.ensure_empty()
+            return None
+        if resume != "auto":
+            return load_checkpoint(resume)
+        newest = self.newest()
+        if not newest:
+            logger.info("%s holds no run yet: starting anew", self.folder)
+        return newest
+
     def newest(self) -> Checkpoint | None:
         """The newest state that is whole; None where there is no file of a run.
 

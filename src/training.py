@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from src.checkpoint import (
     network_shapes,
     save_checkpoint,
 )
-from src.config import Config
+from src.config import Config, check_together
 from src.dataset import Batch, training_batches, usable_workers
 from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 from src.distributed import Group
@@ -44,7 +44,8 @@ from src.lr_generator import scheduled_learning_rate
 from src.manifest import Manifest, read_manifest
 from src.memory import ensure_enough
 from src.optimizer import TrainStep, create_optimizer
-from src.run_folder import Lineage, RunFolder, can_link, ensure_own_metrics, locked
+from src.progress import WORST, Progress
+from src.run_folder import RunFolder, can_link, ensure_own_metrics, locked
 from src.stored_models import network_model
 from src.training_data import TrainingData
 from src.word_cuts import find_word_cuts, read_word_cuts, write_word_cuts
@@ -55,7 +56,6 @@ EXAMPLES = 5  # transcripts of the val set to log
 # settings that the graph of a step does not depend on
 NOT_COMPILED = {"epochs", "max_steps", "patience", "eval_interval", "save_interval", "log_dir"}
 MAX_SKIPPED_STEPS = 100  # in a row; then the run has diverged
-WORST = (float("inf"), float("inf"))
 # what MindSpore and oneDNN say when there is no memory left
 OUT_OF_MEMORY = ("memory", "could not create a primitive", "bad_alloc", "malloc")
 
@@ -70,38 +70,6 @@ class Interrupted(RunError):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal_number = signal_number
-
-
-@dataclass
-class Progress:
-    """The progress of a run, equal in all processes.
-
-    Attributes:
-        lineage: the run, after the runs that it came from.
-        optimizer: the kind of optimizer whose state belongs to it.
-        val_set: fingerprint of the val set that `best` refers to; '' without one.
-        epoch: whole epochs done.
-        epoch_ended: False between the last step of an epoch and the end of its evaluation.
-        batch: global batches done in the unfinished epoch.
-        plan: fields of the `BatchPlan` of the unfinished epoch; it stays the same until the epoch
-            ends, also after a resume with other processes or settings.
-        step: optimizer steps done.
-        skipped_in_row: the last steps that were not finite.
-        best: (WER, CER) in percent of the best evaluation.
-        evals_since_best: evaluations after the best one.
-    """
-
-    lineage: Lineage
-    optimizer: str
-    val_set: str = ""
-    epoch: int = 0
-    epoch_ended: bool = True
-    batch: int = 0
-    plan: dict[str, float] = field(default_factory=dict)
-    step: int = 0
-    skipped_in_row: int = 0
-    best: tuple[float, float] = field(default=WORST)
-    evals_since_best: int = 0
 
 
 def train(
@@ -131,10 +99,10 @@ def train(
     for path in folders:
         ensure_writable(path)
     if group.size > 1:
-        _ensure_shared(folder.folder, group)
+        group.ensure_shared(folder.folder, "CheckpointConfig.ckpt_path")
     run_id = uuid.uuid4().hex[:8]
     with _locked(group, folders, run_id):
-        checkpoint = _checkpoint_to_resume(resume, folder)
+        checkpoint = folder.to_resume(resume)
         metrics = Path(config.TrainingConfig.log_dir) / METRICS
         progress = checkpoint.progress if checkpoint else {}
         group.in_first(lambda: ensure_own_metrics(metrics, progress))
@@ -143,6 +111,7 @@ def train(
         start = checkpoint or (load_checkpoint(pretrained, optimizer=False) if pretrained else None)
         if start:
             config, labels = start.settle(config, fine_tuning=not checkpoint)
+            check_together(config)  # the network may be another one than before
         else:
             labels = Labels.load(config.DataConfig.labels_path)
         run = _Run(config, labels, folder, group, run_id)
@@ -255,17 +224,14 @@ class _Run:
                 "use it with --pre_trained_model_path"
             )
         now = self.progress
-        known = {f.name for f in fields(Progress)}
-        saved = {name: value for name, value in checkpoint.progress.items() if name in known}
         try:
-            self.progress = Progress(**saved)
+            self.progress = Progress.restored(checkpoint.progress)
             self.monitor.restore(checkpoint.progress)
         except (TypeError, KeyError):
             raise InputError(
                 f"{checkpoint.path}: written by an earlier version, whose runs cannot be resumed: "
                 "begin with its weights by --pre_trained_model_path"
             ) from None
-        self.progress.best = tuple(self.progress.best)
         if self.progress.optimizer != now.optimizer:
             raise InputError(
                 f"{checkpoint.path}: OptimConfig.optimizer was {self.progress.optimizer!r}, is "
@@ -278,7 +244,7 @@ class _Run:
         self._settle_in(checkpoint, new_id)
         if self.progress.val_set != now.val_set:
             self.progress.val_set = now.val_set
-            self._judge_best_anew("the val set is another one")
+            self.progress.judge_anew("the val set is another one")
         if self._shuffles_words():
             self._shuffle_words()
         epoch, step = self.progress.epoch + 1, self.progress.step
@@ -297,11 +263,8 @@ class _Run:
             return
         known = self.group.in_first(lambda: self.folder.ensure_best(best))
         if not self.group.sum([bool(known)])[0]:
-            self._judge_best_anew(f"no file holds the state with WER {best[0]} and CER {best[1]}")
-
-    def _judge_best_anew(self, reason: str) -> None:
-        self.progress.best, self.progress.evals_since_best = WORST, 0
-        logger.warning("%s: the best evaluation is judged anew", reason)
+            reason = f"no file holds the state with WER {best[0]} and CER {best[1]}"
+            self.progress.judge_anew(reason)
 
     def _stoppable(self, acoustic: AcousticModel) -> AcousticModel:
         """`acoustic`, but no batch is computed after a request to stop."""
@@ -332,9 +295,9 @@ class _Run:
             try:
                 if not progress.epoch_ended:
                     self._end_epoch()
-                if self._finished():
-                    self._say_what_is_done()
-                while not self._finished():
+                if progress.finished(self.config.TrainingConfig):
+                    progress.log_as_finished(self.config.TrainingConfig)
+                while not progress.finished(self.config.TrainingConfig):
                     self._train_epoch()
                 if self.config.CheckpointConfig.average_last:
                     self._average()
@@ -353,24 +316,12 @@ class _Run:
         self.kept = None
         if ms.get_context("device_target") != "CPU":
             return
-        ranks, seconds = self.group.size, self.train_set.seconds
-        batches = self.data.batches(0, self.data.plan(ranks))  # the longest are together
-        shares = [(-(-len(batch) // ranks), seconds[batch].max()) for batch in batches]
-        utterances, longest = max(shares, key=math.prod)
+        ranks = self.group.size
+        utterances, longest = self.data.largest_share(ranks)
         size = sum(math.prod(shape) for _, shape in network_shapes(self.config, len(self.labels)))
         hosts = int(os.environ.get("NODE_COUNT") or 1) if ranks > 1 else 1
         limit = ensure_enough(self.config, size, utterances, longest, ranks // hosts)
         self.kept = KeptMemory(limit) if limit else None
-
-    def _say_what_is_done(self) -> None:
-        """Say why there is nothing left to do at the start of a run."""
-        progress = self.progress
-        done = progress.epoch, progress.step
-        logger.info("nothing left to do: %d epochs and %d steps are trained", *done)
-        if self._out_of_patience():
-            message = "the last %d evaluations were no better: raise TrainingConfig.patience (=%d)"
-            patience = self.config.TrainingConfig.patience
-            logger.info(message, progress.evals_since_best, patience)
 
     def _train_epoch(self) -> None:
         """Train the rest of the present epoch.
@@ -389,16 +340,16 @@ class _Run:
         self.step_cell.set_train(True)
         for cell in self.frozen:
             cell.set_train(False)  # batch norm keeps its statistics too
+        training = config.TrainingConfig
         with self._memory_errors(batches):
             for batch in training_batches(source, self.num_workers):
                 done = progress.epoch + progress.batch / len(batches)
-                epochs = config.TrainingConfig.epochs
-                rate = scheduled_learning_rate(done, epochs, config.OptimConfig)
+                rate = scheduled_learning_rate(done, training.epochs, config.OptimConfig)
                 self._step(batch, max(1, len(batches[progress.batch])), rate)
                 if self.kept:
                     self.kept.after_step()
                 self._save_when_due()
-                if self._reached_max_steps() and progress.batch < len(batches):
+                if progress.reached_max_steps(training) and progress.batch < len(batches):
                     self._save()
                     return
         self._finish_epoch()
@@ -433,8 +384,8 @@ class _Run:
             if self.group.size == 1:  # other processes would have to take part
                 self._save()
                 saved = f"{self.folder.last} holds the steps before it"
-            rows = batches[self.progress.batch]
-            longest = self.train_set.seconds[rows].max()
+            rows = batches[min(self.progress.batch, len(batches) - 1)]  # after the last one: saving
+            longest = self.train_set.seconds[rows].max(initial=0.0)
             raise RunError(
                 f"out of memory in step {self.progress.step + 1}, a batch of {len(rows)} "
                 f"utterances of up to {longest:.1f} s ({first_line(error)}); {saved}. Leave out "
@@ -524,16 +475,11 @@ class _Run:
         evaluated = final or progress.epoch % config.eval_interval == 0
         errors, examples = self._evaluate() if evaluated else (None, [])
         self.monitor.end_epoch(errors, examples)
-        best = False
-        if errors is not None:
-            rates = errors.wer_percent, errors.cer_percent
-            best = rates < progress.best
-            progress.best = min(rates, progress.best)
-            progress.evals_since_best = 0 if best else progress.evals_since_best + 1
+        best = errors is not None and progress.judge(errors)
         progress.epoch_ended = True
-        numbered = best or self._finished() or progress.epoch % config.save_interval == 0
-        self._save(best, numbered)
-        if self._out_of_patience() and not final:
+        due = progress.epoch % config.save_interval == 0
+        self._save(best, numbered=best or due or progress.finished(config))
+        if progress.out_of_patience(config) and not final:
             message = "stopping early: no better val figures in the last %d evaluations"
             logger.info(message, progress.evals_since_best)
 
@@ -617,17 +563,6 @@ class _Run:
             logger.log(level, "saved %s%s", path, " (best so far)" if best else "")
         self.unsaved, self.saved_at = False, time.monotonic()
 
-    def _finished(self) -> bool:
-        done = self.progress.epoch >= self.config.TrainingConfig.epochs
-        return done or self._reached_max_steps() or self._out_of_patience()
-
-    def _out_of_patience(self) -> bool:
-        return 0 < self.config.TrainingConfig.patience <= self.progress.evals_since_best
-
-    def _reached_max_steps(self) -> bool:
-        limit = self.config.TrainingConfig.max_steps
-        return 0 < limit <= self.progress.step
-
     def _check_order(self, checkpoint: Checkpoint) -> None:
         """Refuse to resume inside an epoch when the order of its utterances has changed."""
         before, now = checkpoint.progress["order"], self.data.order()
@@ -655,40 +590,3 @@ def _locked(group: Group, folders: set[Path], run_id: str) -> Iterator[None]:
     with ExitStack() as stack:
         group.in_first(lambda: [stack.enter_context(locked(p, run_id)) for p in sorted(folders)])
         yield
-
-
-def _ensure_shared(folder: Path, group: Group) -> None:
-    """Make sure that all processes see the files that the first process writes to `folder`.
-
-    Raises:
-        InputError: in every process, when any process does not see them.
-    """
-    own = np.random.default_rng().integers(2**24) if group.is_first else 0
-    (token,) = group.sum([own])
-    marker = folder / f".shared-{token:.0f}"
-    if group.is_first:
-        marker.touch()
-    group.wait()
-    unseen = int(not marker.exists())
-    hidden = group.sum([unseen])[0]
-    if group.is_first:
-        marker.unlink()
-    if hidden:
-        raise InputError(
-            f"CheckpointConfig.ckpt_path (={str(folder)!r}): {hidden:.0f} of {group.size} "
-            "processes do not see the first one's files there: hosts must share this folder (NFS, "
-            "for example)"
-        )
-
-
-def _checkpoint_to_resume(resume: str, folder: RunFolder) -> Checkpoint | None:
-    """The checkpoint that `train`'s argument `resume` names; None to begin a new run."""
-    if not resume:
-        folder.ensure_empty()
-        return None
-    if resume != "auto":
-        return load_checkpoint(resume)
-    newest = folder.newest()
-    if not newest:
-        logger.info("%s holds no run yet: starting anew", folder.folder)
-    return newest

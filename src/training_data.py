@@ -5,6 +5,7 @@ stopped.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,6 +80,13 @@ class TrainingData:
         rows = self.within(self.rows, plan.max_seconds)
         batches = epoch_batches(self.manifest.seconds[rows], plan, epoch, self.seed)
         return [rows[batch] for batch in batches]
+
+    def largest_share(self, ranks: int) -> tuple[int, float]:
+        """How many utterances a process gets of an epoch's largest batch, and the longest one."""
+        seconds = self.manifest.seconds
+        batches = self.batches(0, self.plan(ranks))  # utterances of like length are together
+        shares = [(-(-len(batch) // ranks), seconds[batch].max()) for batch in batches]
+        return max(shares, key=math.prod)
 
     def within(self, rows: np.ndarray, longest: float | None = None) -> np.ndarray:
         """The rows of utterances up to `longest` seconds, which is `max_seconds` by default."""

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from deepspeech2.audio import load_audio
 from deepspeech2.features import SpectConfig, spectrogram
 from src import dataset
+from src.augment import Augmenter
+from src.config import AugmentationConfig
 from src.dataset import COLUMNS, BatchSource, create_dataset, training_batches
 from src.manifest import read_manifest, write_manifest
 
@@ -59,6 +62,20 @@ def test_batches_hold_every_utterance_padded_with_zeros(
             assert labels.decode(targets) == text == batch.texts[i]
             assert not batch.targets[i, batch.target_length[i]:].any()
     assert ("a thread loads instead" in caplog.text) is not shared_memory
+
+
+@pytest.mark.parametrize(("num_workers", "segments"), [(2, 6), (4, 6), (8, 4)])
+def test_the_shared_memory_that_loaders_need(manifest, labels, num_workers, segments, monkeypatch):
+    """Each has two segments more than its queue, of the size of the largest batch."""
+    config = AugmentationConfig(speed_volume_perturb=True, tempo=(0.5, 1.0))
+    augmenter = Augmenter.create(config, 16000, 0, np.zeros(len(manifest)))
+    batches = [np.array([0]), np.arange(5)]
+    source = BatchSource(manifest, batches, labels, SPECT, augmenter)
+    frames = 5 * manifest.seconds[:5].max() / 0.5 / 0.01
+    needed = num_workers * segments * 161 * frames * 4
+    for free, suffices in (0.99 * needed, False), (1.01 * needed, True):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert dataset._shared_memory_suffices(source, num_workers) is suffices
 
 
 def test_no_more_loaders_than_cores(caplog):

@@ -115,6 +115,10 @@ def test_details_name_interval_and_edits():
     assert "CER 5.00 (95 % interval 5.00 to 5.00, 2 speakers): 0 sub" in cer
     alone, _ = details(Evaluation(utterances, []).rates(["a"] * 4))
     assert "no interval: fewer than two speakers" in alone
+    silent = [ScoredUtterance(row, "", "", "", ErrorCounts(), 1.0, None) for row in range(4)]
+    wer, cer = details(Evaluation(silent, []).rates(["a", "a", "b", "b"]))
+    assert "no interval: no words in the references" in wer
+    assert "no interval: no characters in the references" in cer
 
 
 def test_speakers_are_found_in_paths(manifest):

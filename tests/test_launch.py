@@ -97,6 +97,7 @@ def is_alive(pid: int) -> bool:
     ({"NODE_COUNT": "2", "NODE_RANK": "2"}, "NODE_RANK (=2) must be a whole number from 0 to 1"),
     ({"NODE_COUNT": "2"}, "several hosts need MASTER_ADDR, the address of the first host"),
     ({"MASTER_ADDR": "no such host"}, r"MASTER_ADDR (=no such host): "),
+    ({"MASTER_ADDR": "node1..cluster"}, r"MASTER_ADDR (=node1..cluster): "),
 ])
 def test_variables_are_checked(variables, message):
     with pytest.raises(InputError) as caught:

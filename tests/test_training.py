@@ -12,6 +12,7 @@ from conftest import tiny_recipe
 
 from deepspeech2.errors import InputError, RunError
 from deepspeech2.metrics import ErrorCounts
+from deepspeech2.settings import ConfigError
 from src import memory, training
 from src.checkpoint import STATE_PREFIX, load_checkpoint, save_checkpoint
 from src.config import load_config
@@ -322,6 +323,16 @@ def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(
     for name, array in partial.items():
         if not name.endswith(("moving_mean", "moving_variance")):
             np.testing.assert_allclose(tuned[name], array, atol=1e-6, err_msg=name)
+
+
+def test_fine_tuning_checks_settings_against_the_network_of_the_checkpoint(
+    recipe, tmp_path, whole):
+    """It has one recurrent layer, where the settings alone would have five."""
+    assert "ModelConfig.hidden_layers=1" in recipe
+    others = [setting for setting in recipe if not setting.startswith("ModelConfig.")]
+    config = load_config(None, [*others, "TrainingConfig.intermediate_ctc_weight=0.3"])
+    with pytest.raises(ConfigError, match="needs at least two recurrent layers"):
+        train(config, pretrained=str(whole[0] / "ckpt" / "DeepSpeech-last.ckpt"))
 
 
 def test_frozen_layers_keep_their_weights_and_statistics(recipe, tmp_path, whole):

@@ -82,7 +82,7 @@ def report(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
 
 def _verdict(found: Comparison | None) -> str:
     if found is None:
-        return "unknown: fewer than two speakers"
+        return "unknown: fewer than two speakers, or empty references"
     low, high = found.interval
     verdict = "which may be chance"
     if found.p_value < SIGNIFICANT:
