@@ -89,10 +89,14 @@ def benchmark(args: argparse.Namespace) -> int:
             "CPU build of PyTorch will do: --extra-index-url https://download.pytorch.org/whl/cpu)")
     if unknown:
         return accuracy.benchmark(args, describe_machine())
+    writes = args.output or not (args.quick or args.only)
+    folder = args.output or Path("docs")
+    if writes:
+        report.page_around(folder)  # before the quarter of an hour
     results = measure(args.only or list(SECTIONS), args.quick)
     print(report.markdown(results))
-    if args.output or not (args.quick or args.only):
-        report.write(results, args.output or Path("docs"))
+    if writes:
+        report.write(results, folder)
     differing = report.differing(results)
     for line in differing:
         print(f"differs from PyTorch, no ratio: {line}", file=sys.stderr)

@@ -11,8 +11,10 @@ import os
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -109,7 +111,7 @@ def delays(model: Model, reader: Model, utterances: Sequence[Utterance]) -> None
 
 def speak(address: str, utterances: Sequence[Utterance], seconds: float) -> list[float]:
     """Be a client that speaks as fast as speech is; returns how late each word came."""
-    late, sent_at = [], []
+    late, sent_at, starts = [], [], []  # when a chunk was sent, and the sample that it begins at
     listen = f"ws://{address}/v1/listen?sample_rate={RATE}"
     with connect(listen, ping_interval=None, close_timeout=60) as websocket:
         def receive() -> None:
@@ -118,19 +120,20 @@ def speak(address: str, utterances: Sequence[Utterance], seconds: float) -> list
                     now, content = time.perf_counter(), json.loads(message)
                     if content["type"] == "Results" and content["is_final"]:
                         for word in content["channel"]["alternatives"][0]["words"]:
-                            chunk = min(int(word["end"] * RATE / CHUNK), len(sent_at) - 1)
+                            chunk = bisect_right(starts, word["end"] * RATE) - 1
                             late.append(now - sent_at[chunk])
             except ConnectionClosed:
                 pass
         receiver = threading.Thread(target=receive)
         receiver.start()
-        begin, due = time.perf_counter(), 0.0
-        for chunk in (chunk for utterance in utterances for chunk in utterance.chunks()):
-            time.sleep(max(0.0, begin + due - time.perf_counter()))
+        begin, sent = time.perf_counter(), 0
+        for chunk in (chunk for utterance in cycle(utterances) for chunk in utterance.chunks()):
+            time.sleep(max(0.0, begin + sent / RATE - time.perf_counter()))
             sent_at.append(time.perf_counter())
+            starts.append(sent)
             websocket.send((chunk * 32767).astype("<i2").tobytes())
-            due += len(chunk) / RATE
-            if due > seconds:
+            sent += len(chunk)
+            if sent > seconds * RATE:
                 break
         websocket.send('{"type": "CloseStream"}')
         receiver.join()
@@ -149,8 +152,8 @@ def clients(model: str, utterances: Sequence[Utterance], count: int, seconds: fl
         speak(address, utterances, 3.0)  # the first one waits for more than others
         used, begin = cpu_seconds(service), time.perf_counter()
         with ThreadPoolExecutor(count) as threads:
-            waiting = [threads.submit(speak, address, utterances[i % len(utterances):], seconds)
-                       for i in range(count)]
+            waiting = [threads.submit(speak, address, [*utterances[i:], *utterances[:i]], seconds)
+                       for i in (number % len(utterances) for number in range(count))]
             late = [one for client in waiting for one in client.result()]
         cores = (cpu_seconds(service) - used) / (time.perf_counter() - begin)
     print(f"{count} streams of {seconds:g} s at once, {len(late)} words: a word comes "

@@ -324,6 +324,9 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             logger.info("%s: waiting for another preparation to end", folder)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:  # NFS locks no folders
+            message = "%s: cannot be locked (%s): take care that no other command prepares there"
+            logger.warning(message, folder, error.strerror)
         yield
     finally:
         os.close(descriptor)

@@ -29,6 +29,7 @@ from data.common import (
     SAMPLE_RATE,
     add_common_arguments,
     ensure_target,
+    exclusive_lock,
     parallel,
     save_manifest,
     to_pcm16,
@@ -55,6 +56,7 @@ VOICES = {
     "test": ("f4", "m7", "linda", "sandro", "aunty", "m8", "Mario", "Nguyen", "quincy"),
 }
 DEFAULT_COUNTS = {"train": 650, "val": 180, "test": 180}
+STAMP = "demo_dataset/made.json"  # says of a whole corpus what it was made of
 MAX_COUNT = 10000  # the grammar has more sentences than that, so that drawing new ones ends
 
 WORDS = {
@@ -175,11 +177,23 @@ def prepare(target: Path, counts: dict[str, int], seed: int, jobs: int) -> dict[
     ensure_target(target)
     labels = Labels.load(LABELS_PATH)
     plan = {split: plan_split(split, counts[split], seed) for split in VOICES}
-    stamp, settings = target / "demo_dataset" / "made.json", describe(plan, counts, seed)
-    manifests = find_made(target, stamp, settings, labels, jobs)
-    if manifests:
-        print(f"demo: already made in {target / 'demo_dataset'}")
-        return manifests
+    settings = describe(plan, counts, seed)
+    with exclusive_lock(target / "demo_dataset"):
+        manifests = find_made(target, settings, labels, jobs)
+        if manifests:
+            print(f"demo: already made in {target / 'demo_dataset'}")
+        return manifests or _make(target, plan, settings, labels, jobs)
+
+
+def _make(
+    target: Path,
+    plan: dict[str, list[Utterance]],
+    settings: dict[str, object],
+    labels: Labels,
+    jobs: int,
+) -> dict[str, Manifest]:
+    """Make the corpus; returns the manifests by split."""
+    manifests, stamp = {}, target / STAMP
     # whatever happens below, a half-made corpus does not count as made
     stamp.unlink(missing_ok=True)
     for split, utterances in plan.items():
@@ -216,11 +230,11 @@ def describe(
 
 
 def find_made(
-    target: Path, stamp: Path, settings: dict, labels: Labels, jobs: int
+    target: Path, settings: dict, labels: Labels, jobs: int
 ) -> dict[str, Manifest]:
     """The manifests of a complete corpus with these settings, or nothing."""
     try:
-        if parse_json(stamp.read_text(encoding="utf-8")) != settings:
+        if parse_json((target / STAMP).read_text(encoding="utf-8")) != settings:
             return {}
         return {
             split: read_manifest(manifest_path(target, split), labels, jobs) for split in VOICES

@@ -10,6 +10,11 @@ CALLER_DIR=$PWD
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$ROOT"
 VENV=$ROOT/.venv
+UNFINISHED=$VENV/ds2-unfinished     # there while packages are being installed
+case ${DS2_PYTHON:-} in
+    /*) ;;
+    */*) export DS2_PYTHON=$CALLER_DIR/$DS2_PYTHON ;;
+esac
 
 say() { printf '== %s\n' "$*"; }
 
@@ -88,12 +93,11 @@ no_positional() {
 # find_python: set PYTHON to DS2_PYTHON, else the project's virtual environment, else python3.
 find_python() {
     if [ -n "${DS2_PYTHON:-}" ]; then
-        PYTHON=$(cd -- "$CALLER_DIR" && command -v -- "$DS2_PYTHON") || fail "DS2_PYTHON=$DS2_PYTHON is not a program"
-        [[ $PYTHON == /* ]] || PYTHON=$CALLER_DIR/$PYTHON
-    elif [ -x "$VENV/bin/python" ]; then
-        PYTHON=$VENV/bin/python
+        PYTHON=$(command -v -- "$DS2_PYTHON") || fail "DS2_PYTHON=$DS2_PYTHON is not a program"
     else
-        PYTHON=$(command -v python3) || fail "there is no python3; run: bash scripts/setup_env.sh"
+        [ ! -e "$UNFINISHED" ] || fail "$VENV is not finished; run: bash scripts/setup_env.sh"
+        PYTHON=$VENV/bin/python
+        [ -x "$PYTHON" ] || PYTHON=$(command -v python3) || fail "there is no python3; run: bash scripts/setup_env.sh"
         "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("mindspore") is None)' ||
             fail "$PYTHON has no MindSpore; run: bash scripts/setup_env.sh (or set DS2_PYTHON)"
     fi
@@ -180,7 +184,8 @@ take_recipe_arguments() {
 setting_or() {
     local setting value=$2
     for setting in "${SETTINGS[@]}"; do [[ $setting != "$1="* ]] || value=${setting#*=}; done
-    echo "${value/#\~\//$HOME/}"
+    [[ $value != \~/* ]] || value=$HOME/${value#\~/}
+    echo "$value"
 }
 
 # saved_state STATE FOLDER: print the path of a run's PREFIX-STATE.ckpt, in FOLDER unless SETTINGS name another; of
@@ -199,7 +204,7 @@ train_recipe() {
     run "$PYTHON" train.py --config "$config" --device_target CPU --resume auto "${SETTINGS[@]}"
     model=$(saved_state average "checkpoints_$1")
     say "evaluation of $model on $val"
-    run "$PYTHON" eval.py --pretrain_ckpt "$model" --config "$config" --device_target CPU \
+    run "$PYTHON" eval.py --pretrain_ckpt "$model" --config "$config" --device_target CPU "${SETTINGS[@]}" \
         "DataConfig.test_manifest=$val" "TrainingConfig.log_dir=$logs"
     [ ! -e "$logs/metrics.csv" ] || run "$PYTHON" -m tools.plot_log "$logs/metrics.csv" --output "$logs/curves.png"
 }

@@ -5,7 +5,8 @@ USAGE="usage: bash scripts/run_tests.sh [--all | --faults] [PYTEST ARGUMENT]...
 Sets up .venv when needed (or uses DS2_PYTHON), checks the style with ruff and the imports with
 import-linter, and runs the tests with pytest, in two processes (--numprocesses=0: in one). With
 --all it installs PyTorch too, and Chromium and nginx where apt-get can and the user is root, because
-some tests need them; a test that would be skipped then fails. With --faults it runs tests/faults
+some tests need them; a test that would be skipped then fails, also for want of the real speech that
+DS2_SHARED (or ../shared) names. With --faults it runs tests/faults
 instead, the random moments in two processes, the others one after the other: three quarters of an
 hour on two cores (DS2_TRIALS=50: all trials of docs/reliability.md, more than an hour)."
 . "$(dirname "$0")/common.sh"
@@ -13,14 +14,16 @@ hour on two cores (DS2_TRIALS=50: all trials of docs/reliability.md, more than a
 # install_programs: for the tests that look at pages and proxies, which say what is missing when this
 # fails.
 install_programs() {
-    local missing=()
-    command -v chromium || missing+=(chromium)
+    local missing=() package
+    command -v chromium chromium-browser google-chrome || missing+=(chromium)
     command -v nginx || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
     if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get; then
         say "installing ${missing[*]}"
         apt-get update --quiet || true
-        DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends \
-            "${missing[@]}" || say "${missing[*]} could not be installed"
+        for package in "${missing[@]}"; do
+            DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends \
+                "$package" || say "$package could not be installed"
+        done
     fi
 } >&2
 

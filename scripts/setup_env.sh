@@ -15,7 +15,6 @@ case "$*" in
     --dev) FILES=(requirements.txt requirements-dev.txt) ;;
     *) usage_error "unexpected arguments: $*" ;;
 esac
-UNFINISHED=$VENV/ds2-unfinished     # there while packages are being installed
 
 # supported PYTHON MODULES: whether it runs, MindSpore has wheels for its version, and it has the
 # modules.
@@ -90,6 +89,12 @@ add_pip() {
     supported "$VENV/bin/python" ensurepip && "$VENV/bin/python" -m ensurepip >/dev/null 2>&1
 }
 
+# install_failed STATUS: end with code 2. What pip gave up itself, before it changed anything, leaves a whole environment.
+install_failed() {
+    [ "$1" != 1 ] || ! "$VENV/bin/python" -m pip check >/dev/null 2>&1 || rm "$UNFINISHED"
+    fail "pip could not install ${OUTDATED[*]}; its messages stand above"
+}
+
 # check_import: MindSpore needs libraries of the system, which pip cannot install. Name the missing
 # ones.
 check_import() {
@@ -109,8 +114,11 @@ if [ -n "${DS2_PYTHON:-}" ]; then
     say "using $PYTHON as it is"
     exit 0
 fi
-exec 9<requirements.txt     # one set-up at a time
-flock 9
+exec 9>>requirements.txt    # one set-up at a time; NFS locks only what is open for writing
+flock --nonblock 9 || {
+    say "waiting for another set-up to end"
+    flock 9
+}
 if [ -e "$UNFINISHED" ] || ! { supported "$VENV/bin/python" pip || add_pip; }; then
     make_venv
 fi
@@ -119,8 +127,7 @@ if [ ${#OUTDATED[@]} -gt 0 ]; then
     say "installing ${OUTDATED[*]} (the first time: 1 GB to download, 3 GB on disk)"
     touch "$UNFINISHED"
     "$VENV/bin/python" -m pip install --disable-pip-version-check \
-        "${OUTDATED[@]/#/--requirement=}" 9<&- ||
-        fail "pip could not install ${OUTDATED[*]}; its messages stand above"
+        "${OUTDATED[@]/#/--requirement=}" || install_failed $?
     rm "$UNFINISHED"
     check_import
     for file in "${OUTDATED[@]}"; do

@@ -82,6 +82,16 @@ def other_settings(config: Config, group: Group) -> dict[str, np.ndarray]:
     return {}
 
 
+def group_values(config: Config, group: Group) -> dict[str, np.ndarray]:
+    """What becomes of values that are different in each process."""
+    mean, first = (ms.Parameter(Tensor([group.rank, 10.0 * group.rank], ms.float32), name=name)
+                   for name in ("mean", "first"))
+    group.average([mean])
+    group.broadcast([first])
+    return {"mean": mean.asnumpy(), "first": first.asnumpy(),
+            "sum": np.array(group.sum([group.rank, 1.0]))}
+
+
 def whole_run(config: Config, group: Group) -> dict[str, np.ndarray]:
     """The weights of this process at the end of a training."""
     shared = []
@@ -115,7 +125,8 @@ def main() -> int:
         group = join_group() if how == "job" else Group()
         tasks = {one_step: plain}
         if how == "job":
-            tasks |= {unshared_folder: config, other_settings: config, whole_run: config}
+            tasks |= {unshared_folder: config, other_settings: config, whole_run: config,
+                      group_values: config}
         for task, settings in tasks.items():
             name = f"{task.__name__}_{group.size}_{group.rank}.npz"
             np.savez(Path(folder) / name, **task(settings, group))

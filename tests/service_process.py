@@ -72,6 +72,12 @@ class ServiceProcess:
         found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, found))
 
+    def sample(self, name: str) -> float:
+        """One sample, named with its labels; 0 where it is not there yet."""
+        text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE).text
+        found = [line.rpartition(" ") for line in text.splitlines()]
+        return sum(float(value) for named, _, value in found if named == name)
+
     def holds(self, connection: socket.socket) -> bool:
         """Whether the service has not given a connection up; the client may hear of it later."""
         port, established = f":{connection.getsockname()[1]:04X}", "01"

@@ -22,6 +22,7 @@ from bulk_process import (
     start,
     where,
 )
+from service_process import wait_for
 
 from deepspeech2 import cli, load_model
 from deepspeech2.bulk import engines, job, shards, work
@@ -114,13 +115,25 @@ def test_after_kills_of_workers_and_driver_the_results_are_equal(
     workers = children(process.pid)
     process.kill()
     process.wait()
-    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
-        time.sleep(0.02)
+    wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shards/*.jsonl")}
     code, output = run(script, recordings, "--output", tmp_path, "--workers", "2")
     assert code == 2, output
     assert (tmp_path / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_damaged_shard_of_another_part_is_named(recordings, script, single, tmp_path):
+    """The part that comes last cannot mend it."""
+    assert run(script, recordings, "--output", tmp_path, "--shard", "2/2")[0] == 0
+    damaged = max(tmp_path.glob("shards/*.jsonl"))
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-9])
+    code, output = run(script, recordings, "--output", tmp_path, "--shard", "1/2")
+    assert code == 1 and f"{damaged}: damaged, or its recordings have changed" in output
+    assert not (tmp_path / job.TRANSCRIPTS).exists()
+    assert run(script, recordings, "--output", tmp_path, "--shard", "2/2")[0] == 2
+    assert (tmp_path / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -139,8 +152,7 @@ def test_a_signal_ends_it_with_one_line_and_no_process(demo_corpus, script, tmp_
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output and "its process ended" not in output, output
     assert output.splitlines()[-1] in ("stopped by SIGTERM", "interrupted")
-    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
-        time.sleep(0.02)
+    wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
 
 
 def test_a_shard_that_was_cut_is_recognised_again(recordings, script, single, tmp_path):
@@ -268,13 +280,12 @@ def test_a_process_ends_without_a_word_when_nobody_is_there_to_answer(capfd):
 
 def test_several_processes_have_a_thread_each_on_any_core():
     """Bound to the same cores, two commands on one machine would leave the others idle."""
-    for count, threads in (1, usable_cores()), (2, 1):
-        engine = engines.Processes(count)
-        try:
-            assert engine.run(usable_cores) == threads
-            assert engine.run(os.sched_getaffinity, 0) == os.sched_getaffinity(0)
-        finally:
-            engine.close()
+    engine = engines.Processes(2)
+    try:
+        assert engine.run(usable_cores) == 1
+        assert engine.run(os.sched_getaffinity, 0) == os.sched_getaffinity(0)
+    finally:
+        engine.close()
 
 
 # recordings that end the process

@@ -155,6 +155,7 @@ def test_what_the_command_refuses(copied, demo_corpus, tmp_path, capsys):
             ([str(copied), str(one)], "words of fewer than two speakers"),
             ([str(tmp_path / "none.onnx"), str(one)], "none.onnx: no such model"),
             ([str(copied), str(tmp_path / "none.csv")], "none.csv: cannot read the manifest"),
+            ([str(copied), str(one), "LMConfig.decoder_type=beam"], "LMConfig.decoder_type: "),
             ([str(copied), str(one), "--lm", "none.arpa"], "none.arpa: cannot read the language")):
         assert calibrate.main(arguments) == 2
         assert words in capsys.readouterr().err

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
+from conftest import ROOT, voice
 from reference import batch, build, features, loss_and_gradients, probabilities
 
 import eval as evaluation_command
@@ -169,10 +169,9 @@ def test_other_alphabets(tmp_path, convert, refused):
     assert "cannot read the labels" in refused(source, "--labels_path", str(tmp_path / "none.json"))
 
 
-def test_a_converted_model_transcribes_and_is_fine_tuned(recipe, tmp_path, convert, write_wav,
-                                                         capsys):
+def test_a_converted_model_transcribes_and_is_fine_tuned(recipe, tmp_path, convert, capsys):
     checkpoint, _ = convert(write_npz(tmp_path / "a.npz", state(hidden=16, kernel=(21, 1))))
-    write_wav(tmp_path / "a.wav", seconds=1)
+    soundfile.write(tmp_path / "a.wav", voice(32000), 16000)
     assert transcribe.main(["--pretrain_ckpt", str(checkpoint.path), str(tmp_path / "a.wav")]) == 0
     assert capsys.readouterr().out.count("\n") == 1
     # the model knows its own sizes

@@ -12,12 +12,12 @@ import pytest
 import soundfile
 from conftest import ROOT
 
+import distributed
 from data import corpus
 from data.common import parallel, program, verify_worker
 from deepspeech2.bulk import engines
 from deepspeech2.errors import InputError, RunError
 
-distributed = pytest.importorskip("distributed")
 RATE = 16000
 
 

@@ -95,6 +95,16 @@ def test_a_manifest_of_files_that_are_not_there_is_not_saved(tmp_path, labels):
     assert saved.samples.tolist() == [101, 101]
 
 
+def test_where_nothing_can_be_locked(tmp_path, monkeypatch, caplog):
+    """NFS locks only what is open for writing, which a folder never is."""
+    def flock(*_):
+        raise OSError(9, "Bad file descriptor")
+    monkeypatch.setattr(common.fcntl, "flock", flock)
+    with common.exclusive_lock(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert "new: cannot be locked (Bad file descriptor)" in caplog.text
+
+
 def test_one_preparation_waits_for_the_other(tmp_path, caplog):
     order, inside = [], threading.Event()
 

@@ -110,6 +110,14 @@ def test_processes_that_were_started_differently_are_refused_everywhere(job):
             "DataConfig.val_manifest (in 1): start all hosts with")
 
 
+def test_means_sums_and_the_values_of_the_first(job):
+    others = (RANKS - 1) / 2
+    for found in results(job, "group_values"):
+        np.testing.assert_allclose(found["mean"], [others, 10 * others], rtol=1e-6)
+        assert found["first"].tolist() == [0, 0]
+        assert found["sum"].tolist() == [RANKS * others, RANKS]
+
+
 def children(pid: int) -> list[int]:
     """All processes below one."""
     below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -163,16 +171,18 @@ def test_a_port_that_is_taken_after_the_launcher_has_looked(monkeypatch, capfd):
 def test_a_process_that_waits_for_the_others_can_be_stopped():
     """MindSpore waits for two minutes, and meanwhile runs no Python code."""
     code = ("from deepspeech2 import commands; from src.device import join_group; import mindspore;"
-            " print('joining', flush=True); commands.run(join_group)")
+            " print('joining', flush=True); raise SystemExit(commands.run(join_group))")
     alone = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1",
              "MS_SCHED_PORT": "9", "MS_NODE_ID": "0"}
     with subprocess.Popen([sys.executable, "-c", code], env=os.environ | alone, text=True, cwd=ROOT,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout.readline() == "joining\n"
         time.sleep(2)
-        process.terminate()
         try:
-            process.wait(60)
+            assert process.poll() is None
+            process.terminate()
+            # by our handler, or by MindSpore, which may have taken it away
+            assert process.wait(60) in (143, -signal.SIGTERM)
         finally:
             process.kill()
 

@@ -18,7 +18,7 @@ LAUNCH = """
 import sys
 from src import hosts, launch
 launch.GRACE_SECONDS = launch.POLL_SECONDS = 0.05
-hosts.HELLO_SECONDS, hosts.BEAT_SECONDS, hosts.SILENT_SECONDS = 1.0, 0.05, 1.0
+hosts.HELLO_SECONDS, hosts.BEAT_SECONDS, hosts.SILENT_SECONDS = 1.0, 0.05, SILENCE
 sys.exit(launch.main(sys.argv[1:]))
 """
 # each process says that it is there, and waits for the end of the test or for a signal
@@ -27,7 +27,8 @@ import os, pathlib, signal, sys, time
 rank = int(os.environ["RANK_ID"])
 signal.signal(signal.SIGTERM, lambda number, frame: (
     print("stopped at step 5", file=sys.stderr), sys.exit(128 + number)))
-pathlib.Path(f"ready-{rank}").write_text(str(os.getpid()))
+pathlib.Path(f"begun-{rank}").write_text(str(os.getpid()))
+os.rename(f"begun-{rank}", f"ready-{rank}")
 while not os.path.exists("end"):
     if rank == 1 and os.path.exists("fault"):
         exec(pathlib.Path("fault").read_text())
@@ -38,6 +39,8 @@ print("rank", rank)
 
 class Job:
     """Starts launchers on one port, and ends what is left of them."""
+
+    silent = 30.0  # seconds after which a host that says nothing is lost
 
     def __init__(self, folder):
         self.folder, self.launchers = folder, []
@@ -50,7 +53,8 @@ class Job:
                   "MASTER_PORT": self.port, "PYTHONPATH": ROOT}
         folder = self.folder / f"log-{len(self.launchers)}"
         launcher = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, folder, self.folder / "program.py"], cwd=self.folder,
+            [sys.executable, "-c", LAUNCH.replace("SILENCE", str(self.silent)), folder,
+             self.folder / "program.py"], cwd=self.folder,
             env=os.environ | {key: str(value) for key, value in (common | variables).items()},
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_signals)
         self.launchers.append(launcher)
@@ -61,7 +65,7 @@ class Job:
         while len(list(self.folder.glob("ready-*"))) < count:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        return [int((self.folder / f"ready-{rank}").read_text() or 0) for rank in range(count)]
+        return [int((self.folder / f"ready-{rank}").read_text()) for rank in range(count)]
 
 
 @pytest.fixture
@@ -199,6 +203,7 @@ def test_a_host_that_has_left_has_not_died(end, at_once):
 
 
 def test_a_host_that_is_silent_ends_the_others(job):
+    job.silent = 1.0
     launchers = [job.start(NODE_RANK=rank, NODE_COUNT=3, RANK_SIZE=3) for rank in range(3)]
     job.wait_for_processes(3)
     launchers[2].send_signal(signal.SIGSTOP)

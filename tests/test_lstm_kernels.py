@@ -17,7 +17,7 @@ from src.DeepSpeech import DeepSpeech, LossCell, dynamic_loss_inputs
 # the peak of a process that trains a network of some layers with a short utterance, and the bytes
 # of its parameters
 PROGRAM = """
-import resource, sys
+import sys
 import mindspore as ms
 import numpy as np
 from src.config import load_config
@@ -34,8 +34,8 @@ for _ in range(2):
     loss, gradients = step(ms.Tensor(np.zeros((1, 1, 161, 40), np.float32)), lengths[0],
                            ms.Tensor([[1, 2]], ms.int32), lengths[1], ms.Tensor(1.0, ms.float32))
     loss.asnumpy()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-      sum(p.nbytes for p in network.trainable_params()))
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(int(peak.split()[1]) * 1024, sum(p.nbytes for p in network.trainable_params()))
 """
 
 

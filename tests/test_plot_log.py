@@ -28,6 +28,12 @@ def test_a_picture(metrics, tmp_path, capsys, by):
     assert str(output) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["curves", "curves.foo", "curves.svg"])
+def test_another_kind_of_picture(metrics, tmp_path, capsys, name):
+    assert plot_log.main([str(metrics), "--output", str(tmp_path / name)]) == 2
+    assert f"--output {tmp_path / name}: needed is a name in .png" in capsys.readouterr().err
+
+
 def test_what_is_drawn(monkeypatch, tmp_path):
     import matplotlib.pyplot as plt
     kept = []

@@ -195,6 +195,22 @@ def test_python_without_mindspore(project, tmp_path):
                       "bash scripts/setup_env.sh (or set DS2_PYTHON)\n")
 
 
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_an_environment_that_is_not_finished(project, unfinished):
+    """Set-up was stopped while it installed, or the environment is somebody's own and empty."""
+    binaries = project / ".venv/bin"
+    binaries.mkdir(parents=True)
+    executable(binaries / "python", "#!/bin/sh\nexit 1\n")
+    if unfinished:
+        (project / ".venv/ds2-unfinished").touch()
+    code, output = run(project / "scripts" / "run_eval_cpu.sh", "x.ckpt", python="")
+    assert code == 2
+    assert output == (
+        f"error: {project}/.venv is not finished; run: bash scripts/setup_env.sh\n" if unfinished
+        else f"error: {binaries}/python has no MindSpore; run: bash scripts/setup_env.sh (or set "
+             "DS2_PYTHON)\n")
+
+
 def test_evaluation_of_a_missing_checkpoint(project):
     code, output = run(project / "scripts" / "run_eval_cpu.sh", "missing.ckpt")
     assert code == 2
@@ -315,7 +331,11 @@ def test_environment_is_made_once_kept_up_to_date_and_repaired(bare_project):
     assert failed.endswith(
         "error: pip could not install requirements.txt; its messages stand above\n")
     (project / "requirements.txt").write_text("pip>=20.1\n")
-    repaired = setup()  # what a failed or interrupted installation left is not trusted
+    again = setup()  # pip has changed nothing, and without a network nothing could come back
+    assert "making" not in again
+    assert "installing requirements.txt (" in again
+    (project / ".venv/ds2-unfinished").touch()
+    repaired = setup()  # what an interrupted installation left is not trusted
     assert "making the virtual environment" in repaired
     assert "installing requirements.txt (" in repaired
     (project / "requirements.txt").write_text("pip>=20.2\n")
@@ -571,9 +591,30 @@ def test_train_an4_runs_its_steps_and_hands_on_settings(project, fake):
     assert train.endswith(
         "<TrainingConfig.seed=1><TrainingConfig.log_dir=logs_1><CheckpointConfig.ckpt_path=ckpt_1>")
     assert evaluation.startswith("<eval.py><--pretrain_ckpt><ckpt_1/DeepSpeech-average.ckpt>")
+    # with the settings: those of the network have to be the checkpoint's
+    settings = "<TrainingConfig.seed=1><TrainingConfig.log_dir=logs_1>"
+    assert f"<--device_target><CPU>{settings}" in evaluation
     assert evaluation.endswith(
         "<DataConfig.test_manifest=data/an4_val_manifest.csv><TrainingConfig.log_dir=logs_1>")
     assert curves == "<-m><tools.plot_log><logs_1/metrics.csv><--output><logs_1/curves.png>"
+
+
+def test_train_an4_from_another_folder(project, fake, tmp_path):
+    """A Python that the caller names by a relative path is found by inner scripts too."""
+    (tmp_path / "an4 corpus").mkdir()
+    code, output = run(project / "scripts" / "train_an4.sh", "an4 corpus", cwd=tmp_path,
+                       python="./fake python", FAKE_EXIT="0")
+    assert code == 0, output
+    assert f"<--source><{tmp_path}/an4 corpus>" in output
+
+
+def test_train_an4_without_a_home(project, fake, tmp_path):
+    """As in a service of systemd."""
+    (project / "an4").mkdir()
+    script = project / "scripts" / "train_an4.sh"
+    code, output = run(Path("-c"), 'unset HOME; exec bash "$0" an4', str(script), shell="bash",
+                       python=fake, FAKE_EXIT="0", cwd=project)
+    assert code == 0, output
 
 
 def test_train_an4_evaluates_the_average_wherever_the_run_lies(project, fake, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import socket
 import sys
 import threading
 import time
@@ -162,10 +163,14 @@ def test_health_and_readiness(server):
 
 def test_metrics(server, recording):
     before = server.metric("deepspeech2_audio_seconds_total")
-    answers = server.metric("deepspeech2_requests_total")
+    answers, times = (f"deepspeech2_{name}" for name in (
+        'requests_total{path="/v1/audio/transcriptions",status="200"}',
+        'request_seconds_count{path="/v1/audio/transcriptions"}'))
+    counted = [server.sample(answers), server.sample(times)]
     assert server.post(file=recording).status_code == 200
     assert server.metric("deepspeech2_audio_seconds_total") > before
-    assert server.metric("deepspeech2_requests_total") > answers + 1
+    assert [server.sample(answers), server.sample(times)] == [count + 1 for count in counted]
+    assert server.sample("deepspeech2_queue_length") == 0
     assert server.metric("deepspeech2_batch_size_count") > 0
     assert server.metric("process_resident_memory_bytes") > 1e7
 
@@ -291,11 +296,22 @@ def test_a_header_that_comes_a_byte_at_a_time(strict):
             time.sleep(0.1)
 
 
-def test_a_header_that_is_too_long(strict):
-    with strict.connect() as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\na: " + b"a" * 100_000)
-        assert answer_of(connection)[:12] in (b"HTTP/1.1 400", b"")  # a reset can take it away
-    assert httpx.get(f"{strict.url}/health").status_code == 200
+def test_a_header_that_is_too_long(server):
+    """The server reads it in one go: of a longer one, the rest would reset the connection."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\na: " + b"a" * 20_000)
+        assert answer_of(connection)[:12] == b"HTTP/1.1 400"
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_options_become_limits_and_origins(monkeypatch):
+    called = []
+    monkeypatch.setattr("deepspeech2.service.server.serve", lambda *a: called.append(a) or 0)
+    assert cli.main(["serve", "an4", "--port", "0", "--max_megabytes", "1", "--max_minutes", "2",
+                     "--allow_origin", "https://a, https://b"]) == 0
+    ((_, name, _, key, origins, limits),) = called
+    assert (name, key, origins) == ("an4", "", ["https://a", "https://b"])
+    assert (limits.upload_bytes, limits.audio_seconds, limits.session_seconds) == (10**6, 120, 120)
 
 
 @pytest.mark.parametrize("length", [1000, None])
@@ -350,13 +366,16 @@ def test_a_client_that_vanishes_while_it_sends(strict):
 def test_a_client_that_vanishes_while_it_waits(server, stream):
     """Its recording is not recognised to the end."""
     recognised = server.metric("deepspeech2_audio_seconds_total")
+    gone = 'deepspeech2_requests_total{path="/v1/audio/transcriptions",status="499"}'
+    left = server.sample(gone)
     field = b'--x\r\nContent-Disposition: form-data; name="stream"\r\n\r\n' + stream.encode()
     body = field + b"\r\n" + form_body(encoded(voice(1200 * 16000)))
     with server.connect() as connection:
         connection.sendall(form_head(len(body)) + body)
         wait_for(lambda: server.metric("deepspeech2_audio_seconds_total") > recognised)
     wait_for(server.is_idle)
-    assert server.metric("deepspeech2_audio_seconds_total") < recognised + 1200
+    assert server.metric("deepspeech2_audio_seconds_total") < recognised + 600
+    assert server.sample(gone) == left + 1
 
 
 # --- many clients --------------------------------------------------------------------------------
@@ -381,12 +400,24 @@ def test_a_hundred_connections_that_do_nothing(strict):
         connection.close()
 
 
-def test_more_connections_than_allowed(strict):
-    connections = [strict.connect() for _ in range(200)]
-    for connection in connections:
-        assert answer_of(connection) == b""
-        connection.close()
-    assert strict.post(file=encoded(speech(3))).status_code == 200
+def test_more_connections_than_allowed(tmp_path):
+    """Those that are there stay; another one is closed at once, and room is made by leaving."""
+    with service_process.service(
+        tmp_path / "files", connections=3, header_seconds=600.0
+    ) as running:
+        connections = [running.connect() for _ in range(3)]
+        for connection in connections:  # a connection counts when the service has taken it
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with running.connect() as fourth:
+            assert answer_of(fourth) == b""
+        assert all(running.holds(connection) for connection in connections)
+        for connection in connections:
+            connection.shutdown(socket.SHUT_RDWR)
+        wait_for(lambda: not any(running.holds(connection) for connection in connections))
+        for connection in connections:
+            connection.close()
+        assert running.post(file=encoded(speech(3))).status_code == 200
 
 
 def test_a_hundred_clients_at_once(server, expected, recording):
@@ -517,7 +548,10 @@ def test_what_is_under_way_is_finished(tmp_path, recording, expected, number, co
 
 
 def test_what_does_not_end_is_given_up(tmp_path):
-    with service_process.service(tmp_path / "files", stop_seconds=1.0) as running:
+    """The one has hours for its body, and the other is long."""
+    with service_process.service(
+        tmp_path / "files", stop_seconds=1.0, body_seconds=3600.0
+    ) as running:
         body = form_body(encoded(voice(1200 * 16000)))
         with running.connect() as slow, running.connect() as long:
             slow.sendall(form_head(1000))

@@ -40,32 +40,6 @@ def test_a_network_that_cannot_be_run(labels):
     broken.close()
 
 
-def test_a_recording_that_fails_does_not_spoil_its_batch(labels):
-    """As when memory suffices for each piece but not for both."""
-    good = model_that_says("A", labels).acoustic
-
-    def fail(inputs, input_length):
-        if len(inputs) > 1 or input_length[0] > 400:
-            raise RunError("out of memory")
-        return good(inputs, input_length)
-    both = recogniser(Model(fail, load_config().model_info(labels)))
-    found = {}
-
-    def transcribe(seconds):
-        try:
-            found[seconds] = both.transcribe(recording(seconds), threading.Event(), print).text
-        except RunError as error:
-            found[seconds] = str(error)
-
-    threads = [threading.Thread(target=transcribe, args=[seconds]) for seconds in (2.0, 5.0)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    both.close()
-    assert found == {2.0: "A", 5.0: "out of memory"}
-
-
 def test_work_that_nobody_waits_for_stops(labels):
     stop, pieces = threading.Event(), []
     good = model_that_says("A", labels).acoustic

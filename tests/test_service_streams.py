@@ -100,7 +100,8 @@ def rounded(words):
     ({"sample_rate": 48000, "channels": 2, "model": "stream"}, 48000, 2)])
 def test_words_are_those_of_a_stream_without_a_service(
         server, streaming_model, query, rate, channels):
-    samples = np.repeat(noise(4.0, rate=rate)[:, None], channels, axis=1)
+    samples = noise(4.0, rate=rate)[:, None] // np.array([1, 3])[:channels]
+    samples = samples.astype("<i2")
     expected = recognised(streaming_model, samples, rate)
     with open_stream(server, **query) as websocket:
         say(websocket, samples)
@@ -108,6 +109,9 @@ def test_words_are_those_of_a_stream_without_a_service(
         assert websocket.close_code == 1000
     assert len(expected.segments[0].words) > 5
     assert final_words(messages) == rounded(words_of(expected))
+    confidences = [w["confidence"] for m in messages
+                   for w in m["channel"]["alternatives"][0]["words"]]
+    assert confidences == pytest.approx([w.probability for w in expected.words], abs=1e-3)
     text = [m["channel"]["alternatives"][0]["transcript"] for m in messages]
     assert " ".join(filter(None, text)) == expected.text
     assert messages[-1]["speech_final"] and not messages[0]["speech_final"]
@@ -123,7 +127,7 @@ def test_finals_cover_the_stream_without_overlap(server):
     for message in messages:
         assert message["start"] == pytest.approx(at, abs=2e-3)
         at = message["start"] + message["duration"]
-    assert 0 < at <= 4.0
+    assert final_words(messages)[-1][2] - 2e-3 <= at <= 4.0
 
 
 def test_words_in_progress_become_words(server):
@@ -137,15 +141,6 @@ def test_words_in_progress_become_words(server):
         before = "" if message["is_final"] else alternative["transcript"]
         seen += not message["is_final"]
     assert seen > 5
-
-
-def test_a_turn_takes_all_that_was_sent(server):
-    """A stream that is ahead of the service needs fewer turns than it sends messages."""
-    before = server.metric("deepspeech2_batch_size_count")
-    with open_stream(server) as websocket:
-        say(websocket, noise(8.0), 640)  # 400 messages of 20 ms
-        assert close(websocket)[-1]["duration"] == 8.0
-    assert server.metric("deepspeech2_batch_size_count") - before < 100
 
 
 def test_words_come_while_the_stream_goes_on(server):
@@ -357,7 +352,7 @@ def add_a_fault(source, target) -> None:
     model = onnx.load(source)
     for node in model.graph.node:
         node.output[:] = ["whole" if name == "probs" else name for name in node.output]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 11, 13]), "size"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 11, 29]), "size"))
     model.graph.node.append(onnx.helper.make_node("Reshape", ["whole", "size"], ["probs"]))
     (output,) = (value for value in model.graph.output if value.name == "probs")
     output.type.tensor_type.ClearField("shape")

@@ -12,8 +12,6 @@ BEGIN = """
 import hashlib, os, signal, sys, time
 from deepspeech2 import commands, stopping
 from deepspeech2.stopping import StopRequests
-stopping.GRACE_SECONDS = 0.2
-
 def busy():
     "A long time in C, without a Python byte code, as in a compiler."
     said = False
@@ -32,10 +30,25 @@ def run(command):
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 
-def start(script: str, preexec_fn=heed_signals, **options) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", BEGIN + script], cwd=ROOT, text=True,
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _ends_what_is_left():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.communicate()
+
+
+def start(script: str, preexec_fn=heed_signals, grace: float = 60.0, **options) -> subprocess.Popen:
+    """A process that has said that it is ready; after `grace` seconds a signal ends it at once."""
+    program = f"{BEGIN}\nstopping.GRACE_SECONDS = {grace}\n{script}"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                preexec_fn=preexec_fn, **options)
+    STARTED.append(process)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -77,7 +90,7 @@ run(command)""")
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_library_that_does_not_return_is_ended(number):
-    process = start("run(busy)")
+    process = start("run(busy)", grace=0.2)
     process.send_signal(number)
     ended(process, 128 + number, f"stopped at once by {number.name}\n")
 
@@ -95,7 +108,7 @@ with StopRequests(note, may_end=lambda: not unsaved) as stop:
     time.sleep(10 * stopping.POLL_SECONDS)
     print("saved", file=sys.stderr)
     unsaved = False
-    hashlib.pbkdf2_hmac("sha512", b"", b"", 2 * 10**9)""")
+    hashlib.pbkdf2_hmac("sha512", b"", b"", 2 * 10**9)""", grace=0.2)
     process.send_signal(signal.SIGTERM)
     ended(process, 143, "noted 15\nsaved\nstopped at once by SIGTERM\n")
 

@@ -325,6 +325,18 @@ def test_fine_tuning_starts_from_the_weights_and_names_what_does_not_fit(
             np.testing.assert_allclose(tuned[name], array, atol=1e-6, err_msg=name)
 
 
+def test_some_epochs_are_evaluated_and_others_saved(recipe, tmp_path):
+    """Every second one, and the last; the best is saved too, which is one that was evaluated."""
+    train(load_config(None, [*recipe, "TrainingConfig.epochs=5", "TrainingConfig.eval_interval=2",
+                             "TrainingConfig.save_interval=3"]))
+    with open(tmp_path / "logs" / "metrics.csv", newline="") as file:
+        evaluated = [int(row["epoch"]) for row in csv.DictReader(file) if row["val_wer"]]
+    assert evaluated == [2, 4, 5]
+    saved = {int(path.stem.split("-")[1].split("_")[0])
+             for path in (tmp_path / "ckpt").glob("DeepSpeech-*_*.ckpt")}
+    assert {3, 5} <= saved <= {2, 3, 4, 5}
+
+
 def test_fine_tuning_checks_settings_against_the_network_of_the_checkpoint(
     recipe, tmp_path, whole):
     """It has one recurrent layer, where the settings alone would have five."""

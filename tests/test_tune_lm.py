@@ -131,6 +131,15 @@ def test_the_weights_are_the_best_of_all_that_were_tried(case, capsys):
     assert case.written() == ["decoder.json", "surface.png"]
 
 
+def test_the_lexicon_of_the_settings(case):
+    """Weights that are tuned without it would be those of another decoder."""
+    words = sorted({word for text in case.references for word in text.split()})
+    (case.folder / "words.txt").write_text("\n".join(words))
+    assert case.run("LMConfig.decoder_type=beam",
+                    f"LMConfig.lexicon_path={case.folder}/words.txt") == 0
+    assert read_settings(case.folder / "decoder.json").lexicon_path == f"{case.folder}/words.txt"
+
+
 def test_the_language_model_of_the_settings_of_another_run(case):
     """As that of `english`, which also has a name."""
     (case.folder / "other.json").write_text(

@@ -134,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
 def calibrate(args: argparse.Namespace) -> int:
     """Recognise, fit, print, write; 2 when an utterance could not be read."""
     config = load_config(args.config, args.overrides)
+    if decoding := sorted(key for key in config.explicit if key.startswith("LMConfig.")):
+        raise InputError(f"{', '.join(decoding)}: probabilities are those of --lm, by its name")
     path = shipped.model_path(args.model)
     model = load_model(path, args.lm or None)
     model.confidence = None

@@ -16,6 +16,7 @@ from deepspeech2.files import atomic_path
 from src import augment
 from src.config import AugmentationConfig
 from src.word_cuts import quietest_cut
+from tools.pictures import check_picture
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def plot_augment(args: argparse.Namespace) -> int:
     spect = SpectConfig()
+    check_picture("--output", args.output)
     draw(effects(load_audio(args.recording, spect.sample_rate), spect), spect, args.output)
     print(f"Effects in {args.output}")
     return 0

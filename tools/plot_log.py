@@ -13,6 +13,7 @@ import pandas as pd
 from deepspeech2 import commands
 from deepspeech2.errors import InputError
 from deepspeech2.files import atomic_path
+from tools.pictures import check_picture
 
 NEEDED = ("epoch", "train_loss", "learning_rate", "val_wer", "val_cer", "minutes")
 
@@ -130,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def plot_log(args: argparse.Namespace) -> int:
     runs = dict(zip(names(args.metrics), map(read_metrics, args.metrics), strict=True))
+    check_picture("--output", args.output)
     draw(runs, args.by, args.output)
     number = f" of {len(runs)} runs" if len(runs) > 1 else ""
     print(f"Curves{number} in {args.output}")

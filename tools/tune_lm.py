@@ -42,6 +42,7 @@ from src import cli
 from src.config import Config, load_config
 from src.evaluation import find_speakers
 from src.manifest import Manifest, read_manifest, read_transcript
+from tools.pictures import check_picture
 
 logger = logging.getLogger(__name__)
 
@@ -450,8 +451,8 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(
             f"--output {args.output}: needed is a name in {', '.join(SETTINGS_SUFFIXES)}"
         )
-    if args.plot and args.plot.suffix.lower() != ".png":
-        raise InputError(f"--plot {args.plot}: needed is a name in .png")
+    if args.plot:
+        check_picture("--plot", args.plot)
     if os.path.lexists(args.output):
         try:
             read_settings(args.output)
@@ -459,8 +460,7 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(
                 f"--output {args.output}: exists, and this command did not write it: name another"
             ) from None
-    for path in filter(None, (args.output, args.plot)):
-        ensure_writable(path.parent)
+    ensure_writable(args.output.parent)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -475,7 +475,8 @@ def tune_lm(args: argparse.Namespace) -> int:
     labels = Labels.load(config.DataConfig.labels_path)
     base = dataclasses.replace(config.LMConfig, decoder_type="beam",
                                lm_path=decoder_settings(args.lm).lm_path,
-                               letter_lm_path=args.letter_lm, lexicon_path=args.lexicon)
+                               letter_lm_path=args.letter_lm or config.LMConfig.letter_lm_path,
+                               lexicon_path=args.lexicon or config.LMConfig.lexicon_path)
     data = read_data(args.manifest, args.outputs, config, labels)
     trials = Trials(data, labels, base)
     trials.check()
