@@ -207,9 +207,12 @@ def test_a_folder_whose_plan_cannot_be_read_is_refused(demo_corpus, tmp_path, ca
     paths = [str(path) for path in sorted(demo_corpus.rglob("*.wav"))[:1]]
     output = ["--output", str(tmp_path / "out"), "--workers", "1"]
     assert cli.main(["bulk", paths[0], *output]) == 0
-    (tmp_path / "out/plan.json").write_text("[]")
-    assert cli.main(["bulk", paths[0], *output]) == 2
-    assert "plan.json: not the plan of a job" in capsys.readouterr().err
+    plan = tmp_path / "out/plan.json"
+    known = json.loads(plan.read_text())
+    for content in ([], known | {"recordings_of_shards": [2]}, {"job": known["job"]}):
+        plan.write_text(json.dumps(content))
+        assert cli.main(["bulk", paths[0], *output]) == 2
+        assert "plan.json: not the plan of a job" in capsys.readouterr().err
 
 
 def test_the_folder_of_another_job_is_refused(demo_corpus, tmp_path, capsys):

@@ -49,7 +49,7 @@ class Job:
         ensure_writable(folder)
         job, plan = fingerprint(task, paths), self.folder / "plan.json"
         if plan.exists():
-            self.shards = divide(paths, sizes, self._division(plan, job))
+            self.shards = divide(paths, sizes, self._division(plan, job, len(paths)))
             return
         self.shards = make_shards(paths, sizes)
         division = [len(shard.paths) for shard in self.shards]
@@ -57,12 +57,15 @@ class Job:
         with atomic_path(plan) as temporary:
             temporary.write_text(json.dumps(content) + "\n")
 
-    def _division(self, plan: Path, job: str) -> list[int]:
+    def _division(self, plan: Path, job: str, total: int) -> list[int]:
         """How many recordings each shard has by the plan, which has to be that of this job."""
         try:
             found = parse_json(plan.read_text())
             if found["job"] == job:
-                return found["recordings_of_shards"]
+                counts = found["recordings_of_shards"]
+                if sum(counts) != total:
+                    raise ValueError(f"it divides {sum(counts)} recordings, there are {total}")
+                return counts
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{plan}: not the plan of a job: {error}") from None
         raise InputError(
