@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -144,7 +145,8 @@ def test_what_has_come_is_recognised_when_the_service_stops(streaming):
         end = await listener._listen()
         shared.close()
         return end, listener
-    end, listener = asyncio.run(listen())
+    with ThreadPoolExecutor(1) as thread:  # in this one, a browser of other tests may have a loop
+        end, listener = thread.submit(asyncio.run, listen()).result()
     assert end.code == 1001 and listener._seconds() == 4.0
 
 
