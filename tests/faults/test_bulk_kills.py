@@ -29,14 +29,16 @@ def recordings(demo_corpus, tmp_path_factory) -> Path:
 
 def test_results_are_equal_after_kills_at_random_moments(recordings, script, tmp_path):
     """Every other kill is the driver's; the others are those of one of its two workers."""
+    begin = time.monotonic()
     assert run(script, recordings, "--output", tmp_path / "whole", "--workers", "1")[0] == 0
+    lasts = time.monotonic() - begin  # seconds: a kill that comes later kills nobody
     whole = (tmp_path / "whole" / job.TRANSCRIPTS).read_bytes()
     rng, folder, killed = random.Random(0), tmp_path / "killed", 0
     process = None
     while killed < TRIALS:
         if process is None:
             process = start(script, recordings, "--output", folder, "--workers", "2")
-        time.sleep(rng.uniform(0.5, 12))
+        time.sleep(rng.uniform(0.2, lasts))
         if process.poll() is not None:  # finished: again from nothing
             assert (folder / job.TRANSCRIPTS).read_bytes() == whole
             shutil.rmtree(folder)
