@@ -32,12 +32,12 @@ from data.common import (
     add_common_arguments,
     ensure_target,
     exclusive_lock,
+    is_prepared,
     parallel,
     save_manifest,
     to_pcm16,
     utterance_info,
     utterance_paths,
-    wav_size,
     write_text,
     write_wav,
 )
@@ -180,13 +180,11 @@ def read_raw(path: Path) -> np.ndarray:
 def earlier_samples(wav: Path, mtime_ns: int) -> int | None:
     """The samples of a WAV that an earlier run has written whole; None where there is none."""
     try:
-        status = wav.stat()
         with wave.open(str(wav)) as file:  # libsndfile would count those that are there
             samples = file.getnframes()
     except (OSError, EOFError, wave.Error):  # EOFError: empty, as after a power cut
         return None
-    whole = status.st_mtime_ns == mtime_ns and status.st_size == wav_size(samples)
-    return samples if whole else None
+    return samples if is_prepared(wav, samples, mtime_ns) else None
 
 
 def write_utterance(folder: Path, labels: Labels, utterance: Utterance) -> UtteranceInfo | str:

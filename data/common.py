@@ -242,6 +242,15 @@ def wav_size(samples: int) -> int:
     return 44 + 2 * samples
 
 
+def is_prepared(audio: Path, samples: int, mtime_ns: int | None = None) -> bool:
+    """Whether a prepared WAV exists with this number of samples, and (unless None) this mtime."""
+    try:
+        status = audio.stat()
+    except OSError:
+        return False
+    return status.st_size == wav_size(samples) and mtime_ns in (None, status.st_mtime_ns)
+
+
 def write_wav(path: Path, samples: np.ndarray, mtime_ns: int | None = None) -> None:
     """Write (n,) int16 samples as a mono WAV at `SAMPLE_RATE`.
 

@@ -42,13 +42,13 @@ from data.common import (
     add_scheduler_argument,
     ensure_target,
     exclusive_lock,
+    is_prepared,
     parallel,
     read_record,
     save_manifest,
     seconds,
     to_pcm16,
     utterance_paths,
-    wav_size,
     write_record,
     write_text,
     write_wav,
@@ -292,10 +292,9 @@ class Prepared:
             key, entry = self._audio.get(clip.name) or ([], [])
             if key == self._key(clip):
                 audio = Audio(*entry)
-                status = os.stat(audio.path)
+                cut = utterance_paths(folder, clip.name)[0]
                 if audio.path == str(clip.audio) or (
-                    audio.path == str(utterance_paths(folder, clip.name)[0])
-                    and (status.st_size, status.st_mtime_ns) == (wav_size(audio.samples), key[2])
+                    audio.path == str(cut) and is_prepared(cut, audio.samples, key[2])
                 ):
                     return audio
         return None

@@ -38,13 +38,13 @@ from data.common import (
     add_scheduler_argument,
     ensure_target,
     exclusive_lock,
+    is_prepared,
     parallel,
     save_manifest,
     seconds,
     to_pcm16,
     utterance_info,
     utterance_paths,
-    wav_size,
     write_text,
     write_wav,
 )
@@ -97,15 +97,6 @@ def count_samples(path: Path) -> int:
         if 0 < info.frames < LONGEST:
             return math.ceil(info.frames * SAMPLE_RATE / info.samplerate)
     return len(load_audio(path, SAMPLE_RATE))  # raises AudioError if the file is damaged
-
-
-def is_prepared(audio: Path, samples: int, mtime_ns: int | None = None) -> bool:
-    """Whether a prepared WAV exists with this number of samples, and (unless None) this mtime."""
-    try:
-        status = audio.stat()
-    except OSError:
-        return False
-    return status.st_size == wav_size(samples) and mtime_ns in (None, status.st_mtime_ns)
 
 
 def write_utterance(

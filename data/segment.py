@@ -11,6 +11,7 @@ Writes TARGET/NAME_manifest.csv and its index, TARGET/NAME_dataset/wav/, .../txt
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import json
@@ -29,13 +30,13 @@ from data.common import (
     SAMPLE_RATE,
     ensure_target,
     exclusive_lock,
+    is_prepared,
     read_record,
     save_manifest,
     seconds,
     to_pcm16,
     utterance_info,
     utterance_paths,
-    wav_size,
     write_record,
     write_text,
     write_wav,
@@ -343,20 +344,14 @@ class Record:
 
     def find(self, name: str, audio: str, text: str, folder: Path) -> Done | None:
         """What was done for a recording and its text, if nothing has changed since."""
-        found = self._done.get(name)
-        if not isinstance(found, list) or len(found) != 2 or found[0] != self._key(audio, text):
-            return None
-        done = found[1]
-        try:
-            done = Done(**done)
-        except TypeError:  # of another version
-            return None
-        sizes = [(utterance_paths(folder, own), samples) for own, samples, _ in done.kept]
-        whole = all(
-            txt.is_file() and wav.is_file() and wav.stat().st_size == wav_size(samples)
-            for (wav, txt), samples in sizes
-        )
-        return done if whole else None
+        with contextlib.suppress(TypeError, ValueError):  # noted by another version
+            key, noted = self._done.get(name) or ([], {})
+            if key == self._key(audio, text):
+                done = Done(**noted)
+                kept = ((utterance_paths(folder, own), count) for own, count, _ in done.kept)
+                if all(txt.is_file() and is_prepared(wav, count) for (wav, txt), count in kept):
+                    return done
+        return None
 
     def add(self, name: str, audio: str, text: str, done: Done) -> None:
         """Keep what was done."""

@@ -282,7 +282,7 @@ class _Run:
 
     def run(self) -> TrainingMonitor:
         """Train until the end of the run."""
-        progress = self.progress
+        progress, training = self.progress, self.config.TrainingConfig
         run_id = progress.lineage[-1][0]
         if self.group.is_first:
             logger.info("run %s in %s", run_id, self.folder.folder)
@@ -295,9 +295,9 @@ class _Run:
             try:
                 if not progress.epoch_ended:
                     self._end_epoch()
-                if progress.finished(self.config.TrainingConfig):
-                    progress.log_as_finished(self.config.TrainingConfig)
-                while not progress.finished(self.config.TrainingConfig):
+                if progress.finished(training):
+                    progress.log_as_finished(training)
+                while not progress.finished(training):
                     self._train_epoch()
                 if self.config.CheckpointConfig.average_last:
                     self._average()
