@@ -118,7 +118,7 @@ log_to() {
         LOG=$stem-$number.log
     done
     # tee stays until the job has said its last word, also when a signal goes to the whole process group
-    exec > >(trap '' INT TERM HUP; exec tee -a -- "$LOG") 2>&1
+    exec > >(trap '' INT TERM HUP USR1; exec tee -a -- "$LOG") 2>&1
     LOG_WRITER=$!
     say "log file: $ROOT/$LOG"
     say_where
@@ -141,13 +141,13 @@ forward() {
     kill -s "$1" "$JOB" 2>/dev/null || true
 }
 
-# run_job COMMAND...: run it in the foreground, return its exit code. Ctrl-C, TERM and HUP reach the job, which may
+# run_job COMMAND...: run it in the foreground, return its exit code. Ctrl-C, TERM, HUP and USR1 reach the job, which may
 # finish what it is doing (training saves a checkpoint); the script waits for it.
 run_job() {
     local status
     JOB=
     trap 'forward INT' INT
-    trap 'forward TERM' TERM HUP
+    trap 'forward TERM' TERM HUP USR1
     set -m              # a process group of its own: else the shell would make the job deaf to INT
     PYTHONUNBUFFERED=1 "$@" &
     JOB=$!
@@ -157,7 +157,7 @@ run_job() {
         wait "$JOB" && status=0 || status=$?
         [ -n "$SIGNALLED" ]     # wait ended for the signal, not for the job
     do :; done
-    trap - INT TERM HUP
+    trap - INT TERM HUP USR1
     return "$status"
 }
 

@@ -114,7 +114,8 @@ Try it on your own recordings, with the language model that makes words of what 
     $RUN_PYTHON -m deepspeech2 transcribe --lm english a.wav b.flac
 Train on your own recordings (docs/data.md, docs/training.md): check a manifest of them, then
 fine-tune the English model:
-    $RUN_PYTHON -m data.verify_manifest mine/train.csv mine/val.csv
+    $RUN_PYTHON -m data.verify_manifest mine/train.csv mine/val.csv \\
+        --config configs/librispeech_10h.yaml
     $RUN_PYTHON train.py --config configs/finetune.yaml --device_target CPU \\
         --pre_trained_model_path pretrained/librispeech_10h.ckpt \\
         DataConfig.train_manifest=mine/train.csv DataConfig.val_manifest=mine/val.csv

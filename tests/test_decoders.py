@@ -81,6 +81,7 @@ def test_hotwords_and_lexicon_come_from_the_settings(tmp_path):
     (LMConfig(alpha=1.0), r"`LMConfig.alpha` \(=1.0\) needs the beam search"),
     (LMConfig("best"), "`LMConfig.decoder_type` .* one of greedy, beam"),
     (LMConfig("beam", lm_path="none.arpa"), "none.arpa: cannot read the language model"),
+    (LMConfig("beam", lm_path="english"), r"stands for are --config \S+/assets/lm/english[.]json$"),
     (LMConfig("beam", lexicon_path="none.txt"), "none.txt: cannot read the lexicon"),
     (LMConfig("beam", hotwords="AÉ"), "hotword: unknown characters 'É'"),
 ])

@@ -250,7 +250,8 @@ def test_distributed_failure_is_shown(project):
 
 
 @pytest.mark.parametrize(("number", "told", "code"), [
-    (signal.SIGTERM, "TERM", 5), (signal.SIGHUP, "TERM", 5), (signal.SIGINT, "INT", 6)])
+    (signal.SIGTERM, "TERM", 5), (signal.SIGHUP, "TERM", 5), (signal.SIGUSR1, "TERM", 5),
+    (signal.SIGINT, "INT", 6)])
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_signals_reach_the_job(project, fake, number, told, code, whole_group):
     """The script logs the last words of the job and passes its exit code on, also after Ctrl-C."""

@@ -127,9 +127,8 @@ class LanguageModel:
         try:
             status = path.stat()
         except OSError as error:
-            names = "" if path.suffix else f"; by name there are: {', '.join(language_models())}"
             raise InputError(
-                f"{path}: cannot read the language model: {error.strerror}{names}"
+                f"{path}: cannot read the language model: {error.strerror}{_advice(path)}"
             ) from None
         stamp = np.array([_VERSION, status.st_size, status.st_mtime_ns], np.int64)
         for place in _cache_places(path):
@@ -331,6 +330,14 @@ def _refuse(name: str, words: list[str], section: Section, row: int, message: st
 
 
 # --- cache ---------------------------------------------------------------------------------------
+
+
+def _advice(path: Path) -> str:
+    """The end of a message about a missing file: the names that stand for language models."""
+    shipped = language_models()
+    if settings := shipped.get(str(path)):
+        return f"; it is a name for --lm, the settings that it stands for are --config {settings}"
+    return "" if path.suffix else f"; by name there are: {', '.join(shipped)}"
 
 
 def _cache_places(path: Path) -> list[Path]:
