@@ -12,24 +12,35 @@ from conftest import ROOT, heed_signals
 from deepspeech2.bulk.work import Result
 from deepspeech2.errors import RunError
 
-SHORT_SHARDS = ("import sys; from deepspeech2 import cli; from deepspeech2.bulk import shards\n"
-                "if __name__ == '__main__':\n"
-                "    shards.SHARD_SECONDS = 4.0\n"
-                "    sys.exit(cli.main(sys.argv[1:]))\n")
+SHORT_SHARDS = """
+import os, sys, time
+from deepspeech2 import cli
+from deepspeech2.bulk import job, shards
+if __name__ == '__main__':
+    shards.SHARD_SECONDS = 4.0
+    written, write = [], job.Job.write
+    def held(*arguments):
+        while len(written) == 2 and not os.path.exists(os.environ.get("GO_ON", "/")):
+            time.sleep(0.02)
+        write(*arguments)
+        written.append(1)
+    job.Job.write = held
+    sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory) -> Path:
-    """The command with shards of four seconds."""
+    """The command with shards of four seconds. After two, it waits for the file GO_ON, if any."""
     path = tmp_path_factory.mktemp("script") / "bulk.py"
     path.write_text(SHORT_SHARDS)
     return path
 
 
-def start(script: Path, *arguments) -> subprocess.Popen:
+def start(script: Path, *arguments, **variables) -> subprocess.Popen:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen([sys.executable, script, "bulk", *map(str, arguments)], text=True,
-                            cwd=ROOT, env=os.environ | {"PYTHONPATH": path},
+                            cwd=ROOT, env=os.environ | {"PYTHONPATH": path} | variables,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             preexec_fn=heed_signals)
 

@@ -136,7 +136,7 @@ def test_an_mp3_is_read_in_bounded_memory_and_left_in_its_middle(tmp_path, monke
     before = set(threading.enumerate())  # other tests may have left a thread
     with open_audio(path, 16000) as blocks:
         assert 0 < len(next(iter(blocks))) <= 10_000
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 # Ogg, FLAC, WAV

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from reference import features
+from service_process import wait_for
 
 from benchmarks import __main__ as command
 from benchmarks import accuracy, report
@@ -448,8 +449,7 @@ def test_accuracy_goes_on_after_a_kill(torch, demo_corpus, tmp_path, monkeypatch
         time.sleep(0.05)
     process.kill()
     process.wait()
-    while processes_naming(folder):
-        time.sleep(0.05)
+    wait_for(lambda: not processes_naming(folder))
     curve = folder / "demo" / "original" / "metrics.csv"
     first_epoch = curve.read_text().splitlines()[1]
 

@@ -29,6 +29,7 @@ from deepspeech2.bulk import engines, job, shards, work
 from deepspeech2.cores import usable_cores
 from deepspeech2.decoding.decoders import LMConfig
 from deepspeech2.errors import InputError, RunError
+from deepspeech2.files import atomic_path
 
 __all__ = ["script"]  # a fixture
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +105,7 @@ def test_parts_on_several_machines_make_the_same(recordings, script, single, tmp
 def test_after_kills_of_workers_and_driver_the_results_are_equal(
         recordings, script, single, tmp_path):
     """A worker is killed at its first shard, the driver after the second; no process stays."""
-    process = start(script, recordings, "--output", tmp_path, "--workers", "2")
+    process = start(script, recordings, "--output", tmp_path, "--workers", "2", GO_ON="never")
     while not (workers := children(process.pid)):
         assert process.poll() is None
         time.sleep(0.02)
@@ -224,6 +225,49 @@ def test_the_folder_of_another_job_is_refused(demo_corpus, tmp_path, capsys):
         assert "belongs to a job with other recordings" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("changed", ["an4.onnx", "an4.json", "words.txt", ""])
+def test_a_job_whose_files_or_program_have_changed_is_refused(
+        demo_corpus, tmp_path, capsys, monkeypatch, changed):
+    """Transcripts of two models under one name must not be mixed."""
+    for path in (ROOT / "deepspeech2" / "assets").glob("an4.*"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "words.txt").write_text("ONE\nTWO\n")
+    command = ["bulk", str(min(demo_corpus.rglob("*.wav"))), "--output", str(tmp_path / "out"),
+               "--workers", "1", "--model", str(tmp_path / "an4.onnx"),
+               "--lexicon", str(tmp_path / "words.txt"), "--decoder", "beam"]
+    assert cli.main(command) == 0
+    assert cli.main(command) == 0
+    if changed:
+        with open(tmp_path / changed, "a", encoding="utf-8") as file:
+            file.write("\n")
+    else:
+        monkeypatch.setattr(work, "_program", lambda: "another version")
+    assert cli.main(command) == 2
+    assert "belongs to a job with other recordings, model, settings or program" in \
+        capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["000000.jsonl", job.TRANSCRIPTS, job.SUMMARY])
+def test_a_result_that_cannot_be_written_fails_the_run_and_the_next_one_goes_on(
+        demo_corpus, tmp_path, monkeypatch, capsys, file):
+    def full(path):
+        if Path(path).name == file:
+            raise OSError(28, "No space left on device")
+        return atomic_path(path)
+
+    command = ["bulk", *map(str, sorted(demo_corpus.rglob("*.wav"))[:2]), "--workers", "1"]
+    assert cli.main([*command, "--output", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "atomic_path", full)
+        assert cli.main([*command, "--output", str(tmp_path / "out")]) == 1
+    assert f"{file}: cannot write: No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "out" / job.SUMMARY).exists()
+    assert cli.main([*command, "--output", str(tmp_path / "out")]) == 0
+    for name in (job.TRANSCRIPTS, "shards/000000.jsonl"):
+        found, expected = ((tmp_path / run / name).read_text() for run in ("out", "whole"))
+        assert re.sub('"seconds": [0-9.]+', "", found) == re.sub('"seconds": [0-9.]+', "", expected)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (["--shard", "3/2"], "'3/2' must be I/N, with I from 1 to N"),
     (["--shard", "0/2"], "'0/2' must be I/N"),
@@ -319,15 +363,18 @@ def test_recordings_that_end_the_process_only_together_fail(monkeypatch):
 
 def test_a_cluster_whose_worker_is_killed_makes_the_same(
         recordings, script, single, tmp_path, cluster):
-    process = start(script, recordings, "--output", tmp_path, "--scheduler",
-                    cluster.scheduler_address)
-    while not finished(tmp_path):
+    go_on = tmp_path / "go on"
+    process = start(script, recordings, "--output", tmp_path / "out", "--scheduler",
+                    cluster.scheduler_address, GO_ON=str(go_on))
+    while finished(tmp_path / "out") < 2:
         assert process.poll() is None
         time.sleep(0.02)
     os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+    go_on.touch()
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 2, output
-    assert (tmp_path / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
+    found = tmp_path / "out" / job.TRANSCRIPTS
+    assert found.read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
 
 
 def test_a_worker_that_fails_the_check_is_not_used(cluster, caplog):

@@ -95,6 +95,24 @@ def test_a_manifest_of_files_that_are_not_there_is_not_saved(tmp_path, labels):
     assert saved.samples.tolist() == [101, 101]
 
 
+def test_what_was_prepared_is_on_disk_before_anything_says_that_it_is_there(
+        tmp_path, labels, monkeypatch):
+    """After a power cut, recordings without content must not pass for prepared ones."""
+    calls = []
+    for name in ("sync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name,
+                            lambda *args, name=name, real=real: (calls.append(name), real(*args)))
+    common.write_record(tmp_path / "record.json", {"a": [1]})
+    assert calls == ["sync", "replace"]
+    calls.clear()
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    (tmp_path / "a.txt").write_text("A")
+    common.save_manifest(tmp_path / "a.csv", [(tmp_path / "a.wav", tmp_path / "a.txt")],
+                         [common.utterance_info(16000, "A", labels)], labels)
+    assert calls[0] == "sync" and "replace" in calls
+
+
 def test_where_nothing_can_be_locked(tmp_path, monkeypatch, caplog):
     """NFS locks only what is open for writing, which a folder never is."""
     def flock(*_):

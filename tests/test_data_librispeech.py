@@ -365,6 +365,21 @@ def test_an_unreadable_record_is_only_work_lost(corpus, tmp_path):
     assert len(names(target, "val")) == 10 and after.keys() == before.keys()
 
 
+# the command, whose workers write 20 recordings and then wait
+HELD = """
+import sys, time
+from pathlib import Path
+from data import librispeech
+write, folder = librispeech.write_utterance, Path(sys.argv.pop(1))
+def held(*arguments):
+    while len(list(folder.glob("*.wav"))) >= 20:
+        time.sleep(0.1)
+    return write(*arguments)
+librispeech.write_utterance = held
+sys.exit(librispeech.main(sys.argv[1:]))
+"""
+
+
 def test_killed_in_the_middle_and_run_again(tmp_path):
     """After kill -9 the workers end, and the next run keeps every finished file."""
     subset, target = tmp_path / "LibriSpeech" / "train-clean-5", tmp_path / "target"
@@ -374,14 +389,13 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
         path = long.with_name(f"{name}.flac")
         path.unlink()
         path.hardlink_to(long)
-    command = [sys.executable, "-m", "data.librispeech", "--source", subset, "--target", target,
-               "--jobs=2"]
+    wav = target / "LibriSpeech_dataset/train/wav"
+    command = [sys.executable, "-c", HELD, wav, "--source", subset, "--target", target, "--jobs=2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wav, workers = target / "LibriSpeech_dataset/train/wav", []
-    while len(list(wav.glob("*.wav"))) < 5:
-        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    while len(list(wav.glob("*.wav"))) < 20:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.001)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 120  # for a machine that has much else to do

@@ -173,14 +173,19 @@ def test_bad_input_ends_with_2(arguments, words, run, tmp_path, monkeypatch, cap
 def test_what_another_version_noted_is_done_again(run, made, tmp_path):
     write(tmp_path / "a.wav", say_in_tones(LINES[0], 0.0), 1.0)
     (tmp_path / "a.txt").write_text(LINES[0])
-    assert run(tmp_path / "a.wav", tmp_path / "a.txt")[0] == 0
+    code, heard = run(tmp_path / "a.wav", tmp_path / "a.txt")
+    assert code == 0 and len(heard) == 1
     before = made()
+    assert run(tmp_path / "a.wav", tmp_path / "a.txt") == (0, [])
     (path,) = tmp_path.rglob(".segmented.json")
     ((name, (key, _)),) = json.loads(path.read_text()).items()
     for noted in (5, [], [key], [key, {"of": "another version"}]):
         path.write_text(json.dumps({name: noted}))
-        assert run(tmp_path / "a.wav", tmp_path / "a.txt")[0] == 0
-        assert str(made()) == str(before)
+        code, heard = run(tmp_path / "a.wav", tmp_path / "a.txt")
+        assert code == 0 and len(heard) == 1
+        for (wav, samples, text), was in zip(made(), before, strict=True):
+            assert (wav, text) == (was[0], was[2])
+            np.testing.assert_array_equal(samples, was[1])
 
 
 def test_a_run_without_a_recording_leaves_what_an_earlier_one_made(run, tmp_path, capsys):

@@ -138,7 +138,8 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(recipe,
     last = tmp_path / "ckpt" / "DeepSpeech-last.ckpt"
     deadline = time.monotonic() + DEADLINE
     while not last.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
         time.sleep(0.2)
     started = children(process.pid)
     killed = workers_of(process.pid)[1]

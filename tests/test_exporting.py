@@ -119,9 +119,11 @@ def test_a_model_that_differs_is_not_written(checkpoint, tmp_path, monkeypatch, 
     monkeypatch.setattr(exporting, "cell_model", lambda _: answers(0.0))
     monkeypatch.setattr(exporting, "load_mindir", lambda _: answers(difference))
     monkeypatch.setattr("mindspore.export", export)
+    (tmp_path / "m.mindir").write_bytes(b"an earlier one")
     with pytest.raises(RunError, match=f"differs from the network {words}"):
         export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir")
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["m.mindir"]
+    assert (tmp_path / "m.mindir").read_bytes() == b"an earlier one"
     monkeypatch.setattr(exporting, "load_mindir", lambda _: answers(1e-6))
     assert export_mindir(str(checkpoint), load_config(), tmp_path / "m.mindir").path.exists()
 

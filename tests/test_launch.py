@@ -18,7 +18,7 @@ from src.launch import Job
 LAUNCH = """
 import sys
 from src import launch
-launch.GRACE_SECONDS, launch.STOPPED_SECONDS, launch.POLL_SECONDS = 1.0, 0.5, 0.02
+launch.GRACE_SECONDS, launch.STOPPED_SECONDS, launch.POLL_SECONDS = {grace}, {stopped}, 0.02
 sys.exit(launch.main(sys.argv[1:]))
 """
 # what the programs have in common: process 0 waits for the end of the test
@@ -46,11 +46,12 @@ def start(tmp_path):
     """Starts two processes that run PROGRAM and the given code, in an empty folder."""
     started = []
 
-    def begin(code: str) -> subprocess.Popen:
+    def begin(code: str, grace: float = 30.0, stopped: float = 0.5) -> subprocess.Popen:
+        launcher = LAUNCH.format(grace=grace, stopped=stopped)
         program = tmp_path / "program.py"
         program.write_text(PROGRAM + code)
         process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, str(tmp_path / "log"), str(program)], cwd=tmp_path,
+            [sys.executable, "-c", launcher, str(tmp_path / "log"), str(program)], cwd=tmp_path,
             env=os.environ | {"RANK_SIZE": "2", "PYTHONPATH": str(ROOT)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_signals)
         started.append(process)
@@ -149,7 +150,7 @@ if rank:
     while not os.path.exists("ready-child"):
         time.sleep(0.02)
     {fault}
-{FOREVER}""")
+{FOREVER}""", grace=1.0)
     code, lines = end(process, tmp_path)
     assert code == 1
     assert lines[-1] == last.format((tmp_path / "ready-1").read_text())
@@ -171,12 +172,12 @@ def test_a_stopped_process_that_takes_its_time_to_die_is_called_stopped(tmp_path
 
 
 def test_a_job_that_is_stopped_as_a_whole_goes_on(start, tmp_path):
-    process = start("ready()\nwhile not os.path.exists('end'): time.sleep(0.02)\n")
+    process = start("ready()\nwhile not os.path.exists('end'): time.sleep(0.02)\n", stopped=3.0)
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
     pids = [process.pid, *(int(path.read_text()) for path in tmp_path.glob("ready-*"))]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(1)  # longer than STOPPED_SECONDS
+    time.sleep(3.5)
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
         time.sleep(0.05)  # the launcher runs a while before the others
@@ -209,14 +210,14 @@ def test_a_process_may_save_after_the_others_have_stopped(start, tmp_path, numbe
     process = start("""
 def stop(number, frame):
     if rank == 0:
-        time.sleep(2)  # longer than GRACE_SECONDS
+        time.sleep(2)  # longer than the grace
         open("saved", "w")
     print("stopped at step 5", file=sys.stderr)
     sys.exit(128 + number)
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, stop)
 ready()
-""" + FOREVER)
+""" + FOREVER, grace=1.0)
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
     process.send_signal(number)
     code, lines = end(process, tmp_path)

@@ -160,7 +160,9 @@ def test_a_model_that_differs_is_not_written(quantized, tmp_path, monkeypatch, l
     same = OnnxModel(exact, read_info(exact))
     monkeypatch.setattr("src.exporting.cell_model", lambda _: same)  # compiles nothing
     monkeypatch.setattr(f"src.exporting.{limit}", -1.0)
+    (tmp_path / "m.onnx").write_bytes(b"an earlier one")
     with pytest.raises(RunError, match="differs from the network"):
         exporting.export_onnx(str(exact.with_name("model.ckpt")), load_config(),
                               tmp_path / "m.onnx", quantize)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["m.onnx"]
+    assert (tmp_path / "m.onnx").read_bytes() == b"an earlier one"

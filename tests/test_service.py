@@ -40,13 +40,22 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory):
-    """A service with low limits."""
+def small(tmp_path_factory):
+    """A service with low limits for what it takes."""
     with service_process.service(
         tmp_path_factory.mktemp("files"),
         upload_bytes=1_000_000,
         audio_seconds=60.0,
         connections=150,
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory):
+    """A service that does not wait for slow clients."""
+    with service_process.service(
+        tmp_path_factory.mktemp("files"),
         header_seconds=1.0,
         body_seconds=1.0,
         write_seconds=1.0,
@@ -251,35 +260,35 @@ def test_the_name_of_a_file_is_not_used(server, recording):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_long(strict, chunked):
+def test_a_body_that_is_too_long(small, chunked):
     """The client gets the answer although it is still sending."""
     body = form_body(b"\0" * 20_000_000)
     content = iter([body[at : at + 100_000] for at in range(0, len(body), 100_000)])
     answer = httpx.post(
-        strict.url + TRANSCRIPTIONS,
+        small.url + TRANSCRIPTIONS,
         content=content if chunked else body,
         headers={"content-type": "multipart/form-data; boundary=x"},
         timeout=60,
     )
     assert answer.status_code == 413 and answer.json()["error"]["code"] == "too_large"
-    wait_for(strict.is_idle)
+    wait_for(small.is_idle)
 
 
-def test_ten_minutes_of_silence_in_a_small_file(strict):
+def test_ten_minutes_of_silence_in_a_small_file(small):
     bomb = encoded(np.zeros(600 * 16000, np.float32))
     assert len(bomb) < 100_000
     streamed = bytearray(bomb)  # as programs write it that do not know how long it will be
     streamed[21] &= 0xF0
     streamed[22:26] = bytes(4)
     for content in (bomb, bytes(streamed)):
-        answer = strict.post(file=content)
+        answer = small.post(file=content)
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == "audio_too_long"
     ogg = io.BytesIO()
     soundfile.write(ogg, np.zeros(100 * 48000, np.float32), 48000, format="OGG", subtype="OPUS")
-    assert strict.post(file=ogg.getvalue()).json()["error"]["code"] == "audio_too_long"
-    assert strict.post(file=encoded(speech(50))).status_code == 200
-    wait_for(strict.is_idle)
+    assert small.post(file=ogg.getvalue()).json()["error"]["code"] == "audio_too_long"
+    assert small.post(file=encoded(speech(50))).status_code == 200
+    wait_for(small.is_idle)
 
 
 @pytest.mark.parametrize("begun", [b"", b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: "])
@@ -342,8 +351,8 @@ def test_a_body_that_comes_a_byte_at_a_time(strict):
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "1, 2"])
-def test_a_length_that_is_none(strict, length):
-    with strict.connect() as connection:
+def test_a_length_that_is_none(small, length):
+    with small.connect() as connection:
         connection.sendall(form_head(77).replace(b" 77", b" " + length.encode()))
         assert answer_of(connection)[:12] == b"HTTP/1.1 400"
 
@@ -356,10 +365,10 @@ def test_a_client_that_stops_reading(strict):
     assert httpx.get(f"{strict.url}/health").status_code == 200
 
 
-def test_a_client_that_vanishes_while_it_sends(strict):
-    with strict.connect() as connection:
+def test_a_client_that_vanishes_while_it_sends(small):
+    with small.connect() as connection:
         connection.sendall(form_head(300_000) + form_body(b"a" * 100_000)[:-20])
-    wait_for(strict.is_idle)
+    wait_for(small.is_idle)
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
@@ -392,9 +401,9 @@ def test_a_short_recording_does_not_wait_for_a_long_one(server, recording, expec
     wait_for(server.is_idle)
 
 
-def test_a_hundred_connections_that_do_nothing(strict):
-    connections = [strict.connect() for _ in range(100)]
-    assert strict.post(file=encoded(speech(3))).status_code == 200
+def test_a_hundred_connections_that_do_nothing(small):
+    connections = [small.connect() for _ in range(100)]
+    assert small.post(file=encoded(speech(3))).status_code == 200
     for connection in connections:
         assert answer_of(connection) == b""
         connection.close()
@@ -528,6 +537,13 @@ def test_a_port_that_is_taken(server, capsys):
 # --- the end -------------------------------------------------------------------------------------
 
 
+def is_ready(running) -> bool:
+    try:
+        return httpx.get(f"{running.url}/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_what_is_under_way_is_finished(tmp_path, recording, expected, number, code):
     body = form_body(recording)
@@ -537,7 +553,7 @@ def test_what_is_under_way_is_finished(tmp_path, recording, expected, number, co
             wait_for(lambda: running.metric("deepspeech2_requests_in_progress") == 1)
             ending = threading.Thread(target=running.stop, args=[number])
             ending.start()
-            time.sleep(0.5)  # the signal comes first
+            wait_for(lambda: not is_ready(running))  # the signal comes first
             begun.sendall(body[1000:])
             head, _, content = answer_of(begun).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 ")

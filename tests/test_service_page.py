@@ -154,7 +154,7 @@ def test_a_word_is_heard(browser, server, recording, expected):
         result = card(page, "two words.wav")
         result.locator("audio").evaluate("""audio => {
             window.played = [];
-            audio.onseeked = () => window.played.push(audio.currentTime);
+            audio.onseeking = () => window.played.push(audio.currentTime);
             audio.addEventListener("pause", () => window.played.push(audio.currentTime));
         }""")
         *_, word = (w for s in expected.segments for w in s.words)
@@ -307,11 +307,11 @@ def test_only_complete_words_are_read_out(speaker, live):
 
 
 def test_a_stream_that_the_service_ends(speaker, streaming_model, tmp_path):
-    strict = service_process.service(tmp_path, streaming_model, session_seconds=2.0)
+    strict = service_process.service(tmp_path, streaming_model, session_seconds=4.0)
     with strict as running, opened(speaker, running.url) as page:
         page.get_by_role("button", name="Start").click()
         result = card(page, "Speech, ")
-        assert "a stream lasts 2 s at most" in result.locator(".error").inner_text()
+        assert "a stream lasts 4 s at most" in result.locator(".error").inner_text()
         assert words(result) and page.get_by_role("button", name="Start").is_enabled()
 
 

@@ -1,10 +1,12 @@
 """Training runs: schedule, skipped steps, resume, fine-tuning, and what stays on disk."""
 
 import csv
+import dataclasses
 import os
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,6 +231,35 @@ def test_a_stop_during_an_evaluation_and_saves_by_the_clock_change_nothing(
     expected = weights(whole[0] / "ckpt" / "DeepSpeech-last.ckpt")
     for name, array in weights(tmp_path / "ckpt" / "DeepSpeech-last.ckpt").items():
         np.testing.assert_allclose(array, expected[name], atol=2e-5, err_msg=name)
+
+
+def test_an_epoch_that_two_processes_began_is_finished_by_one(
+        stopped, demo_corpus, labels, tmp_path, monkeypatch):
+    """Each utterance is learned once: the two had learned the shortest 16 of 24, 8 each."""
+    folder, settings = stopped
+    state = load_checkpoint(folder / "first" / "DeepSpeech-last.ckpt")
+    assert (state.progress["batch"], state.progress["plan"]["ranks"]) == (2, 1)
+    progress = state.progress | {"batch": 1, "plan": state.progress["plan"] | {"ranks": 2}}
+    save_checkpoint(tmp_path / "DeepSpeech-last.ckpt", state.parameters, state.info, progress)
+    rows = []
+    with_changed_batches(monkeypatch, lambda _, batch: rows.append(sorted(batch.rows)))
+    train(load_config(None, [*settings, f"CheckpointConfig.ckpt_path={tmp_path}",
+                             f"TrainingConfig.log_dir={tmp_path}/logs"]), resume="auto")
+    seconds = read_manifest(demo_corpus / "demo_train_manifest.csv", labels).seconds
+    assert rows[0] == sorted(np.argsort(seconds, kind="stable")[16:].tolist())
+    assert [len(batch) for batch in rows[1:]] == [8, 8, 8]
+    assert sorted(sum(rows[1:], [])) == list(range(24))
+
+
+def test_the_graph_of_a_step_belongs_to_all_settings_but_these(labels):
+    run = SimpleNamespace(config=load_config(), labels=labels,
+                          group=SimpleNamespace(rank=0, size=1))
+    found = training._Run._graph_settings(run)
+    named = {group: {field.name for field in dataclasses.fields(getattr(run.config, group))}
+             for group in ("TrainingConfig", "ModelConfig", "OptimConfig")}
+    assert {group: named[group] - found[group].keys() for group in named} == {
+        "TrainingConfig": {"epochs", "max_steps", "patience", "eval_interval", "save_interval",
+                           "log_dir"}, "ModelConfig": set(), "OptimConfig": set()}
 
 
 def test_out_of_memory_names_the_batch_and_a_way_on(recipe, tmp_path, labels, demo_corpus,
