@@ -56,6 +56,7 @@ EXAMPLES = 5  # transcripts of the val set to log
 # settings that the graph of a step does not depend on
 NOT_COMPILED = {"epochs", "max_steps", "patience", "eval_interval", "save_interval", "log_dir"}
 MAX_SKIPPED_STEPS = 100  # in a row; then the run has diverged
+MAX_UNREAD_BATCHES = 10  # in a row; then a disk is gone, or the network to it
 # what MindSpore and oneDNN say when there is no memory left
 OUT_OF_MEMORY = ("memory", "could not create a primitive", "bad_alloc", "malloc")
 
@@ -175,6 +176,7 @@ class _Run:
         self.stop: StopRequests | None = None
         self.num_workers = usable_workers(config.DataConfig.num_workers)
         self.unsaved = False  # whether steps were trained that no file holds
+        self.unread: list[int] = []  # utterances of the last batches, where none could be read
         self.saved_at = time.monotonic()
         log_dir = Path(training.log_dir)
         self.monitor = TrainingMonitor(log_dir, training.epochs, writes=group.is_first)
@@ -336,6 +338,7 @@ class _Run:
         batches = [data.within(batch) for batch in planned]
         shares = [rank_share(batch, self.group.rank, self.group.size) for batch in batches]
         source = data.source(progress.epoch, shares[progress.batch :])
+        self.unread.clear()
         self.monitor.begin_epoch(progress.epoch, len(batches), progress.batch)
         self.step_cell.set_train(True)
         for cell in self.frozen:
@@ -401,10 +404,37 @@ class _Run:
             planned: utterances of the global batch, readable or not.
             rate: learning rate.
         """
-        progress = self.progress
+        progress, sums = self.progress, self.monitor.sums
+        audio_seconds = self.train_set.seconds[batch.rows].sum()
+        counts = [len(batch.rows), len(batch.missing), audio_seconds]
+        utterances, missing, audio_seconds = self.group.sum(counts)
+        sums.missing += int(missing)
+        progress.batch += 1
+        progress.step += 1
+        if not utterances:
+            self._pass_over(int(missing))
+            return
+        self.unread.clear()
+        loss, norm, updated = self._compute(batch, planned, rate)
+        self.unsaved = True
+        progress.skipped_in_row = 0 if updated else progress.skipped_in_row + 1
+        if not updated:
+            message = "step %d: loss %s, gradient norm %s: skipped"
+            logger.warning(message, progress.step, loss, norm)
+        # the step divides the loss by the planned utterances, whatever could be read
+        sums.add(loss * planned, norm, updated, int(utterances), audio_seconds)
+        self.monitor.end_step(progress.step, loss, norm, updated, rate)
+        if progress.skipped_in_row >= MAX_SKIPPED_STEPS:
+            raise RunError(
+                f"step {progress.step}: {progress.skipped_in_row} steps in a row had no finite "
+                f"loss and gradient: the run has diverged{self._way_back()}"
+            )
+
+    def _compute(self, batch: Batch, planned: int, rate: float) -> tuple[float, float, bool]:
+        """Loss, gradient norm, and whether the weights were updated; arguments as `_step`."""
         seeds = None
         if self.config.TrainingConfig.dropout:
-            seeds = Tensor(self.data.dropout_seeds(progress.epoch, batch.rows))
+            seeds = Tensor(self.data.dropout_seeds(self.progress.epoch, batch.rows))
         outputs = self.call_step(
             Tensor(batch.inputs),
             Tensor(batch.input_length),
@@ -415,26 +445,30 @@ class _Run:
             seeds,
         )
         loss, norm, updated = (output.asnumpy().item() for output in outputs)
-        self.unsaved = True
-        progress.batch += 1
-        progress.step += 1
-        progress.skipped_in_row = 0 if updated else progress.skipped_in_row + 1
-        if not updated:
-            message = "step %d: loss %s, gradient norm %s: skipped"
-            logger.warning(message, progress.step, loss, norm)
-        audio_seconds = self.train_set.seconds[batch.rows].sum()
-        counts = [len(batch.rows), len(batch.missing), audio_seconds]
-        utterances, missing, audio_seconds = self.group.sum(counts)
-        sums = self.monitor.sums
-        sums.missing += int(missing)
-        # the step divides the loss by the planned utterances, whatever could be read
-        sums.add(loss * planned, norm, updated, int(utterances), audio_seconds)
-        self.monitor.end_step(progress.step, loss, norm, updated, rate)
-        if progress.skipped_in_row >= MAX_SKIPPED_STEPS:
-            raise RunError(
-                f"step {progress.step}: {progress.skipped_in_row} steps in a row had no finite "
-                f"loss and gradient: the run has diverged{self._way_back()}"
-            )
+        return loss, norm, updated
+
+    def _pass_over(self, missing: int) -> None:
+        """Learn nothing from a batch none of whose utterances can be read.
+
+        Args:
+            missing: how many they are.
+
+        Raises:
+            RunError: after many such batches in a row; the state before them was saved.
+        """
+        progress = self.progress
+        self.unread.append(missing)
+        if len(self.unread) < MAX_UNREAD_BATCHES:
+            return
+        progress.batch -= len(self.unread)
+        progress.step -= len(self.unread)
+        self.monitor.sums.missing -= sum(self.unread)
+        if progress.batch:
+            self._save()
+        raise RunError(
+            f"step {progress.step + 1}: nothing of {len(self.unread)} batches in a row could be "
+            "read: see the warnings; go on with --resume auto when the recordings are there"
+        )
 
     def _way_back(self) -> str:
         """How to go on after a divergence: the newest epoch that was sound, and a lower rate."""
@@ -450,8 +484,13 @@ class _Run:
 
     def _finish_epoch(self) -> None:
         """Save the epoch that was trained, then evaluate it: that can last, and fail."""
-        progress = self.progress
-        if not self.monitor.sums.updates:
+        progress, sums = self.progress, self.monitor.sums
+        if not sums.updates + sums.skipped:
+            raise RunError(
+                f"epoch {progress.epoch + 1}: no utterance could be read: see the warnings; go on "
+                "with --resume auto when the recordings are there"
+            )
+        if not sums.updates:
             raise RunError(
                 f"epoch {progress.epoch + 1}: no step had a finite loss and gradient"
                 + self._way_back()
@@ -519,6 +558,10 @@ class _Run:
         try:
             evaluation = evaluate(self.model, self.val_set, self.config, rows)
             errors = evaluation.errors
+            failed = len(evaluation.missing)  # errors of a part compare with nothing
+            if failed:
+                message = "%d utterances of the val set cannot be read: the evaluation is not used"
+                logger.error(message, failed)
             examples = [(u.reference, u.hypothesis) for u in evaluation.utterances[:EXAMPLES]]
         except Interrupted:
             raise

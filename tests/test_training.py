@@ -18,6 +18,7 @@ from deepspeech2.settings import ConfigError
 from src import memory, training
 from src.checkpoint import STATE_PREFIX, load_checkpoint, save_checkpoint
 from src.config import load_config
+from src.dataset import BatchSource
 from src.evaluation import Evaluation, ScoredUtterance
 from src.manifest import read_manifest
 from src.training import Interrupted, train
@@ -249,6 +250,40 @@ def test_an_epoch_that_two_processes_began_is_finished_by_one(
     assert rows[0] == sorted(np.argsort(seconds, kind="stable")[16:].tolist())
     assert [len(batch) for batch in rows[1:]] == [8, 8, 8]
     assert sorted(sum(rows[1:], [])) == list(range(24))
+
+
+@pytest.mark.parametrize(("most", "steps", "words"), [
+    (2, 1, "step 2: nothing of 2 batches in a row could be read"),
+    (10, 3, "epoch 2: no utterance could be read")])
+def test_a_disk_that_is_gone_ends_the_run_which_then_goes_on_as_if_it_had_been_there(
+        whole, recipe, tmp_path, monkeypatch, most, steps, words):
+    """It was gone after some steps: the batches that nobody could read are learned later."""
+    monkeypatch.setattr(training, "MAX_UNREAD_BATCHES", most)
+    last, read = tmp_path / "ckpt" / "DeepSpeech-last.ckpt", []
+    real = BatchSource._load
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchSource, "_load", lambda self, row: (
+            read.append(row), real(self, row) if len(read) <= 8 * steps else None)[1])
+        # what is read ahead must not count
+        patch.setattr(training, "training_batches",
+                      lambda source, _: (source.batch(i) for i in range(len(source))))
+        patch.setattr(training, "evaluate", lambda *_: Evaluation([], []))
+        with pytest.raises(RunError, match=words):
+            train(load_config(None, recipe))
+    assert load_checkpoint(last).progress["step"] == steps
+    assert load_checkpoint(last).progress["sums"]["missing"] == 0
+    train(load_config(None, recipe), resume="auto")
+    expected = weights(whole[0] / "ckpt" / "DeepSpeech-last.ckpt")
+    for name, array in weights(last).items():
+        np.testing.assert_allclose(array, expected[name], atol=2e-5, err_msg=name)
+
+
+def test_an_evaluation_of_a_part_of_the_val_set_is_not_used(recipe, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(training, "evaluate", lambda *_: Evaluation([], [3, 4]))
+    monitor = train(load_config(None, [*recipe, "TrainingConfig.epochs=1"]))
+    assert monitor.history[-1].val_wer is None
+    assert not (tmp_path / "ckpt" / "DeepSpeech-best.ckpt").exists()
+    assert "2 utterances of the val set cannot be read: the evaluation is not used" in caplog.text
 
 
 def test_the_graph_of_a_step_belongs_to_all_settings_but_these(labels):
