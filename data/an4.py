@@ -41,7 +41,7 @@ from data.common import (
     write_text,
     write_wav,
 )
-from data.download import ArchiveError, download, extract
+from data.download import ArchiveError, FolderInTheWay, download, extract
 from deepspeech2 import commands
 from deepspeech2.audio import AudioError, load_audio
 from deepspeech2.errors import InputError, RunError
@@ -227,6 +227,8 @@ def find_corpus(source: Path | None, target: Path) -> Path:
     if source is None:
         try:
             folder = extract(download(URL, target / URL.rpartition("/")[2]), unpacked)
+        except FolderInTheWay:
+            raise
         except ArchiveError as error:
             raise RunError(f"{error}; delete it to download it again") from None
         except RunError as error:

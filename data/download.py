@@ -2,6 +2,7 @@
 
 import bz2
 import errno
+import glob
 import gzip
 import hashlib
 import http.client
@@ -13,6 +14,7 @@ import re
 import shutil
 import ssl
 import tarfile
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -46,6 +48,10 @@ class DownloadError(RunError):
 
 class ArchiveError(InputError):
     """An archive is broken, or holds something that may not be unpacked."""
+
+
+class FolderInTheWay(ArchiveError):
+    """Something else is where an archive should be unpacked."""
 
 
 def partial_path(path: Path) -> Path:
@@ -135,6 +141,26 @@ def file_md5(path: Path) -> str:
     return digest.hexdigest()
 
 
+def remove_unpacked(folder: Path) -> None:
+    """Remove a folder of `extract`, and what killed runs have left of it.
+
+    It is renamed first: half of it must not be taken for a folder of somebody else.
+    """
+    if folder.exists():
+        os.replace(folder, _hidden(folder))
+    _remove_leftovers(folder)
+
+
+def _hidden(folder: Path) -> Path:
+    """A new name beside a folder, for what nobody may use."""
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        shutil.rmtree(leftover)
+
+
 def extract(archive: Path, folder: Path) -> Path:
     """Unpack a tar archive into `folder`, which appears only once it is whole.
 
@@ -155,18 +181,19 @@ def extract(archive: Path, folder: Path) -> Path:
         if stamp.read_bytes() == identity:
             return folder
     elif folder.exists():
-        raise ArchiveError(f"{folder} is in the way of unpacking {archive}: remove it")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        raise FolderInTheWay(f"{folder} is in the way of unpacking {archive}: remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    temporary = _hidden(folder)
     try:
-        temporary.mkdir(parents=True)
         _unpack(archive, temporary)
         with atomic_path(temporary / UNPACKED) as path:
             path.write_bytes(identity)
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, _hidden(folder))
         os.replace(temporary, folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove_leftovers(folder)
     return folder
 
 

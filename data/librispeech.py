@@ -22,7 +22,6 @@ import contextlib
 import json
 import logging
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,7 +47,7 @@ from data.common import (
     write_text,
     write_wav,
 )
-from data.download import ArchiveError, download, extract
+from data.download import ArchiveError, FolderInTheWay, download, extract, remove_unpacked
 from data.libri_source import (
     MD5,
     URL,
@@ -208,7 +207,7 @@ class Corpus:
                 refuse_two(subset, self._places.setdefault(subset, place), place)
                 self._add(subset, folder, marks[subset], list(subsets))
         if source.is_file():
-            shutil.rmtree(self.folder / "source", ignore_errors=True)
+            remove_unpacked(self.folder / "source")
         if not subsets:
             raise InputError(
                 f"{source}: not LibriSpeech: it has no SUBSET/SPEAKER/CHAPTER/*.trans.txt"
@@ -232,6 +231,8 @@ class Corpus:
             raise RunError(f"{error}. With the corpus at hand, use --source") from None
         try:
             self.add(archive, [subset])
+        except FolderInTheWay:
+            raise
         except ArchiveError as error:
             raise RunError(f"{error}; delete it to download it again") from None
         if subset not in self.records:
@@ -239,8 +240,6 @@ class Corpus:
 
     def _unpack(self, archive: Path) -> dict[str, Path]:
         """Unpack an archive; returns the folders of its subsets by name."""
-        for leftover in self.folder.glob(".source.*.tmp"):  # of a run that was killed
-            shutil.rmtree(leftover)
         return find_subsets(extract(archive, self.folder / "source"))
 
     def _is_done(self, subset: str, mark: str) -> bool:
@@ -262,7 +261,10 @@ class Corpus:
             RunError: when no utterance can be used.
         """
         split, done = split_of(subset), self._is_done(subset, mark)
+        kept = self.folder / ".prepared" / f"{subset}.json"
         if not done:
+            # what an earlier source had is overwritten from here on, also by a run that is killed
+            kept.unlink(missing_ok=True)
             self.records[subset] = self._prepare(subset, folder, mark, together)
         for message in self.records[subset].broken:
             logger.warning("%s", message)
@@ -279,7 +281,7 @@ class Corpus:
         path = self.target / f"libri_{split}_manifest.csv"
         self.manifests[split] = save_manifest(path, rows, metadata, self.labels)
         if not done:
-            with atomic_path(self.folder / ".prepared" / f"{subset}.json") as temporary:
+            with atomic_path(kept) as temporary:
                 temporary.write_text(json.dumps(asdict(self.records[subset])), encoding="utf-8")
 
     def of_split(self, split: str) -> dict[str, Record]:
@@ -290,12 +292,46 @@ class Corpus:
             if split_of(subset) == split
         }
 
+    def _without_taken(
+        self, subset: str, utterances: Sequence[Utterance]
+    ) -> tuple[list[Utterance], list[str]]:
+        """The utterances of a subset whose names no other one has; and a message for the rest.
+
+        Official subsets have utterances in common: the same ones are no problem.
+        """
+        others = self.of_split(split_of(subset)) | {subset: None}
+        del others[subset]
+        taken = {
+            name: (other, UtteranceInfo(*numbers))
+            for other, record in others.items()
+            for name, numbers in record.facts.items()
+        }
+        kept, problems = [], []
+        for utterance in utterances:
+            other, theirs = taken.get(utterance.name, ("", None))
+            if theirs is None or theirs == self._info(utterance):
+                kept.append(utterance)
+            else:
+                problems.append(
+                    f"{utterance.audio}: {other} has another utterance of this name; it is left out"
+                )
+        return kept, problems
+
+    def _info(self, utterance: Utterance) -> UtteranceInfo | None:
+        """The metadata of an utterance of a source; None for a recording that cannot be read."""
+        try:
+            samples = count_samples(utterance.audio)
+        except AudioError:
+            return None
+        return utterance_info(samples, utterance.text, self.labels)
+
     def _prepare(self, subset: str, folder: Path, mark: str, together: list[str]) -> Record:
         """Write the utterances of a subset."""
         split = split_of(subset)
         for leftover in (self.folder / split).glob("*/.*.tmp"):  # of a run that was killed
             leftover.unlink()
         utterances, broken = read_subset(folder, self.labels)
+        utterances, taken = self._without_taken(subset, utterances)
         limits = self.train_seconds if split == "train" else (0, math.inf)
         write = partial(write_utterance, self.folder / split, limits, self.labels)
         outcomes = list(parallel(write, utterances, self.jobs, subset, self.folder))
@@ -309,7 +345,7 @@ class Corpus:
                 if isinstance(outcome, UtteranceInfo)
             },
             left_out=outcomes.count(None),
-            broken=broken + [outcome for outcome in outcomes if isinstance(outcome, str)],
+            broken=broken + taken + [outcome for outcome in outcomes if isinstance(outcome, str)],
             limits=list(self.train_seconds),
         )
 

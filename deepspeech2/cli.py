@@ -254,6 +254,8 @@ def align(args: argparse.Namespace, load: Callable[[], Model]) -> int:
     if output.is_done(place):
         logger.info("the recording has its files already")
         return 0
+    if os.path.realpath(args.text) in map(os.path.realpath, output.files(place)):
+        raise InputError(f"{args.text}: would be written over: choose another --output_dir")
     text = read_text(args.text)
     model = load()
     with Progress(1) as progress:

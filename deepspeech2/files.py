@@ -115,6 +115,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def link(source: Path, path: Path) -> None:
+    """Let a file have another name, and take it there where a file can have one name only.
+
+    Raises:
+        FileExistsError: when there is a file of that name.
+    """
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError(f"{path}: exists") from None
+        os.replace(source, path)
+
+
 def _new_file_mode(folder: str) -> int:
     """The permissions that the umask gives a new file in `folder`.
 

@@ -42,9 +42,11 @@ class Files:
 
     def is_done(self, place: str) -> bool:
         """Whether a recording can be left out."""
-        return self._skip_existing and all(
-            os.path.isfile(f"{place}.{name}") for name in self._formats
-        )
+        return self._skip_existing and all(map(os.path.isfile, self.files(place)))
+
+    def files(self, place: str) -> list[str]:
+        """The paths of the files of a recording."""
+        return [f"{place}.{name}" for name in self._formats]
 
     def write(self, place: str, result: Transcript | Exception) -> None:
         """Write the files of a recording; none for one that failed. Raises RunError."""
@@ -78,6 +80,10 @@ class StandardOutput:
     def is_done(self, place: str) -> bool:
         """Nothing is done already."""
         return False
+
+    def files(self, place: str) -> list[str]:
+        """There are none."""
+        return []
 
     def write(self, place: str, result: Transcript | Exception) -> None:
         """Print a transcript. Raises OSError when nothing can be printed any more."""

@@ -6,17 +6,19 @@ recognises the pieces that were read before.
 Axes: N pieces, F frequency bins, T spectrogram frames, T' output frames, C classes.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepspeech2.audio import Audio, open_audio
 from deepspeech2.decoding.alignment import words_in
-from deepspeech2.errors import InputError, RunError
+from deepspeech2.errors import InputError, RunError, first_line
 from deepspeech2.features import pad_spectrograms, spectrogram
 from deepspeech2.result import Segment, Transcript
 from deepspeech2.segmentation import Piece, cut_recording
@@ -24,6 +26,8 @@ from deepspeech2.speech import NOISE_SECONDS, SPEECH_SECONDS
 
 if TYPE_CHECKING:
     from deepspeech2.model import Model
+
+logger = logging.getLogger(__name__)
 
 BATCH_SECONDS = 30.0  # the most in a batch, padding included
 # Frames; pieces of long recordings are padded to multiples. MindSpore keeps memory for each length.
@@ -118,6 +122,10 @@ def _items(
                 yield from pieces_of(recording, model, blocks)
         except (InputError, MemoryError) as error:
             recording.fail(error)
+        except Exception as error:  # a fault of ours must not cost the other recordings
+            name = audio if isinstance(audio, str | Path) else "the recording"
+            logger.error("%s: cannot be read", name, exc_info=True)
+            recording.fail(RunError(f"{name}: cannot be read: {first_line(error)}"))
         yield Item(recording)
 
 
@@ -142,7 +150,8 @@ def _pools(items: Iterable[Item], model: "Model", batch_size: int) -> Iterator[l
             pieces += 1
             frames += item.features.shape[1]
         full = frames >= _POOL_BATCHES * most_frames(model) or pieces >= _POOL_BATCHES * batch_size
-        if full or len(pool) >= _POOL_ITEMS:
+        nothing_waits = item.piece is None and not pieces
+        if full or nothing_waits or len(pool) >= _POOL_ITEMS:
             yield pool
             pool, frames, pieces = [], 0, 0
     if pool:
@@ -220,6 +229,7 @@ class Collector:
     def fail(self, error: Exception) -> None:
         """The recording cannot be recognised; the first error is the one that counts."""
         self.error = self.error or error
+        error.__traceback__ = error.__context__ = None  # they keep what was read in memory
 
     def add(self, piece: Piece | None, probs: np.ndarray | Exception | None) -> None:
         """Take the next piece, or the end of the recording (no piece), and set `result` there.

@@ -178,8 +178,9 @@ class _Run:
         self.unsaved = False  # whether steps were trained that no file holds
         self.unread: list[int] = []  # utterances of the last batches, where none could be read
         self.saved_at = time.monotonic()
-        log_dir = Path(training.log_dir)
-        self.monitor = TrainingMonitor(log_dir, training.epochs, writes=group.is_first)
+        self.monitor = TrainingMonitor(
+            Path(training.log_dir), training.epochs, writes=group.is_first
+        )
         size = sum(p.size for p in self.network.trainable_params())
         logger.info("network: %.1f M parameters", size / 1e6)
 

@@ -131,7 +131,7 @@ def test_a_damaged_shard_of_another_part_is_named(recordings, script, single, tm
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-9])
     code, output = run(script, recordings, "--output", tmp_path, "--shard", "1/2")
-    assert code == 1 and f"{damaged}: damaged, or its recordings have changed" in output
+    assert code == 1 and f"{damaged}: damaged: start the command" in output
     assert not (tmp_path / job.TRANSCRIPTS).exists()
     assert run(script, recordings, "--output", tmp_path, "--shard", "2/2")[0] == 2
     assert (tmp_path / job.TRANSCRIPTS).read_bytes() == (single / job.TRANSCRIPTS).read_bytes()
@@ -245,6 +245,57 @@ def test_a_job_whose_files_or_program_have_changed_is_refused(
     assert cli.main(command) == 2
     assert "belongs to a job with other recordings, model, settings or program" in \
         capsys.readouterr().err
+
+
+def test_recordings_that_are_gone_keep_their_results(demo_corpus, tmp_path):
+    """As on a disk that is not mounted. One that has another size is recognised again."""
+    for path in sorted(demo_corpus.rglob("*.wav"))[:2]:
+        shutil.copy(path, tmp_path)
+    first, second = sorted(tmp_path.glob("*.wav"))
+    command = ["bulk", "--manifest", str(tmp_path / "a.csv"), "--output", str(tmp_path / "out"),
+               "--workers", "1"]
+    (tmp_path / "a.csv").write_text(f"{first}\n{second}\n")
+    assert cli.main(command) == 0
+    before = (tmp_path / "out" / job.TRANSCRIPTS).read_bytes()
+    first.unlink()
+    assert cli.main([*command, "--retry_errors"]) == 0
+    assert (tmp_path / "out" / job.TRANSCRIPTS).read_bytes() == before
+    first.write_bytes(second.read_bytes() + bytes(2))
+    assert cli.main(command) == 0
+    assert (tmp_path / "out" / job.TRANSCRIPTS).read_bytes() != before
+
+
+def test_a_part_whose_recordings_have_changed_is_waited_for(recordings, script, tmp_path):
+    """The last part puts all together, not the first one that finds files of all shards."""
+    shutil.copytree(recordings, tmp_path / "in")
+    parts = [[tmp_path / "in", "--output", tmp_path / "out", "--shard", f"{n}/2"] for n in (1, 2)]
+    assert [run(script, *part)[0] for part in parts] == [0, 2]
+    for path in (tmp_path / "in").rglob("*.wav"):
+        path.write_bytes(path.read_bytes() + bytes(2))
+    assert [run(script, *part)[0] for part in parts] == [0, 2]
+
+
+def test_of_commands_that_begin_at_once_one_makes_the_plan(demo_corpus, tmp_path, monkeypatch):
+    """The other one is refused where it is of another job."""
+    paths = [str(path) for path in sorted(demo_corpus.rglob("*.wav"))[:2]]
+    tasks = [work.make_task(name, LMConfig(), None, 8) for name in ("an4", "english")]
+    real = job.make_shards
+
+    def slow(*arguments):
+        monkeypatch.setattr(job, "make_shards", real)
+        job.Job(str(tmp_path), tasks[0], paths, [1, 1])
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "make_shards", slow)
+    with pytest.raises(InputError, match="belongs to a job with other"):
+        job.Job(str(tmp_path), tasks[1], paths, [1, 1])
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_recordings_that_are_not_there_yet_are_divided_too():
+    paths = [f"{number}.wav" for number in range(200)]
+    counts = [len(shard.paths) for shard in shards.make_shards(paths, [0] * 200)]
+    assert counts == [60, 60, 60, 20]
 
 
 @pytest.mark.parametrize("file", ["000000.jsonl", job.TRANSCRIPTS, job.SUMMARY])

@@ -314,6 +314,8 @@ def test_words_of_a_text_are_written_in_every_format(align, talk, tmp_path, caps
     (["a.wav", "other.txt"], "a.wav: only 0 of 2 words are heard clearly"),
     (["silence.wav", "talk.txt"], "silence.wav: no speech is heard"),
     (["a.wav", "talk.txt", "--output_format", "all"], "--output_format all needs --output_dir"),
+    (["talk.wav", "talk.txt", "--output_format", "all", "--output_dir", "."],
+     "talk.txt: would be written over: choose another --output_dir"),
 ])
 def test_what_cannot_be_aligned_ends_with_2(arguments, words, align, talk, tmp_path, monkeypatch,
                                             capsys):

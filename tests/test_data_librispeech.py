@@ -21,6 +21,7 @@ import soundfile
 from conftest import ROOT
 
 from data import librispeech
+from data.download import UNPACKED
 from data.libri_source import MD5, find_subsets, split_of
 from data.verify_manifest import main as verify
 from src import manifest as manifest_module
@@ -450,12 +451,65 @@ def test_an_archive_whose_preparation_was_stopped(corpus, tmp_path, monkeypatch)
     leftover = unpacked.with_name(".source.99.tmp")
     leftover.mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(librispeech.shutil, "rmtree",
-                      lambda path, **_: leftover.rmdir() if path == leftover else None)
+        patch.setattr(librispeech, "remove_unpacked", lambda folder: None)
         assert prepare(target, archive) == 0
-    assert unpacked.stat().st_ino == inode and not leftover.exists()
+    assert unpacked.stat().st_ino == inode
     # killed before it could be removed
-    assert prepare(target, archive) == 0 and not unpacked.exists()
+    assert prepare(target, archive) == 0
+    assert not unpacked.exists() and not leftover.exists()
+
+
+def test_a_removal_of_what_was_unpacked_that_was_killed(corpus, tmp_path, monkeypatch):
+    """What is left of it is in nobody's way."""
+    target, archive = tmp_path / "target", pack(corpus, tmp_path / "all.tar.gz", "LibriSpeech")
+
+    def killed(folder):
+        (folder / UNPACKED).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.download.shutil.rmtree", killed)
+        assert prepare(target, archive) == 130
+    assert not (target / "LibriSpeech_dataset" / "source").exists()
+    other = pack(corpus, tmp_path / "again.tar.gz", "LibriSpeech")
+    assert prepare(target, other) == 0
+    assert not list((target / "LibriSpeech_dataset").glob("*source*"))
+
+
+def test_a_stopped_preparation_from_another_source_leaves_no_mixture(tmp_path, monkeypatch):
+    """Recordings and texts of equal sizes, from two folders."""
+    sources = [tmp_path / name / "LibriSpeech" / "dev-clean" for name in "ab"]
+    for source, texts in zip(sources, (["ONE TWO", "SIX"], ["TWO ONE", "TEN"]), strict=True):
+        write_chapter(source, 1, [(2, text) for text in texts])
+    target, real = tmp_path / "target", librispeech.write_utterance
+
+    def stop(*arguments):
+        if arguments[-1].text == "TEN":
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    assert prepare(target, sources[0], jobs=1) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(librispeech, "write_utterance", stop)
+        assert prepare(target, sources[1], jobs=1) == 130
+    assert prepare(target, sources[0], jobs=1) == 0
+    found = (target / "LibriSpeech_dataset/val/txt").glob("*.txt")
+    assert [path.read_text() for path in sorted(found)] == ["ONE TWO\n", "SIX\n"]
+
+
+def test_two_subsets_with_other_utterances_of_one_name(tmp_path, caplog):
+    """The first keeps it; equal ones, as in train-clean-5 and train-clean-100, are one."""
+    for name, texts in (("train-a", ["ONE", "TWO"]), ("train-b", ["ONE", "SEVEN"])):
+        subset = tmp_path / "LibriSpeech" / "train-clean-5"
+        write_chapter(subset, 1, [(2, text) for text in texts])
+        subset.rename(subset.with_name(name))
+    target = tmp_path / "target"
+    assert prepare(target, tmp_path / "LibriSpeech", jobs=1) == 0
+    assert "train-a has another utterance of this name; it is left out" in caplog.text
+    manifest = target / "libri_train_manifest.csv"
+    rows = csv.reader(manifest.open())
+    texts = [(target / transcript).read_text() for _, transcript in rows]
+    assert texts == ["ONE\n", "TWO\n"] and verify([str(manifest)]) == 0
 
 
 def test_a_broken_archive_is_the_users_mistake(corpus, tmp_path, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, voice
 
-from deepspeech2 import Model, load_model
+from deepspeech2 import Model, load_model, transcription
 from deepspeech2.audio import AudioError
 from deepspeech2.decoding.decoders import LMConfig, make_decoder
 from deepspeech2.errors import RunError
@@ -144,6 +144,39 @@ def test_many_recordings_in_order_with_the_texts_of_each_alone(tmp_path):
         first, second, missing, silent, *others = hears.transcribe_many(audios, batch_size)
         assert isinstance(missing, AudioError) and silent.text == "" and silent.duration == 3
         assert [found.text for found in (first, second, *others)] == texts
+
+
+def test_a_fault_in_a_reader_takes_one_recording_only(tmp_path, monkeypatch):
+    """And what fails keeps nothing of the recording in memory."""
+    (tmp_path / "short.wav").write_bytes(b"\1\4short")  # begins as an Akai MPC file
+    (tmp_path / "odd.wav").write_bytes(b"odd")
+    real = transcription.open_audio
+
+    def faulty(audio, *rest):
+        if str(audio).endswith("odd.wav"):
+            raise IndexError("index out of range")
+        return real(audio, *rest)
+    monkeypatch.setattr(transcription, "open_audio", faulty)
+    audios = [tmp_path / "short.wav", tmp_path / "odd.wav", (say("AB", 0.3), RATE)]
+    short, odd, found = Model(reads_tones, INFO).transcribe_many(audios)
+    assert isinstance(short, AudioError) and found.text == "AB"
+    assert isinstance(odd, RunError)
+    assert str(odd) == f"{tmp_path}/odd.wav: cannot be read: index out of range"
+    assert short.__traceback__ is short.__context__ is odd.__traceback__ is odd.__context__ is None
+
+
+def test_what_needs_no_network_is_there_at_once():
+    """A killed run must not lose hours of recordings without speech."""
+    read = []
+
+    def audios():
+        for number in range(5):
+            read.append(number)
+            yield np.zeros(3 * RATE), RATE
+    results = Model(reads_tones, INFO).transcribe_many(audios())
+    assert next(results).text == ""
+    assert len(read) <= 3  # one is read ahead
+    assert len(list(results)) == 4
 
 
 def test_little_memory_takes_one_recording_only():

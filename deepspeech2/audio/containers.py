@@ -164,7 +164,9 @@ def _avr(start: bytes, position: int) -> int | None:
 
 def _mpc2k(start: bytes, position: int) -> int | None:
     frames = int.from_bytes(start[30:34], "little")
-    return None if position else 42 + frames * (2 if start[21] else 1) * 2
+    if position or len(start) < 34:
+        return None
+    return 42 + frames * (2 if start[21] else 1) * 2
 
 
 def _wve(start: bytes, position: int) -> int | None:

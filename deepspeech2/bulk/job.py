@@ -6,8 +6,10 @@
     summary.json        hours, speed, failures, slowest shards
 """
 
+import contextlib
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,7 +19,7 @@ from deepspeech2.bulk.engines import Engine, WorkerDied
 from deepspeech2.bulk.shards import Shard, divide, make_shards
 from deepspeech2.bulk.work import Record, Result, Task, fingerprint, run_shard
 from deepspeech2.errors import InputError, RunError
-from deepspeech2.files import atomic_path, ensure_writable, parse_json
+from deepspeech2.files import atomic_path, ensure_writable, link, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,10 @@ _TRIES = 2  # of a shard whose process ends; then its recordings are tried one b
 _ROUNDS = 3  # of tries in which the process ends, though with none of the recordings alone
 _SLOWEST = 5  # shards that the summary names
 _REPORT_SECONDS = 10.0
+
+
+class Outdated(RunError):
+    """The result of a shard is of recordings that have changed since."""
 
 
 class Job:
@@ -51,11 +57,15 @@ class Job:
         if plan.exists():
             self.shards = divide(paths, sizes, self._division(plan, job, len(paths)))
             return
-        self.shards = make_shards(paths, sizes)
-        division = [len(shard.paths) for shard in self.shards]
+        division = [len(shard.paths) for shard in make_shards(paths, sizes)]
         content = {"job": job, "model": Path(task.model).name, "recordings_of_shards": division}
-        with atomic_path(plan) as temporary:
-            temporary.write_text(json.dumps(content) + "\n")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".plan.") as name:
+            with atomic_path(Path(name) / "plan.json") as temporary:
+                temporary.write_text(json.dumps(content) + "\n")
+            # of commands that begin at once, one makes the plan
+            with contextlib.suppress(FileExistsError):
+                link(Path(name) / "plan.json", plan)
+        self.shards = divide(paths, sizes, self._division(plan, job, len(paths)))
 
     def _division(self, plan: Path, job: str, total: int) -> list[int]:
         """How many recordings each shard has by the plan, which has to be that of this job."""
@@ -78,15 +88,25 @@ class Job:
         return self.folder / "shards" / f"{shard.number:06}.jsonl"
 
     def read(self, shard: Shard) -> Result | None:
-        """The result of a shard; None where it is missing, not whole, or of other recordings."""
+        """The result of a shard; None where it is missing, not whole, or of other recordings.
+
+        A recording that is not there any more has the result that it had.
+
+        Raises:
+            Outdated: where a recording has another size now.
+        """
         try:
             lines = self.shard_path(shard).read_text().splitlines()
             *records, about = (json.loads(line) for line in lines)
-            recognised = [record["audio"] for record in records], about["bytes"]
+            sizes = list(zip(shard.sizes, about["bytes"], strict=True))
             result = Result(shard.number, records, about["seconds"], about["host"])
+            if [record["audio"] for record in records] != list(shard.paths):
+                return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return result if recognised == (list(shard.paths), list(shard.sizes)) else None
+        if any(now not in (0, then) for now, then in sizes):
+            raise Outdated(f"{self.shard_path(shard)}: its recordings have changed")
+        return result
 
     def write(self, shard: Shard, result: Result) -> None:
         """Keep the result of a shard. Raises RunError for a file that cannot be written."""
@@ -101,13 +121,16 @@ class Job:
             raise RunError(f"{path}: cannot write: {error.strerror}") from None
 
     def results(self) -> Iterator[Result]:
-        """The results of all shards in order. Raises RunError for one that is not whole."""
+        """The results of all shards in order.
+
+        Raises:
+            RunError: for one that is not whole; `Outdated` as `read`.
+        """
         for shard in self.shards:
             result = self.read(shard)
             if result is None:
                 raise RunError(
-                    f"{self.shard_path(shard)}: damaged, or its recordings have changed: start the "
-                    "command for it again"
+                    f"{self.shard_path(shard)}: damaged: start the command for it again"
                 )
             yield result
 
@@ -115,7 +138,10 @@ class Job:
         """Those of `shards` that have no result or, with `retry_errors`, one with failures."""
 
         def is_finished(shard: Shard) -> bool:
-            result = self.read(shard)
+            try:
+                result = self.read(shard)
+            except Outdated:
+                return False
             failed = result and any("error" in record for record in result.records)
             return result is not None and not (retry_errors and failed)
 
@@ -137,9 +163,9 @@ def recognise(job: Job, shards: Sequence[Shard], engine: Engine) -> float:
     with ThreadPoolExecutor(min(engine.capacity, len(shards)), "shard") as threads:
         futures = {threads.submit(_complete, engine, job.task, shard): shard for shard in shards}
         try:
-            for future in as_completed(futures):
-                result = future.result()
-                job.write(futures[future], result)
+            for future in as_completed(list(futures)):
+                shard, result = futures.pop(future), future.result()
+                job.write(shard, result)
                 progress.add(result)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
@@ -250,6 +276,8 @@ def put_together(job: Job, wall_seconds: float, audio: float) -> dict | None:
         path = job.folder / SUMMARY
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
+    except Outdated:  # whoever has that part recognises it again
+        return None
     except OSError as error:
         raise RunError(f"{path}: cannot write: {error.strerror}") from None
     return content

@@ -10,6 +10,7 @@ import soundfile
 from deepspeech2.files import is_special
 
 SHARD_SECONDS = 600.0
+_UNKNOWN_SECONDS = 10.0  # of a recording that is not there yet
 _BYTES_PER_SECOND = 16_000  # of a recording whose header does not tell its length: 128 kbit/s
 
 
@@ -42,7 +43,7 @@ def make_shards(paths: Sequence[str], sizes: Sequence[int]) -> list[Shard]:
             counts.append(0)
             seconds = 0.0
         counts[-1] += 1
-        seconds += estimated_seconds(path, size)
+        seconds += estimated_seconds(path, size) or _UNKNOWN_SECONDS
     return divide(paths, sizes, counts)
 
 
