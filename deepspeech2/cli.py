@@ -47,6 +47,11 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _number_or(word: str) -> Callable[[str], int | None]:
+    """An argparse type: a number from 1 on, or the word for the default."""
+    return lambda text: None if text == word else _positive(text)
+
+
 def add_transcription_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `deepspeech2 transcribe` and transcribe.py share."""
     parser.add_argument(
@@ -80,7 +85,7 @@ def add_alignment_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_channel_argument(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument(
         "--channel",
-        type=_positive,
+        type=_number_or("average"),
         default=None,
         metavar="N",
         help=f"the channel to {verb}, from 1 on; default is average: two people on two channels "
@@ -350,7 +355,7 @@ def add_bulk_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--workers",
-        type=_positive,
+        type=_number_or("auto"),
         default=None,
         metavar="N",
         help="processes of this machine, default is auto: one a core",

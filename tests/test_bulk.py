@@ -323,6 +323,8 @@ def test_a_result_that_cannot_be_written_fails_the_run_and_the_next_one_goes_on(
     (["--shard", "3/2"], "'3/2' must be I/N, with I from 1 to N"),
     (["--shard", "0/2"], "'0/2' must be I/N"),
     (["--workers", "0"], "must be a number from 1 on"),
+    (["--workers", "auto", "--channel", "average", "--model", "no.onnx"],
+     "no.onnx: cannot be read"),
     (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "not allowed with"),
     (["--scheduler", "tcp://127.0.0.1:1"], "no scheduler answers there"),
     (["--scheduler", "nonsense://x"], "no scheduler answers there"),

@@ -541,7 +541,8 @@ def test_quick_start(project):
     assert [command.replace("pretend ", "python ", 1) for command in commands] == [
         "python -m pip install '.[lm]'",
         "python -m deepspeech2 transcribe --lm english a.wav b.flac",
-        "python -m data.verify_manifest mine/train.csv mine/val.csv",
+        "python -m data.verify_manifest mine/train.csv mine/val.csv \\",
+        "--config configs/librispeech_10h.yaml",
         "python train.py --config configs/finetune.yaml --device_target CPU \\",
         "--pre_trained_model_path pretrained/librispeech_10h.ckpt \\",
         "DataConfig.train_manifest=mine/train.csv DataConfig.val_manifest=mine/val.csv",
