@@ -184,7 +184,8 @@ def extract(archive: Path, folder: Path) -> Path:
         raise FolderInTheWay(f"{folder} is in the way of unpacking {archive}: remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    temporary = _hidden(folder)
+    temporary = _hidden(folder) / folder.name  # inside: what tempfile makes is for nobody else
+    temporary.mkdir()
     try:
         _unpack(archive, temporary)
         with atomic_path(temporary / UNPACKED) as path:

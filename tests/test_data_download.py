@@ -178,6 +178,8 @@ def test_the_same_archive_is_unpacked_once_and_another_one_replaces_it(tmp_path)
     assert (folder / "one").stat().st_ino == inode
     extract(archive(tmp_path / "2.tar.gz", ("two", b"2")), folder)
     assert {p.name for p in folder.iterdir()} == {"two", module.UNPACKED}
+    (tmp_path / "usual").mkdir()
+    assert folder.stat().st_mode == (tmp_path / "usual").stat().st_mode  # others may read it
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
