@@ -299,11 +299,10 @@ class Corpus:
 
         Official subsets have utterances in common: the same ones are no problem.
         """
-        others = self.of_split(split_of(subset)) | {subset: None}
-        del others[subset]
         taken = {
             name: (other, UtteranceInfo(*numbers))
-            for other, record in others.items()
+            for other, record in self.of_split(split_of(subset)).items()
+            if other != subset
             for name, numbers in record.facts.items()
         }
         kept, problems = [], []
